@@ -1,0 +1,221 @@
+//! What a replica orders. The shell carries actions out in the order given; those on one link keep that order on the
+//! wire, local operations may complete in any order.
+
+use proto::peer::message::{Envelope, Message, WriteKind};
+use proto::{BlockRange, ConfigVersion, Epoch, NodeId};
+
+use crate::config::Command;
+use crate::event::{IoId, LinkId, OpId, PayloadId};
+
+/// Part of a payload: `blocks` blocks from `first` on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PayloadSlice {
+    /// The whole.
+    pub id: PayloadId,
+    /// First block of the part, counted from the payload's start.
+    pub first: u64,
+    /// Blocks in the part.
+    pub blocks: u64,
+}
+
+/// Why a client's operation was not done, or may not have been.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// This node does not serve the volume; that one does (NONE: nobody known). The gateway closes the connection:
+    /// an operation in flight may or may not have happened.
+    NotPrimary(NodeId),
+    /// The medium failed on every copy that could answer.
+    Io,
+    /// The replica is stopping.
+    Stopped,
+    /// Too many operations are open (the shell admits fewer than the core bears; a defect if seen).
+    TooMany,
+}
+
+/// A change that people and programs may want to see.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Notice {
+    /// The role changed; the names are those of `RoleName`.
+    Role {
+        /// From.
+        from: &'static str,
+        /// To.
+        to: &'static str,
+        /// Epoch it acts under.
+        epoch: Epoch,
+    },
+    /// A peer's copy changed state.
+    Peer {
+        /// The peer.
+        node: NodeId,
+        /// Its state now: connected, resyncing, in_sync, silent, gone.
+        state: &'static str,
+    },
+    /// Resync of a peer began, went on or ended.
+    Resync {
+        /// The peer.
+        node: NodeId,
+        /// Blocks still to look at.
+        remaining_blocks: u64,
+        /// Blocks sent so far.
+        sent_blocks: u64,
+        /// True when it ended with the peer in sync.
+        done: bool,
+    },
+    /// The local disk was detached.
+    DiskDetached {
+        /// True when an error caused it.
+        failed: bool,
+    },
+    /// A planned switchover could not be done.
+    SwitchoverRefused {
+        /// Why.
+        why: &'static str,
+    },
+}
+
+/// An order.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// Keep (`on`) or stop keeping a connection to `peer`, dialling again after failures. Off also closes it.
+    Dial {
+        /// The other box.
+        peer: NodeId,
+        /// Keep it.
+        on: bool,
+    },
+    /// Close this connection; a `LinkDown` follows.
+    CloseLink {
+        /// The connection.
+        link: LinkId,
+        /// Why, for the log.
+        why: &'static str,
+    },
+    /// Send a message, with a payload if it has one. Never blocks; a link that cannot keep up is closed by the shell.
+    Send {
+        /// On this connection.
+        link: LinkId,
+        /// Epoch, version, session.
+        envelope: Envelope,
+        /// What to say.
+        message: Message,
+        /// Its payload.
+        payload: Option<PayloadSlice>,
+    },
+    /// Send a message whose payload is the 16-byte digests, one per block, of payload `of`.
+    SendDigests {
+        /// On this connection.
+        link: LinkId,
+        /// Epoch, version, session.
+        envelope: Envelope,
+        /// A `Message::Digest`.
+        message: Message,
+        /// The data to digest.
+        of: PayloadId,
+    },
+    /// Compare the digests of what read `io` returned with the 16-byte digests in `theirs`; answer `DigestsCompared`.
+    /// Neither payload is released by it.
+    CompareDigests {
+        /// The read.
+        io: IoId,
+        /// Blocks compared, in the volume.
+        range: BlockRange,
+        /// The peer's digests.
+        theirs: PayloadId,
+    },
+    /// Read blocks into `PayloadId::Io(io)`.
+    ReadLocal {
+        /// Its number.
+        io: IoId,
+        /// Blocks.
+        range: BlockRange,
+    },
+    /// Write, zero or discard blocks.
+    WriteLocal {
+        /// Its number.
+        io: IoId,
+        /// Blocks.
+        range: BlockRange,
+        /// Effect.
+        kind: WriteKind,
+        /// On stable media before `LocalDone`.
+        fua: bool,
+        /// The data, for `WriteKind::Data`; exactly as long as the range.
+        payload: Option<PayloadId>,
+    },
+    /// Write ordered groups, flushing after each.
+    WriteBatchLocal {
+        /// Its number.
+        io: IoId,
+        /// The groups.
+        groups: Vec<Vec<BlockRange>>,
+        /// The data of all ranges, in order.
+        payload: PayloadId,
+    },
+    /// Flush the local disk.
+    FlushLocal {
+        /// Its number.
+        io: IoId,
+    },
+    /// Read the edge blocks of a partial write, merge the client's bytes into them, and make `PayloadId::Client(op)` the
+    /// whole blocks; answer `EdgesMerged`.
+    MergeEdges {
+        /// Its number.
+        io: IoId,
+        /// The operation.
+        op: OpId,
+        /// Blocks.
+        range: BlockRange,
+    },
+    /// Make these extents hot durably; answer `ActivityLogPersisted`.
+    PersistActivityLog {
+        /// Its number.
+        io: IoId,
+        /// Extent numbers.
+        extents: Vec<u64>,
+    },
+    /// Record in the store's superblock; answer `ReplicaStatePersisted`.
+    PersistReplicaState {
+        /// Its number.
+        io: IoId,
+        /// Newest configuration version at which the copy knows to be in sync.
+        last_in_sync: ConfigVersion,
+        /// The copy may hold less than it acknowledged.
+        suspect: bool,
+    },
+    /// Raise the node's durable fence of this volume; answer `FencePersisted`.
+    PersistFence {
+        /// Epoch.
+        epoch: Epoch,
+        /// Version.
+        version: ConfigVersion,
+    },
+    /// Propose to Raft. No answer: the outcome shows in a later `Event::Config`. May be lost; the replica repeats it.
+    Propose(Command),
+    /// The bytes are no longer needed.
+    Release(PayloadId),
+    /// A client's operation is done. For reads the data is `PayloadId::Io(io)`, released after the reply by the shell.
+    Complete {
+        /// The operation.
+        op: OpId,
+        /// The read that holds the data.
+        data: Option<IoId>,
+    },
+    /// A client's operation failed; its payload, if any, is released separately.
+    Refuse {
+        /// The operation.
+        op: OpId,
+        /// Why.
+        why: Refusal,
+    },
+    /// The local disk is not used any more; the shell closes it once its operations have ended. With `failed` it is
+    /// marked as failed in the node's own state.
+    DetachDisk {
+        /// An error caused it.
+        failed: bool,
+    },
+    /// Tell watchers.
+    Notify(Notice),
+    /// The orderly stop asked for by `Control::Stop` is complete.
+    Stopped,
+}

@@ -1,0 +1,216 @@
+//! What a replica is told: facts, never orders. Payload bytes stay in the shell and are named by [`PayloadId`].
+
+use proto::peer::message::{Envelope, Message, WriteKind};
+use proto::{BlockRange, ConfigVersion, DiskId, Epoch, Incarnation, NodeId, VolumeId};
+
+use crate::config::VolumeConfig;
+
+/// A client's operation, numbered by the shell; unique while it is open.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct OpId(pub u64);
+
+/// A local disk operation, numbered by the replica; unique within its run.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct IoId(pub u64);
+
+/// Bytes held by the shell on the replica's behalf.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum PayloadId {
+    /// The data of a client's write (after `MergeEdges`: the merged whole blocks).
+    Client(OpId),
+    /// The payload of a received frame, numbered by the shell.
+    Frame(u64),
+    /// What a local read returned.
+    Io(IoId),
+}
+
+/// One direction of a connection between two boxes, for one volume. The primary dials; `Link` numbers are drawn by the
+/// shell and never reused within a run, so that events of a dead connection are recognised.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct LinkId(pub u64);
+
+/// How a client's write covers its blocks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Coverage {
+    /// Whole blocks: the payload is exactly the range.
+    Whole,
+    /// The first or last block is covered in part: the replica asks for `MergeEdges` once it holds the range.
+    Partial,
+}
+
+/// A client's request. Ranges are whole blocks that cover the bytes asked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Request {
+    /// Read whole blocks; the shell cuts out the bytes.
+    Read {
+        /// Blocks.
+        range: BlockRange,
+    },
+    /// Write, write zeroes or discard.
+    Write {
+        /// Blocks.
+        range: BlockRange,
+        /// Effect.
+        kind: WriteKind,
+        /// On stable media before completion.
+        fua: bool,
+        /// Whole blocks or not; always `Whole` for zeroes and discard.
+        coverage: Coverage,
+    },
+    /// Ordered groups with barriers; always whole blocks, payload is all data in order.
+    WriteBatch {
+        /// The groups, each of ranges that do not overlap one another.
+        groups: Vec<Vec<BlockRange>>,
+    },
+    /// Flush everything completed so far.
+    Flush,
+}
+
+/// How a local operation ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum IoResult {
+    /// Done, whole.
+    Ok,
+    /// The medium failed; the disk is to be detached.
+    Failed,
+}
+
+/// An operator's or supervisor's wish.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Control {
+    /// Planned switchover to this member.
+    Switchover {
+        /// The new primary.
+        to: NodeId,
+    },
+    /// Stop using the local disk, as if it had failed but without marking it so.
+    Detach,
+    /// Stop serving for good: drain, flush, release the lease, tell the peers. Answered by `Action::Stopped`.
+    Stop,
+}
+
+/// What the shell found when it opened the local store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DiskReport {
+    /// The copy.
+    pub disk_id: DiskId,
+    /// Newest configuration version at which this copy durably knew to be in sync.
+    pub last_in_sync: ConfigVersion,
+    /// True when the copy may hold less than it acknowledged: mid-resync, after a disk failure, or the store was open
+    /// when the box lost power.
+    pub suspect: bool,
+    /// The durable fence for the volume (zeros if none).
+    pub fence: (Epoch, ConfigVersion),
+}
+
+/// A fact.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// Time has passed; sent at or after `next_deadline`.
+    Tick,
+    /// The node's Raft log has applied this configuration of the volume. Versions arrive in order; some may be skipped.
+    Config(Box<VolumeConfig>),
+    /// The volume is gone from the configuration.
+    VolumeRemoved,
+    /// The local store is open (at start, or after an attach).
+    DiskAttached(DiskReport),
+    /// The Raft leader reported whether it heard that node within its last election timeout.
+    LeaderHears {
+        /// Node heard or not.
+        node: NodeId,
+        /// Heard.
+        alive: bool,
+    },
+    /// A supervisor that reaped this very worker, or that worker at its orderly end, says it is gone.
+    Goodbye {
+        /// Its node.
+        node: NodeId,
+        /// The run that ended.
+        incarnation: Incarnation,
+    },
+    /// A connection to `peer` that this side dialled (`outbound`) or accepted stands, and its handshake agreed.
+    LinkUp {
+        /// The other box.
+        peer: NodeId,
+        /// The connection.
+        link: LinkId,
+        /// True when this side dialled.
+        outbound: bool,
+    },
+    /// The connection ended.
+    LinkDown {
+        /// The connection.
+        link: LinkId,
+    },
+    /// A message arrived.
+    Frame {
+        /// On this connection.
+        link: LinkId,
+        /// The sender's epoch, version and session.
+        envelope: Envelope,
+        /// What it says.
+        message: Message,
+        /// Its payload, if it has one.
+        payload: Option<PayloadId>,
+    },
+    /// A client asks. For writes of data the payload is `PayloadId::Client(op)`.
+    Client {
+        /// The operation.
+        op: OpId,
+        /// What it asks.
+        request: Request,
+    },
+    /// The edges of a partial write are merged; `PayloadId::Client(op)` now holds whole blocks.
+    EdgesMerged {
+        /// The I/O number given in `Action::MergeEdges`.
+        io: IoId,
+        /// How the reads of the edges ended.
+        result: IoResult,
+    },
+    /// A local read, write, batch, discard or flush ended.
+    LocalDone {
+        /// The operation.
+        io: IoId,
+        /// How.
+        result: IoResult,
+    },
+    /// The comparison asked for by `Action::CompareDigests` is done.
+    DigestsCompared {
+        /// The I/O number of the read whose data was compared.
+        io: IoId,
+        /// Blocks that differ.
+        differing: Vec<BlockRange>,
+    },
+    /// The durable fence is at least this.
+    FencePersisted {
+        /// Its epoch.
+        epoch: Epoch,
+        /// Its version.
+        version: ConfigVersion,
+    },
+    /// `Action::PersistReplicaState` is durable.
+    ReplicaStatePersisted {
+        /// The I/O number given there.
+        io: IoId,
+        /// How it ended.
+        result: IoResult,
+    },
+    /// `Action::PersistActivityLog` is durable: the extents are hot.
+    ActivityLogPersisted {
+        /// The I/O number given there.
+        io: IoId,
+        /// How it ended.
+        result: IoResult,
+    },
+    /// An operator's or supervisor's wish.
+    Control(Control),
+}
+
+/// Names a replica in logs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ReplicaName {
+    /// The volume.
+    pub volume: VolumeId,
+    /// This node.
+    pub node: NodeId,
+}

@@ -1,0 +1,15 @@
+//! The replication core: pure state machines, events in, actions out.
+//!
+//! `replica` is one volume's copy on one node; `config` is the state that Raft replicates. Nothing here knows a clock, a
+//! socket, a file, a thread or a random number: time arrives as `now`, everything else as an [`Event`].
+
+pub mod action;
+pub mod config;
+pub mod event;
+pub mod replica;
+
+pub use action::{Action, Notice, PayloadSlice, Refusal};
+pub use event::{
+    Control, Coverage, DiskReport, Event, IoId, IoResult, LinkId, OpId, PayloadId, Request,
+};
+pub use replica::{Replica, Status, Timing};

@@ -2,6 +2,7 @@
 
 pub mod apply;
 pub mod command;
+pub mod consensus;
 pub mod state;
 
 pub use apply::{ApplyError, Outcome};

@@ -1,5 +1,5 @@
 //! What the tests share: a RAM device, a directory, a server on loopback or in memory, and a small client.
-#![allow(dead_code)]
+#![allow(dead_code, unreachable_pub)]
 
 use std::cell::{Cell, RefCell};
 use std::net::SocketAddr;
@@ -442,5 +442,7 @@ pub fn error_chunk(error: u32, message: &str) -> Vec<u8> {
 
 /// Bytes that differ from block to block and from seed to seed.
 pub fn pattern(seed: u64, length: usize) -> Vec<u8> {
-    (0..length as u64).map(|at| (at.wrapping_mul(31).wrapping_add(at >> 12).wrapping_add(seed) % 251) as u8 + 1).collect()
+    (0..length as u64)
+        .map(|at| (at.wrapping_mul(31).wrapping_add(at >> 12).wrapping_add(seed) % 251) as u8 + 1)
+        .collect()
 }

@@ -6,16 +6,17 @@ use std::cell::Cell;
 use std::future::{Future, poll_fn};
 use std::pin::pin;
 use std::task::Poll;
+use std::time::Duration;
 
 use bytes::{BufMut, BytesMut};
 use common::{Client, Directory, RamDevice, VOLUME, info_request, meta_queries, with_session};
-use gateway_nbd::codec::{Cookie, OptionHeader, ProtocolError, RequestHeader, command, option, reply};
+use gateway_nbd::codec::{Cookie, OptionHeader, ProtocolError, RequestHeader, command, command_flag, option, reply};
 use gateway_nbd::session::{Decision, Handshake, Operation, Outcome, ReplyQueue, Request, request};
 use gateway_nbd::{
     Agreed, BYTES_IN_FLIGHT_MAX, Ended, NegotiateError, OPTIONS_MAX, REQUESTS_IN_FLIGHT_MAX, Statistics,
 };
 use rand::{Rng, SeedableRng, rngs::StdRng};
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 const SIZE: u64 = 1 << 20;
 
@@ -242,6 +243,38 @@ async fn half_messages_are_never_acted_on() {
         let ended = gateway_nbd::negotiate(far, &Directory { size: SIZE }).await;
         assert!(matches!(ended, Err(NegotiateError::Left | NegotiateError::Io(_))), "{cut}");
     }
+}
+
+#[tokio::test]
+async fn a_silent_client_runs_out_of_time_to_negotiate() {
+    let (near, far) = tokio::io::duplex(4096);
+    let directory = Directory { size: SIZE };
+    let ended = gateway_nbd::negotiate_within(far, &directory, Duration::from_millis(1)).await;
+    assert!(matches!(ended, Err(NegotiateError::Timeout)));
+    drop(near);
+}
+
+#[tokio::test]
+async fn a_client_that_never_takes_its_last_replies_cannot_hold_the_connection() {
+    let device = RamDevice::new(SIZE);
+    let (near, far) = tokio::io::duplex(4096);
+    let statistics = Statistics::default();
+    let server = async {
+        let negotiated = gateway_nbd::negotiate(far, &Directory { size: SIZE }).await.unwrap();
+        gateway_nbd::serve(negotiated.stream, &negotiated.agreed, &device, std::future::pending(), &statistics).await
+    };
+    let client = async {
+        let mut client = Client { stream: near };
+        client.go(true).await;
+        client.request(command_flag::DF, command::READ, 1, 0, 1 << 20).await;
+        client.request(0, command::DISC, 2, 0, 0).await;
+        client
+    };
+    let (ended, mut client) = tokio::join!(server, client);
+    assert_eq!(ended, Ended::Disconnected);
+    let mut cut_short = Vec::new();
+    client.stream.read_to_end(&mut cut_short).await.unwrap();
+    assert!(!cut_short.is_empty() && cut_short.len() < 1 << 20);
 }
 
 /// Runs `server` and `client` side by side until neither has moved for many turns, as told by `progress`.

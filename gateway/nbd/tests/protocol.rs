@@ -255,6 +255,29 @@ async fn a_lost_device_answers_with_silence() {
 }
 
 #[tokio::test]
+async fn a_lost_device_closes_at_once_but_serving_waits_for_what_is_in_flight() {
+    let device = RamDevice::new(SIZE);
+    device.hold_writes.set(true);
+    let ended = with_session(&device, 4096, async |mut client| {
+        client.go(true).await;
+        client.write(0, 1, 0, b"data").await;
+        while device.in_flight.get() == 0 {
+            tokio::task::yield_now().await;
+        }
+        *device.failure.borrow_mut() = Some(BlockError::Closed);
+        client.request(0, command::READ, 2, 0, 4).await;
+        client.closed().await;
+        for _ in 0..100 {
+            tokio::task::yield_now().await;
+            assert_eq!(device.in_flight.get(), 1, "the write was dropped");
+        }
+        device.release_writes();
+    })
+    .await;
+    assert_eq!(ended, Some(Ended::DeviceLost));
+}
+
+#[tokio::test]
 async fn a_device_lost_during_the_goodbye_is_silent_too() {
     let device = RamDevice::new(SIZE);
     device.hold_writes.set(true);

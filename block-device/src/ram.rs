@@ -86,7 +86,8 @@ impl RamDevice {
             return;
         }
         let first = offset / PAGE_BYTES;
-        let touched: Vec<u64> = pages.range(first..(offset + length).div_ceil(PAGE_BYTES)).map(|(page, _)| *page).collect();
+        let touched: Vec<u64> =
+            pages.range(first..(offset + length).div_ceil(PAGE_BYTES)).map(|(page, _)| *page).collect();
         for number in touched {
             let start = (number * PAGE_BYTES).max(offset);
             let end = ((number + 1) * PAGE_BYTES).min(offset + length);
@@ -117,7 +118,8 @@ fn pieces(offset: u64, length: u64) -> impl Iterator<Item = Piece> {
         let at = offset + done;
         let within = at % PAGE_BYTES;
         let part = (PAGE_BYTES - within).min(length - done);
-        let piece = Piece { page: at / PAGE_BYTES, within: within as usize, length: part as usize, done: done as usize };
+        let piece =
+            Piece { page: at / PAGE_BYTES, within: within as usize, length: part as usize, done: done as usize };
         done += part;
         Some(piece)
     })

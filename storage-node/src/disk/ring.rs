@@ -82,10 +82,14 @@ impl Ring {
                 resubmitting: false,
                 #[cfg(test)]
                 faults: Vec::new(),
+                #[cfg(test)]
+                trace: Vec::new(),
             }),
             wake: Notify::new(),
         });
-        let poll = AsyncFd::try_with_interest(RingFd(Rc::clone(&core)), Interest::READABLE)?;
+        // SAFETY: the descriptor is the ring's own; `RingFd` owns a reference to the core, which keeps the ring open and
+        // its number unchanged, until the `AsyncFd` is dropped and has deregistered it.
+        let poll = unsafe { AsyncFd::register_with_interest(RingFd(Rc::clone(&core)), Interest::READABLE) }?;
         tokio::task::spawn_local(complete(TaskGuard(Rc::clone(&core)), poll));
         Ok(Rc::new(Ring { core }))
     }
@@ -108,8 +112,16 @@ impl Ring {
 
     /// Runs `call` on the completion task, soon.
     pub(super) fn defer(&self, call: Box<dyn FnOnce()>) {
+        if self.has_ended() {
+            return;
+        }
         self.core.state.borrow_mut().deferred.push(call);
         self.core.wake.notify_one();
+    }
+
+    /// True when the runtime that polled the ring is gone: nothing started now would ever end.
+    pub(super) fn has_ended(&self) -> bool {
+        self.core.state.borrow().ended
     }
 
     /// Does one request, submitting it at once.
@@ -124,6 +136,12 @@ impl Ring {
     #[cfg(test)]
     pub(super) fn inject(&self, fault: Fault) {
         self.core.state.borrow_mut().faults.push(fault);
+    }
+
+    /// Kind and offset of the requests since the last call, in the order of their start.
+    #[cfg(test)]
+    pub(super) fn take_trace(&self) -> Vec<(&'static str, u64)> {
+        mem::take(&mut self.core.state.borrow_mut().trace)
     }
 }
 
@@ -169,6 +187,9 @@ struct State {
     resubmitting: bool,
     #[cfg(test)]
     faults: Vec<Fault>,
+    /// Kind and offset of every request so far.
+    #[cfg(test)]
+    trace: Vec<(&'static str, u64)>,
 }
 
 /// One request. Owns what the kernel reads and writes; its buffer never moves, since it lives on the heap.
@@ -203,6 +224,13 @@ impl Core {
             self.wake.notify_one();
             return;
         }
+        #[cfg(test)]
+        state.trace.push(match &request {
+            Request::Read { offset, .. } => ("read", *offset),
+            Request::Write { offset, .. } => ("write", *offset),
+            Request::Flush => ("flush", 0),
+            Request::Fallocate { offset, .. } => ("fallocate", *offset),
+        });
         let key = state.entries.insert(Entry { file: Arc::clone(file), request, moved: 0, retries: 0, done });
         state.waiting.push_back(key);
         state.fill();

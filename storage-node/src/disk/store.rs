@@ -97,9 +97,12 @@ impl Store {
     }
 
     /// Starts an operation; its end comes to the sink, never from within this call. It reaches the kernel with the next
-    /// [`Ring::submit`].
+    /// [`Ring::submit`]. Once the runtime is gone that polled the ring, nothing is done and nothing ends.
     pub fn start(&self, tag: u64, op: DiskOp) {
         let inner = &self.inner;
+        if inner.ring.has_ended() {
+            return;
+        }
         let checked = if inner.in_flight.get() >= OPERATIONS_MAX { Err(libc::EBUSY) } else { inner.check(&op) };
         inner.in_flight.set(inner.in_flight.get() + 1);
         if let Err(errno) = checked {

@@ -229,6 +229,19 @@ fn a_blank_device_takes_a_volume_and_gives_it_back() {
 }
 
 #[test]
+fn an_interrupted_creation_leaves_a_device_blank() {
+    let Some((_directory, device, pool)) = device_place(64 << 20) else { return };
+    let interrupt = |done: u64, _| {
+        if done > 0 {
+            std::panic::resume_unwind(Box::new("interrupted"));
+        }
+    };
+    assert!(catch_unwind(AssertUnwindSafe(|| pool.create(&spec(SIZE), &interrupt))).is_err());
+    assert!(pool.scan(None).is_empty());
+    assert_eq!(pool.create(&spec(SIZE), &|_, _| {}).unwrap().path, device.path());
+}
+
+#[test]
 fn a_device_with_anything_in_its_first_mib_is_refused() {
     let Some((_directory, device, pool)) = device_place(64 << 20) else { return };
     let raw = OpenOptions::new().read(true).write(true).open(device.path()).unwrap();

@@ -289,7 +289,8 @@ fn a_full_queue_of_the_ring_refuses_without_calling_back_at_once() {
     let file = std::sync::Arc::new(std::fs::File::create(directory.path().join("file")).unwrap());
     on_shard(async {
         let ring = Ring::start(8).unwrap();
-        let ends: Rc<RefCell<Vec<(usize, Option<DiskError>)>>> = Rc::default();
+        type Ends = RefCell<Vec<(usize, Option<DiskError>)>>;
+        let ends: Rc<Ends> = Rc::default();
         let total = IN_FLIGHT_MAX + WAITING_MAX + 3;
         for number in 0..total {
             let ends = Rc::clone(&ends);

@@ -225,6 +225,13 @@ impl StreamWriter {
     pub fn try_write_vectored(&self, buffers: &[IoSlice<'_>]) -> io::Result<usize> {
         self.inner.try_write_vectored(buffers)
     }
+
+    /// Like `try_write_vectored`, but asks the socket itself: the runtime may not have seen yet that a new stream is
+    /// writable. For last words; what is not taken is not announced by `writable`.
+    pub fn write_now(&self, buffers: &[IoSlice<'_>]) -> io::Result<usize> {
+        let flags = nix::libc::MSG_DONTWAIT | nix::libc::MSG_NOSIGNAL;
+        SockRef::from(self.inner.as_ref()).send_vectored_with_flags(buffers, flags)
+    }
 }
 
 impl AsyncRead for StreamReader {
@@ -305,8 +312,8 @@ mod tests {
                 }
                 other => other.unwrap(),
             };
-            let address = listener.local_address().unwrap();
-            let (dialled, accepted) = tokio::join!(PLAIN.connect(&address.to_string()), listener.accept());
+            let address = listener.local_address().unwrap().to_string();
+            let (dialled, accepted) = tokio::join!(PLAIN.connect(&address), listener.accept());
             let (dialled, (accepted, _)) = (dialled.unwrap(), accepted.unwrap());
             assert!(dialled.inner.nodelay().unwrap() && accepted.inner.nodelay().unwrap());
             assert!(SockRef::from(&accepted.inner).keepalive().unwrap());

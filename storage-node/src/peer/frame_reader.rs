@@ -118,8 +118,11 @@ impl FrameReader {
     /// Waits for bytes and receives them; tells how many. To be called when `next_frame` has none left.
     pub(super) async fn receive(&mut self) -> Result<usize, ReadEnd> {
         let missing = self.arriving.as_ref().map_or(0, |arriving| arriving.payload.len() - arriving.filled);
-        let count =
-            if missing >= DIRECT_READ_BYTES_MIN { self.receive_payload().await? } else { self.receive_buffered().await? };
+        let count = if missing >= DIRECT_READ_BYTES_MIN {
+            self.receive_payload().await?
+        } else {
+            self.receive_buffered().await?
+        };
         match count {
             0 if self.arriving.is_some() || !self.unused.is_empty() => Err(ReadEnd::CutShort),
             0 => Err(ReadEnd::Closed),

@@ -179,7 +179,7 @@ impl LinkCore {
     /// Writes what the socket takes. A failure closes the link.
     fn write_out(&self) -> Written {
         let written = match &mut *self.state.borrow_mut() {
-            State::Open { writer, outbox } => outbox.write_to(writer),
+            State::Open { writer, outbox } => outbox.write_with(|slices| writer.try_write_vectored(slices)),
             State::Closed { .. } => Ok(Written::All),
         };
         written.unwrap_or_else(|error| {
@@ -189,7 +189,10 @@ impl LinkCore {
     }
 
     fn close_by_owner(&self, why: &str) {
-        self.write_out();
+        if let State::Open { writer, outbox } = &mut *self.state.borrow_mut() {
+            // Last words, such as a nack. If they cannot be sent, that they are lost is all there is to it.
+            let _ = outbox.write_with(|slices| writer.write_now(slices));
+        }
         self.close(why.to_owned(), true);
     }
 

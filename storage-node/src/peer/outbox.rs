@@ -9,8 +9,6 @@ use proto::peer::message::{Envelope, Message};
 use proto::peer::version::ProtocolVersion;
 use smallvec::SmallVec;
 
-use crate::net::transport::StreamWriter;
-
 /// Most pieces handed to one system call.
 const SLICES_MAX: usize = 64;
 /// Payload parts up to this many bytes are copied beside their header: a copy is cheaper than one more piece.
@@ -84,8 +82,11 @@ impl Outbox {
         Ok(())
     }
 
-    /// Writes until the queue is empty or the socket full. Errors: the socket's.
-    pub(super) fn write_to(&mut self, stream: &StreamWriter) -> io::Result<Written> {
+    /// Writes with `write` until the queue is empty or the socket full. Errors: the socket's.
+    pub(super) fn write_with(
+        &mut self,
+        mut write: impl FnMut(&[IoSlice<'_>]) -> io::Result<usize>,
+    ) -> io::Result<Written> {
         while self.queued_bytes > 0 {
             let written = {
                 let mut slices: SmallVec<[IoSlice<'_>; SLICES_MAX]> =
@@ -93,7 +94,7 @@ impl Outbox {
                 if let Some(first) = slices.first_mut() {
                     first.advance(self.sent_of_first);
                 }
-                stream.try_write_vectored(&slices)
+                write(&slices)
             };
             match written {
                 Ok(0) => return Err(io::ErrorKind::WriteZero.into()),

@@ -54,7 +54,14 @@ pub enum Ev {
     /// A client thinks of something.
     Client { client: usize, turn: u64 },
     /// A client's request reaches a node.
-    Request { node: usize, run: u32, volume: usize, op: OpId, request: Box<Request>, payload: Option<super::disk::Blocks> },
+    Request {
+        node: usize,
+        run: u32,
+        volume: usize,
+        op: OpId,
+        request: Box<Request>,
+        payload: Option<super::disk::Blocks>,
+    },
     /// A supervisor's word arrives.
     Goodbye { to: usize, node: usize, incarnation: Incarnation },
     /// The Raft leader's word arrives.
@@ -403,7 +410,6 @@ impl World {
             self.arm_timer(node, volume);
         }
     }
-
 }
 
 /// The state that the cluster starts from: three nodes that have joined.

@@ -53,7 +53,8 @@ impl Totals {
         self.stats.unavailable += report.stats.unavailable;
         self.stats.events += report.stats.events;
         self.stats.losses += report.stats.losses;
-        if report.violation.is_some() {
+        if let Some(violation) = &report.violation {
+            println!("seed {}: {}: {}", report.seed, violation.rule, violation.detail);
             self.violations += 1;
             self.first.get_or_insert(report);
         }
@@ -105,6 +106,11 @@ pub fn conclude(world: &mut World) {
 
 /// Runs one seed; `recording` keeps the trace.
 pub fn run_seed(seed: u64, recording: bool) -> Report {
+    run_seed_with_lines(seed, recording, TRACE_LINES)
+}
+
+/// Runs one seed; `recording` keeps the trace, of which a violation shows the last `lines`.
+pub fn run_seed_with_lines(seed: u64, recording: bool, lines: usize) -> Report {
     let mut world = World::new(Setup::random(seed), recording);
     if recording {
         let line = format!("{:?}", world.setup);
@@ -117,7 +123,7 @@ pub fn run_seed(seed: u64, recording: bool) -> Report {
         seed,
         hash: world.trace.hash(),
         stats: world.stats,
-        trace: world.trace.tail(volume, until, if world.violation.is_some() { TRACE_LINES } else { usize::MAX }),
+        trace: world.trace.tail(volume, until, if world.violation.is_some() { lines } else { usize::MAX }),
         violation: world.violation,
     }
 }

@@ -4,7 +4,7 @@
 
 use std::process::ExitCode;
 
-use tandem_tests::sim::{Report, Totals, run_seed, run_seeds};
+use tandem_tests::sim::{Report, Totals, run_seed, run_seed_with_lines, run_seeds};
 
 /// What the command line asks for.
 #[derive(Default)]
@@ -45,7 +45,7 @@ fn print_violation(report: &Report) {
 }
 
 fn one(seed: u64, trace: bool) -> Totals {
-    let report = run_seed(seed, true);
+    let report = run_seed_with_lines(seed, true, if trace { usize::MAX } else { 400 });
     if trace && report.violation.is_none() {
         report.trace.iter().for_each(|line| println!("{line}"));
     }

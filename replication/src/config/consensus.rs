@@ -10,7 +10,10 @@
 //! the same outputs. It keeps nothing durable itself, and it never waits: proposals may vanish, their proposers repeat them.
 
 mod membership;
+mod restore;
 mod storage;
+#[cfg(test)]
+mod tests;
 mod validate;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -23,9 +26,10 @@ use raft::{Config, RawNode, StateRole, Storage as _};
 use thiserror::Error;
 
 pub use membership::{MembershipRefused, VOTERS_MAX};
+pub use restore::{RestoreError, Restored};
 use storage::Mirror;
 pub use validate::{MEMBERS_MAX, StepError, TERM_MAX};
-use validate::{View, check, check_conf_state, check_consecutive, is_command};
+use validate::{View, check, is_command};
 
 use super::{ApplyError, ClusterState, Outcome};
 use proto::NodeId;
@@ -62,80 +66,6 @@ pub struct ConsensusConfig {
     pub seed: u64,
     /// Entries above which the log is compacted to a snapshot.
     pub log_entries_max: u64,
-}
-
-/// What a log gives back at a start. `Default` is a node that was never part of a cluster and waits for its leader.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct Restored {
-    /// Term, vote, and the commit index as far as it was written.
-    pub hard_state: HardState,
-    /// Consecutive entries; they may begin before the snapshot's end.
-    pub entries: Vec<Entry>,
-    /// State and membership at an index.
-    pub snapshot: Option<Snapshot>,
-}
-
-/// Why a node cannot start from what its log holds.
-#[derive(Clone, Debug, Error, PartialEq, Eq)]
-pub enum RestoreError {
-    /// The parts contradict each other.
-    #[error("the Raft log contradicts itself: {0}")]
-    Inconsistent(&'static str),
-    /// The snapshot's state cannot be read.
-    #[error(transparent)]
-    State(#[from] ApplyError),
-    /// raft-rs refuses.
-    #[error("raft: {0}")]
-    Raft(String),
-}
-
-impl Restored {
-    /// A new cluster's first log: `voters` agree, without ever having met, on `state` at index 1.
-    pub fn founding(voters: &[NodeId], state: &ClusterState) -> Self {
-        Self::founding_at(voters, state, 1, 1)
-    }
-
-    /// The same at a given index and term: for a survivor that starts over alone.
-    pub fn founding_at(voters: &[NodeId], state: &ClusterState, index: u64, term: u64) -> Self {
-        let mut snapshot = Snapshot { data: state.to_snapshot().into(), ..Snapshot::default() };
-        let meta = snapshot.mut_metadata();
-        meta.index = index;
-        meta.term = term;
-        meta.mut_conf_state().voters = voters.iter().map(|node| node.0).collect();
-        let hard_state = HardState { term, commit: index, ..HardState::default() };
-        Self { hard_state, entries: Vec::new(), snapshot: Some(snapshot) }
-    }
-
-    /// Refuses what raft-rs would panic on, and drops entries that the snapshot covers entirely.
-    fn check(&mut self) -> Result<ClusterState, RestoreError> {
-        let inconsistent = RestoreError::Inconsistent;
-        let (mut index, mut term, mut state) = (0, 0, ClusterState::default());
-        if let Some(snapshot) = &self.snapshot {
-            let meta = snapshot.get_metadata();
-            check_conf_state(meta.get_conf_state()).map_err(inconsistent)?;
-            (index, term) = (meta.index, meta.term);
-            state = ClusterState::from_snapshot(&snapshot.data)?;
-            if index == 0 {
-                return Err(inconsistent("a snapshot of nothing"));
-            }
-        }
-        if self.entries.last().is_some_and(|last| last.index < index) {
-            self.entries.clear();
-        }
-        if let Some(first) = self.entries.first() {
-            if first.index == 0 || first.index > index + 1 {
-                return Err(inconsistent("a gap between snapshot and entries"));
-            }
-            let floor = if first.index > index { term } else { 0 };
-            check_consecutive(&self.entries, first.index, floor, self.hard_state.term).map_err(inconsistent)?;
-        }
-        let last = self.entries.last().map_or(index, |last| last.index);
-        self.hard_state.commit = self.hard_state.commit.max(index);
-        if self.hard_state.commit > last || self.hard_state.term > TERM_MAX || term > self.hard_state.term {
-            return Err(inconsistent("its commit index or term is out of range"));
-        }
-        Ok(state)
-    }
 }
 
 /// What must be durable before [`Consensus::persisted`] is called: first the snapshot, then entries, then the hard state.
@@ -555,7 +485,9 @@ impl Consensus {
     fn compact(&mut self) -> bool {
         let mirror = self.raw.store();
         let covered = mirror.snapshot.get_metadata().index;
-        if self.applied.saturating_sub(covered) <= self.config.log_entries_max {
+        // A follower refuses a snapshot whose membership lacks it, so each change of membership makes a new one.
+        let outdated = mirror.conf_state() != &self.conf_state && self.applied > covered;
+        if !outdated && self.applied.saturating_sub(covered) <= self.config.log_entries_max {
             return false;
         }
         let Ok(term) = mirror.term(self.applied) else { return false };

@@ -185,7 +185,9 @@ impl Consensus {
         let election = self.config.election_ticks as u64;
         let ready = |id: &&u64| {
             let near = self.raw.raft.prs().get(**id).is_some_and(|progress| {
-                progress.state == ProgressState::Replicate && progress.matched + PROMOTE_LAG_MAX >= last
+                progress.state != ProgressState::Snapshot
+                    && progress.matched > 0
+                    && progress.matched + PROMOTE_LAG_MAX >= last
             });
             near && self.last_heard.get(*id).is_some_and(|tick| self.ticks - tick <= election)
         };

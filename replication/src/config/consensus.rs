@@ -44,6 +44,8 @@ pub const READS_MAX: usize = 1024;
 pub const INBOX_MAX: usize = 4096;
 /// Entries above which the log is compacted, unless configured otherwise.
 pub const LOG_ENTRIES_MAX: u64 = 4096;
+/// Bytes of applied commands above which the log is compacted.
+const LOG_BYTES_MAX: u64 = 16 * 1024 * 1024;
 /// Bytes of entries in one message (one entry always fits).
 const MESSAGE_BYTES_MAX: u64 = 256 * 1024;
 /// Bytes proposed and not committed; beyond it proposals are refused.
@@ -154,6 +156,8 @@ pub struct Consensus {
     state: ClusterState,
     conf_state: ConfState,
     applied: u64,
+    /// Bytes of the commands applied since the newest snapshot.
+    applied_bytes: u64,
     halt: Option<Halt>,
     /// The write that is outstanding, and whether it brings a snapshot.
     in_flight: Option<raft::Ready>,
@@ -207,6 +211,7 @@ impl Consensus {
             state,
             conf_state,
             applied,
+            applied_bytes: 0,
             halt: None,
             in_flight: None,
             inbox: VecDeque::new(),
@@ -220,6 +225,15 @@ impl Consensus {
         };
         consensus.after_input(false);
         Ok(consensus)
+    }
+
+    /// A sole voter need not wait for an election timeout: nobody else can lead.
+    pub fn campaign_alone(&mut self) {
+        if self.is_sole_voter() && self.in_flight.is_none() && self.halt.is_none() && !self.raw.has_ready() {
+            // raft-rs refuses while a committed change of membership is not applied; a timeout comes later.
+            let _ = self.raw.campaign();
+            self.after_input(false);
+        }
     }
 
     /// One tick of time.
@@ -338,6 +352,9 @@ impl Consensus {
         let from = message.from;
         if message.get_msg_type() == MessageType::MsgTimeoutNow && view.persisted != view.last && self.is_sole_voter() {
             return Err(StepError::Refused("an election before the log is durable"));
+        }
+        if message.get_msg_type() == MessageType::MsgPropose && self.take_membership_request(&message) {
+            return Ok(());
         }
         // What raft-rs itself refuses (a stranger's answer, a proposal over the bound) is an ordinary loss.
         let _ = self.raw.step(message);
@@ -470,6 +487,7 @@ impl Consensus {
             }
         }
         self.applied = entry.index;
+        self.applied_bytes += entry.data.len() as u64;
         Ok(())
     }
 
@@ -487,7 +505,8 @@ impl Consensus {
         let covered = mirror.snapshot.get_metadata().index;
         // A follower refuses a snapshot whose membership lacks it, so each change of membership makes a new one.
         let outdated = mirror.conf_state() != &self.conf_state && self.applied > covered;
-        if !outdated && self.applied.saturating_sub(covered) <= self.config.log_entries_max {
+        let large = self.applied_bytes > LOG_BYTES_MAX;
+        if !outdated && !large && self.applied.saturating_sub(covered) <= self.config.log_entries_max {
             return false;
         }
         let Ok(term) = mirror.term(self.applied) else { return false };
@@ -496,7 +515,9 @@ impl Consensus {
         meta.index = self.applied;
         meta.term = term;
         meta.set_conf_state(self.conf_state.clone());
-        self.raw.mut_store().compact(snapshot, self.config.log_entries_max / 4);
+        let tail = if large { 0 } else { self.config.log_entries_max / 4 };
+        self.raw.mut_store().compact(snapshot, tail);
+        self.applied_bytes = 0;
         true
     }
 

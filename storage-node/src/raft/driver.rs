@@ -12,7 +12,8 @@ use std::time::Duration;
 
 use proto::{NodeId, RequestId};
 use replication::config::consensus::{
-    Consensus, ConsensusConfig, LOG_ENTRIES_MAX, MembershipRefused, Restored, Settled, encode_message,
+    COMMAND_BYTES_MAX, Consensus, ConsensusConfig, LOG_ENTRIES_MAX, MembershipRefused, Restored, Settled,
+    encode_message,
 };
 use replication::config::{ClusterState, Command, Outcome};
 use tokio::sync::{oneshot, watch};
@@ -41,6 +42,7 @@ pub(super) enum Order {
 }
 
 /// What the handles and the thread share.
+#[derive(Default)]
 pub(super) struct Shared {
     queues: Mutex<Queues>,
     wake: Condvar,
@@ -92,6 +94,11 @@ impl Shared {
         Ok(())
     }
 
+    #[cfg(test)]
+    pub(super) fn message_count(&self) -> usize {
+        self.lock().messages.len()
+    }
+
     pub(super) fn request_stop(&self) {
         self.lock().stop = true;
         self.wake.notify_one();
@@ -141,7 +148,7 @@ pub(super) fn start(
     let (state_out, state) = watch::channel(Arc::new(core.state().clone()));
     let (status_out, status) = watch::channel(RaftStatus::default());
     let (stopped_out, stopped) = watch::channel(None);
-    let shared = Arc::new(Shared { queues: Mutex::default(), wake: Condvar::new() });
+    let shared = Arc::<Shared>::default();
     let driver = Driver {
         tick_micros: (config.tick.as_micros() as u64).max(1),
         election_ticks: config.election_ticks as u64,
@@ -160,6 +167,7 @@ pub(super) fn start(
         memberships: Vec::new(),
         ticks: 0,
         leaderless_since: None,
+        flush_due: false,
     };
     let end = End { shared: shared.clone(), stopped_out };
     std::thread::Builder::new()
@@ -224,6 +232,8 @@ struct Driver {
     memberships: Vec<(NodeId, bool, Reply<()>)>,
     ticks: u64,
     leaderless_since: Option<u64>,
+    /// A noted commit index has waited long enough for a flush.
+    flush_due: bool,
 }
 
 impl Driver {
@@ -257,8 +267,8 @@ impl Driver {
             inputs.orders.into_iter().for_each(|order| self.take(order));
             next_tick = self.tick_due(next_tick);
             if inputs.stop && stop_at.is_none() {
-                self.core.step_aside();
-                stop_at = Some(self.ticks + self.election_ticks);
+                let patience = if self.core.step_aside() { self.election_ticks } else { 0 };
+                stop_at = Some(self.ticks + patience);
             }
         }
     }
@@ -320,6 +330,10 @@ impl Driver {
                     return drop(reply.send(Ok(outcome.clone())));
                 }
                 let data = command.encode();
+                if data.len() > COMMAND_BYTES_MAX {
+                    let why = format!("a command of {} bytes is larger than {COMMAND_BYTES_MAX}", data.len());
+                    return drop(reply.send(Err(ProposeError::Refused(why))));
+                }
                 self.core.propose(data.clone());
                 self.proposals.entry(command.request).or_insert((data, Vec::new())).1.push(reply);
             }
@@ -354,6 +368,7 @@ impl Driver {
         }
         self.memberships.retain(|(_, _, reply)| !reply.is_closed());
         self.change_members();
+        self.flush_due = self.log.is_dirty();
     }
 
     fn change_members(&mut self) {
@@ -391,6 +406,9 @@ impl Driver {
             written.map_err(log_failed)?;
             let settled = self.core.persisted(turn.persist.number);
             self.settle(settled)?;
+        }
+        if std::mem::take(&mut self.flush_due) && self.log.is_dirty() {
+            self.log.flush().map_err(log_failed)?;
         }
         match self.core.halted() {
             Some(halt) => Err(halt.to_string()),

@@ -5,8 +5,8 @@
 //! [`Consensus::ready`] → send its messages → make [`Persist`] durable → [`Consensus::persisted`] → send those messages,
 //! tell the outcomes. While a write is outstanding inputs wait in a bounded queue, so the shell may write as it likes.
 //!
-//! It deliberately knows no clock and no randomness: time is `tick`, and raft-rs's election timeout, drawn from a
-//! thread-local generator, is overwritten after every input by one drawn from the configured seed. The same inputs give
+//! It deliberately knows no clock and no randomness: time is `tick`, and raft-rs's election timeout, which it
+//! draws from a generator of its own, is overwritten after every input by one drawn from the configured seed. The same inputs give
 //! the same outputs. It keeps nothing durable itself, and it never waits: proposals may vanish, their proposers repeat them.
 
 mod membership;
@@ -171,7 +171,7 @@ pub struct Consensus {
     election: ElectionTimeout,
 }
 
-/// The deterministic stand-in for raft-rs's thread-local draw.
+/// The deterministic stand-in for raft-rs's own draw.
 struct ElectionTimeout {
     generator: u64,
     ticks: usize,

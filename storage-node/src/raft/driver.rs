@@ -426,6 +426,8 @@ impl Driver {
         if settled.restored || !settled.applied.is_empty() {
             self.state_out.send_replace(Arc::new(self.core.state().clone()));
         }
+        // Before anybody is told: who was told looks here next.
+        self.publish();
         for applied in settled.applied {
             if let Ok(command) = Command::decode(&applied.data) {
                 self.tell(command.request, applied.outcome);

@@ -74,6 +74,9 @@ impl Log {
     /// Makes a log that holds `restored`. One that is there already is refused.
     pub fn create(directory: &Path, identity: LogIdentity, restored: &Restored) -> Result<Log, RaftError> {
         std::fs::create_dir_all(directory).map_err(|source| io_error(directory, source))?;
+        if let Some(parent) = directory.parent().filter(|parent| !parent.as_os_str().is_empty()) {
+            File::open(parent).and_then(|parent| parent.sync_all()).map_err(|source| io_error(parent, source))?;
+        }
         let marker = lock(directory)?;
         let path = directory.join(LOG_NAME);
         if path.exists() {
@@ -127,11 +130,12 @@ impl Log {
     /// Appends entries and hard state, and flushes if `must_sync`. A snapshot goes through [`Log::replace`].
     pub fn append(&mut self, persist: &Persist) -> Result<(), RaftError> {
         let mut batch = Batch { bytes: Vec::new(), chain: self.chain };
-        for entry in &persist.entries {
-            batch.push(ENTRY, entry);
-        }
+        // The hard state first: a torn tail must not leave entries of a term that this node does not know.
         if let Some(hard_state) = &persist.hard_state {
             batch.push(HARD_STATE, hard_state);
+        }
+        for entry in &persist.entries {
+            batch.push(ENTRY, entry);
         }
         self.write(batch)?;
         if persist.must_sync {

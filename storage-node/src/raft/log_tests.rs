@@ -7,7 +7,7 @@ use std::path::Path;
 use proto::{ClusterId, NodeId};
 use raft::eraftpb::{Entry, HardState};
 use replication::config::ClusterState;
-use replication::config::consensus::{Persist, Restored};
+use replication::config::consensus::{Consensus, ConsensusConfig, LOG_ENTRIES_MAX, Persist, Restored};
 use tempfile::TempDir;
 
 use super::log::{LOG_NAME, Log, LogIdentity, RECORDS_AT};
@@ -80,24 +80,39 @@ fn what_was_appended_comes_back() {
     }
 }
 
+/// What a power cut during a flush leaves: any part of the records, and the superblock of before.
 #[test]
-fn a_torn_unsynced_tail_is_cut_off_at_every_byte() {
+fn a_torn_unsynced_tail_is_cut_off_at_every_byte_and_the_node_starts() {
     let (directory, mut log) = fresh();
-    log.append(&persist(vec![entry(2, b"kept")], Some((1, 1, 1)), true)).unwrap();
+    let kept = entry(2, b"");
+    log.append(&persist(vec![kept.clone()], Some((1, 1, 1)), true)).unwrap();
     let synced = synced_of(&bytes_of(directory.path()));
-    log.append(&persist(vec![entry(3, b"torn"), entry(4, b"gone")], None, false)).unwrap();
+    let torn = [3, 4].map(|index| Entry { term: 5, ..entry(index, b"") });
+    log.append(&persist(torn.to_vec(), Some((5, 2, 4)), false)).unwrap();
     drop(log);
     let bytes = bytes_of(directory.path());
     let end = bytes.iter().rposition(|byte| *byte != 0).unwrap() + 1;
     assert!(end > synced + 20);
-    for cut in synced..end {
-        let copy = with_bytes(&bytes[..cut]);
-        let restored = open(copy.path()).unwrap();
-        assert_eq!(restored.entries[0], entry(2, b"kept"), "cut at {cut}");
-        assert!(restored.entries.len() < 3);
+    let starts = |bytes: &[u8], what: &str| {
+        let restored = open(with_bytes(bytes).path()).unwrap();
+        assert_eq!(restored.entries[0], kept, "{what}");
+        assert!(restored.entries.len() < 3, "{what}");
+        let config = ConsensusConfig {
+            node: NodeId(1),
+            election_ticks: 10,
+            heartbeat_ticks: 2,
+            seed: 1,
+            log_entries_max: LOG_ENTRIES_MAX,
+        };
+        if let Err(error) = Consensus::new(config, restored) {
+            panic!("{what}: {error}");
+        }
+    };
+    for at in synced..end {
+        starts(&bytes[..at], &format!("cut at {at}"));
         let mut flipped = bytes.clone();
-        flipped[cut] ^= 0x10;
-        assert!(open(with_bytes(&flipped).path()).unwrap().entries.len() < 3, "flip at {cut}");
+        flipped[at] ^= 0x10;
+        starts(&flipped, &format!("flip at {at}"));
     }
 }
 

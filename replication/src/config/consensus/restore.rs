@@ -73,10 +73,16 @@ impl Restored {
             let floor = if first.index > index { term } else { 0 };
             check_consecutive(&self.entries, first.index, floor, self.hard_state.term).map_err(inconsistent)?;
         }
+        let covered = self.entries.iter().find(|entry| entry.index == index);
+        if covered.is_some_and(|entry| entry.term != term) {
+            return Err(inconsistent("an entry and the snapshot at its index differ in term"));
+        }
+        // The commit index is a hint, written before the entries it covers: a power cut may have taken those, which were
+        // then never acknowledged. Entries that were are the log's business to keep.
         let last = self.entries.last().map_or(index, |last| last.index);
-        self.hard_state.commit = self.hard_state.commit.max(index);
-        if self.hard_state.commit > last || self.hard_state.term > TERM_MAX || term > self.hard_state.term {
-            return Err(inconsistent("its commit index or term is out of range"));
+        self.hard_state.commit = self.hard_state.commit.clamp(index, last);
+        if self.hard_state.term > TERM_MAX || term > self.hard_state.term {
+            return Err(inconsistent("its term is out of range"));
         }
         Ok(state)
     }

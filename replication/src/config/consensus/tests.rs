@@ -557,9 +557,12 @@ fn a_log_that_contradicts_itself_is_refused() {
     refused(&|disk| disk.entries.push(entry(3, 1)));
     refused(&|disk| disk.entries.extend([entry(2, 1), entry(4, 1)]));
     refused(&|disk| disk.entries.push(entry(2, 9)));
-    refused(&|disk| disk.hard_state.commit = 9);
     refused(&|disk| disk.hard_state = HardState::default());
     refused(&|disk| disk.snapshot.as_mut().unwrap().data = vec![1, 2, 3].into());
     refused(&|disk| disk.snapshot.as_mut().unwrap().mut_metadata().mut_conf_state().voters.clear());
     refused(&|disk| disk.snapshot.as_mut().unwrap().mut_metadata().mut_conf_state().learners.push(1));
+    refused(&|disk| disk.entries.extend([Entry { index: 1, term: 9, ..Entry::default() }, entry(2, 1)]));
+    let mut ahead = base.clone();
+    ahead.hard_state.commit = 9;
+    assert_eq!(Consensus::new(config(1, 1), ahead).unwrap().image().hard_state.commit, 1, "a hint, not a promise");
 }

@@ -108,10 +108,6 @@ impl Shared {
         self.lock().close = true;
         self.wake.notify_one();
     }
-
-    pub(super) fn why_stopped(&self) -> String {
-        self.lock().gone.clone().unwrap_or_else(|| "Raft has stopped".into())
-    }
 }
 
 fn busy() -> ProposeError {

@@ -4,13 +4,13 @@
 //! that thread, `log` the file, `recover` the offline way out when a majority is gone for good.
 
 mod driver;
-mod log;
-mod recover;
-mod superblock;
 #[cfg(test)]
 mod driver_tests;
+mod log;
 #[cfg(test)]
 mod log_tests;
+mod recover;
+mod superblock;
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -64,10 +64,20 @@ pub enum ProposeError {
 pub enum RaftError {
     /// The log is damaged or older than what this node has promised: it must not vote.
     #[error("{path}: {why}")]
-    LogRefused { path: std::path::PathBuf, why: String },
+    LogRefused {
+        /// The log.
+        path: std::path::PathBuf,
+        /// What is wrong, and what to do.
+        why: String,
+    },
     /// The operating system refused.
     #[error("{path}: {source}")]
-    Io { path: std::path::PathBuf, source: std::io::Error },
+    Io {
+        /// File or directory.
+        path: std::path::PathBuf,
+        /// The error.
+        source: std::io::Error,
+    },
 }
 
 /// Sends Raft messages to other nodes; lossy, never blocks.
@@ -190,7 +200,12 @@ impl RaftHandle {
         self.shared.0.order(order(reply))?;
         match tokio::time::timeout(patience, answer).await {
             Ok(Ok(result)) => result,
-            Ok(Err(_)) => Err(ProposeError::Stopped(self.shared.0.why_stopped())),
+            // The thread dropped the question because it ends; its reason follows at once.
+            Ok(Err(_)) => {
+                let mut stopped = self.stopped.clone();
+                let why = stopped.wait_for(Option::is_some).await.ok().and_then(|why| why.clone());
+                Err(ProposeError::Stopped(why.unwrap_or_else(|| "Raft has stopped".into())))
+            }
             Err(_) => Err(ProposeError::Timeout(patience)),
         }
     }

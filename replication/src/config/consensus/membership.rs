@@ -225,9 +225,10 @@ impl Consensus {
     pub(super) fn retry_snapshots(&mut self) {
         let patience = SNAPSHOT_PATIENCE_ELECTIONS * self.config.election_ticks as u64;
         let now = self.ticks;
-        let lost: Vec<u64> =
-            self.snapshots_sent.extract_if(.., |_, sent| now - *sent >= patience).map(|(id, _)| id).collect();
-        for id in lost {
+        let lost = |sent: &u64| now - *sent >= patience;
+        let overdue: Vec<u64> = self.snapshots_sent.iter().filter(|(_, sent)| lost(sent)).map(|(id, _)| *id).collect();
+        self.snapshots_sent.retain(|_, sent| !lost(sent));
+        for id in overdue {
             // Ignored by raft-rs unless that follower's progress still waits for a snapshot.
             self.raw.report_snapshot(id, SnapshotStatus::Failure);
         }

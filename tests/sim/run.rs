@@ -103,21 +103,23 @@ pub fn conclude(world: &mut World) {
     }
 }
 
-/// Runs one seed; `recording` keeps the trace.
-pub fn run_seed(seed: u64, recording: bool) -> Report {
+/// Runs one seed; `recording` keeps the trace, `whole` all of it even if a rule is broken.
+pub fn run_seed(seed: u64, recording: bool, whole: bool) -> Report {
     let mut world = World::new(Setup::random(seed), recording);
     if recording {
         let line = format!("{:?}", world.setup);
         world.note(None, || line);
     }
     conclude(&mut world);
-    let volume = world.violation.as_ref().and_then(|violation| violation.volume);
-    let until = world.violation.as_ref().map_or(NEVER, |violation| violation.at);
+    let (volume, until, lines) = match &world.violation {
+        Some(violation) if !whole => (violation.volume, violation.at, TRACE_LINES),
+        _ => (None, NEVER, usize::MAX),
+    };
     Report {
         seed,
         hash: world.trace.hash(),
         stats: world.stats,
-        trace: world.trace.tail(volume, until, if world.violation.is_some() { TRACE_LINES } else { usize::MAX }),
+        trace: world.trace.tail(volume, until, lines),
         violation: world.violation,
     }
 }
@@ -138,7 +140,7 @@ pub fn run_seeds(first: u64, count: u64, stop_early: bool) -> Totals {
                     if seed >= first + count || (stop_early && failed.load(Ordering::Relaxed)) {
                         return;
                     }
-                    let report = run_seed(seed, false);
+                    let report = run_seed(seed, false, false);
                     failed.fetch_or(report.violation.is_some(), Ordering::Relaxed);
                     if sender.send(report).is_err() {
                         return;

@@ -45,7 +45,7 @@ fn print_violation(report: &Report) {
 }
 
 fn one(seed: u64, trace: bool) -> Totals {
-    let report = run_seed(seed, true);
+    let report = run_seed(seed, true, trace);
     if trace && report.violation.is_none() {
         report.trace.iter().for_each(|line| println!("{line}"));
     }
@@ -70,7 +70,7 @@ fn main() -> ExitCode {
             let totals = run_seeds(options.first, seeds.unwrap_or(1000), options.stop);
             if let Some(report) = &totals.first {
                 // The same seed again, this time with a record.
-                print_violation(&run_seed(report.seed, true));
+                print_violation(&run_seed(report.seed, true, false));
             }
             let per_second = totals.seeds as f64 / started.elapsed().as_secs_f64();
             let stats = &totals.stats;

@@ -1,6 +1,7 @@
 //! Runs seeds: one with a full record, or many on all cores with results in the order of seeds.
 
 use std::cell::RefCell;
+use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Once;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -12,6 +13,8 @@ use super::setup::Setup;
 
 /// Lines of the trace that a violation prints.
 const TRACE_LINES: usize = 400;
+/// Seeds named for each rule that was broken.
+const SEEDS_PER_RULE_MAX: usize = 8;
 
 /// What came of one seed.
 #[derive(Clone, Debug)]
@@ -37,6 +40,8 @@ pub struct Totals {
     pub stats: Stats,
     /// Runs that broke a rule.
     pub violations: u64,
+    /// By rule: how many, and the first seeds that broke it.
+    pub rules: BTreeMap<&'static str, (u64, Vec<u64>)>,
     /// The first of them.
     pub first: Option<Report>,
     /// Over all runs' hashes, in order.
@@ -53,8 +58,13 @@ impl Totals {
         self.stats.unavailable += report.stats.unavailable;
         self.stats.events += report.stats.events;
         self.stats.losses += report.stats.losses;
-        if report.violation.is_some() {
+        if let Some(violation) = &report.violation {
             self.violations += 1;
+            let (count, seeds) = self.rules.entry(violation.rule).or_default();
+            *count += 1;
+            if seeds.len() < SEEDS_PER_RULE_MAX {
+                seeds.push(report.seed);
+            }
             self.first.get_or_insert(report);
         }
     }
@@ -149,7 +159,7 @@ pub fn run_seeds(first: u64, count: u64, stop_early: bool) -> Totals {
             });
         }
         drop(sender);
-        let mut early = std::collections::BTreeMap::new();
+        let mut early = BTreeMap::new();
         let mut wanted = first;
         for report in receiver {
             early.insert(report.seed, report);

@@ -52,7 +52,7 @@ fn one(seed: u64, trace: bool) -> Totals {
     print_violation(&report);
     println!("seed {seed}: trace hash {:016x}, {} events", report.hash, report.stats.events);
     let violations = u64::from(report.violation.is_some());
-    Totals { seeds: 1, stats: report.stats, violations, first: Some(report), hash: 0 }
+    Totals { seeds: 1, stats: report.stats, violations, first: Some(report), ..Totals::default() }
 }
 
 fn main() -> ExitCode {
@@ -71,6 +71,9 @@ fn main() -> ExitCode {
             if let Some(report) = &totals.first {
                 // The same seed again, this time with a record.
                 print_violation(&run_seed(report.seed, true, false));
+            }
+            for (rule, (count, seeds)) in &totals.rules {
+                println!("{count} times {rule}, as in seeds {seeds:?}");
             }
             let per_second = totals.seeds as f64 / started.elapsed().as_secs_f64();
             let stats = &totals.stats;

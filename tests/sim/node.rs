@@ -369,8 +369,7 @@ impl World {
         }
         if worker.volumes[volume].is_none() {
             let now = Timestamp(b.clock.read(self.now));
-            let replica =
-                Replica::new(volume_id(volume), b.id, worker.incarnation, boot, self.setup.timing, now);
+            let replica = Replica::new(volume_id(volume), b.id, worker.incarnation, boot, self.setup.timing, now);
             worker.volumes[volume] = Some(VolumeRun::new(replica));
         }
         if let Some(run) = worker.volumes[volume].as_mut() {

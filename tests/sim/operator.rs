@@ -172,8 +172,7 @@ impl World {
         self.power_off(off);
         self.boxes[off].held_off = true;
         let token = self.rng.bits();
-        self.operator.force =
-            Some(ForceInHand { volume, off, target, token, gives_up: self.now + FORCE_PATIENCE });
+        self.operator.force = Some(ForceInHand { volume, off, target, token, gives_up: self.now + FORCE_PATIENCE });
     }
 
     fn drive_force(&mut self) {

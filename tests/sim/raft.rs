@@ -1,9 +1,9 @@
 //! Drives the shipped consensus: ticks, messages over a lossy network, and a log that is durable only after a while.
 
 use raft::eraftpb::Message;
+use replication::Event;
 use replication::config::Command;
 use replication::config::consensus::{Consensus, ConsensusConfig, Persist, RestoreError, Restored, Settled};
-use replication::Event;
 
 use proto::NodeId;
 

@@ -104,6 +104,9 @@ impl Secondary {
         if member && !was_member {
             self.grant_until = self.grant_until.max(core.now + core.timing.grace);
             if let Some(session) = &mut self.session {
+                if session.stage == Stage::PreSync {
+                    core.resynced();
+                }
                 session.stage = Stage::Live;
             }
         }

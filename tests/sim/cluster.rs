@@ -26,8 +26,9 @@ pub fn volume_id(volume: usize) -> VolumeId {
     VolumeId(100 + volume as u128)
 }
 
-/// Something that is to happen.
+/// Something that is to happen. Boxes and volumes are named by their number in the run, processes by their `run`.
 #[derive(Debug)]
+#[expect(missing_docs, reason = "the fields' names say what they are")]
 pub enum Ev {
     /// A member's Raft tick.
     RaftTick { node: usize, run: u32 },

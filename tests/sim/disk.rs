@@ -176,11 +176,12 @@ impl Store {
         }
     }
 
-    /// Closes it in order: everything is on the media.
+    /// Closes it in order: everything is on the media. A copy that may miss something stays so: a clean stop does not
+    /// bring back what an earlier power loss took.
     pub fn close_clean(&mut self) {
         self.write_back(u64::MAX);
-        self.clean = !self.failed;
-        self.opened = None;
+        self.clean = !self.failed && !self.suspect;
+        self.opened = self.opened.filter(|_| !self.clean);
     }
 
     /// True when no operation is in flight, so that a successor gets the store's lock.

@@ -45,6 +45,8 @@ pub struct SimBox {
     pub fences: Vec<(Epoch, ConfigVersion)>,
     /// What the Raft log holds durably.
     pub raft_log: Restored,
+    /// Highest log index seen applied here, for the trace.
+    pub applied_max: u64,
 }
 
 /// One run of the worker process.
@@ -118,6 +120,7 @@ impl SimBox {
             stores: (0..volumes).map(|_| None).collect(),
             fences: vec![(Epoch(0), ConfigVersion(0)); volumes],
             raft_log,
+            applied_max: 0,
         }
     }
 

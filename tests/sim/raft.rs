@@ -125,7 +125,10 @@ impl World {
                 self.trace.mix(entry.index);
             }
             if self.trace.recording() {
-                for entry in settled.applied {
+                // A log that is replayed after a start is no news.
+                let seen = self.boxes[node].applied_max;
+                for entry in settled.applied.into_iter().filter(|entry| entry.index > seen) {
+                    self.boxes[node].applied_max = entry.index;
                     let what = Command::decode(&entry.data).map(|command| format!("{:?}", command.body));
                     let line = format!("{}: applies #{} {:?}: {:?}", node + 1, entry.index, what, entry.outcome);
                     self.note(None, || line);

@@ -20,4 +20,4 @@ pub mod scheduler;
 pub mod setup;
 pub mod trace;
 
-pub use run::{Report, Totals, run_seed, run_seed_with_lines, run_seeds};
+pub use run::{Report, Totals, run_seed, run_seeds};

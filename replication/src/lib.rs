@@ -9,7 +9,5 @@ pub mod event;
 pub mod replica;
 
 pub use action::{Action, Notice, PayloadSlice, Refusal};
-pub use event::{
-    Control, Coverage, DiskReport, Event, IoId, IoResult, LinkId, OpId, PayloadId, Request,
-};
+pub use event::{Control, Coverage, DiskReport, Event, IoId, IoResult, LinkId, OpId, PayloadId, Request};
 pub use replica::{Replica, Status, Timing};

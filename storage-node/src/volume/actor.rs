@@ -263,10 +263,10 @@ impl Actor {
     fn start_session(&mut self, start: super::SessionStart) {
         let shared = Rc::clone(&self.shared);
         let serving = shared.serving.borrow().clone();
-        let session = start(Rc::new(VolumeDevice::new(Rc::clone(&shared))));
+        let session = start(Rc::new(VolumeDevice::new(Rc::clone(&shared))), serving);
         shared.clients.set(shared.clients.get() + 1);
         tokio::task::spawn_local(async move {
-            let _ = serving.run_until_cancelled(session).await;
+            session.await;
             shared.clients.set(shared.clients.get() - 1);
         });
     }

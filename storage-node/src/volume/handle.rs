@@ -9,6 +9,7 @@ use replication::config::{ClusterState, VolumeConfig};
 use replication::event::{Control, Event};
 use replication::{Notice, Status, Timing};
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
+use tokio_util::sync::CancellationToken;
 
 use super::device::VolumeDevice;
 use super::store_slot::DiskState;
@@ -21,8 +22,9 @@ use crate::raft::RaftHandle;
 /// Messages from other threads that may wait for a volume.
 pub const REMOTE_INBOX_MAX: usize = 1024;
 
-/// A client session that runs on the volume's shard until it ends or the volume is served elsewhere.
-pub type SessionStart = Box<dyn FnOnce(Rc<VolumeDevice>) -> LocalBoxFuture<'static, ()> + Send>;
+/// A client session that runs on the volume's shard. The token is cancelled when the volume is not served here any more:
+/// the session then ends by itself, because only it knows which of its operations are in flight.
+pub type SessionStart = Box<dyn FnOnce(Rc<VolumeDevice>, CancellationToken) -> LocalBoxFuture<'static, ()> + Send>;
 
 /// What every volume of the node shares; cheap to clone.
 #[derive(Clone)]

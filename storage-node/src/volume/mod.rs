@@ -20,6 +20,7 @@ mod store_slot;
 pub use device::VolumeDevice;
 pub use handle::{SessionStart, VolumeHandle};
 pub use shard::{Shard, Shards};
+pub use store_slot::DiskState;
 
 use proto::Timestamp;
 

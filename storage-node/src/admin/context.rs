@@ -20,54 +20,54 @@ use crate::net::transport::Transport;
 use crate::raft::RaftStatus;
 
 /// A proposal is waited for this long.
-pub const PROPOSE_PATIENCE: Duration = Duration::from_secs(10);
+pub(super) const PROPOSE_PATIENCE: Duration = Duration::from_secs(10);
 /// Another node is asked for its view this long, then shown as unreachable.
-pub const VIEW_TIMEOUT: Duration = Duration::from_millis(1500);
+pub(super) const VIEW_TIMEOUT: Duration = Duration::from_millis(1500);
 /// A command guarded by the version is repeated this often when the version moved meanwhile.
-pub const COMPARE_AND_SWAP_TRIES_MAX: usize = 8;
+pub(super) const COMPARE_AND_SWAP_TRIES_MAX: usize = 8;
 
 /// The services' common ground; cheap to clone.
 #[derive(Clone)]
-pub struct Context {
+pub(super) struct Context {
     /// The node.
-    pub operations: Arc<dyn NodeOperations>,
+    pub(super) operations: Arc<dyn NodeOperations>,
     /// For calls to other nodes.
-    pub transport: Transport,
+    pub(super) transport: Transport,
 }
 
 /// Both clocks at one moment, to turn boot-time stamps into calendar time.
 #[derive(Clone, Copy, Debug)]
-pub struct Clock {
+pub(super) struct Clock {
     boot: Timestamp,
     unix_micros: u64,
 }
 
 impl Clock {
     /// Now.
-    pub fn now(boot: Timestamp) -> Self {
+    pub(super) fn now(boot: Timestamp) -> Self {
         let unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         Clock { boot, unix_micros: unix.as_micros() as u64 }
     }
 
     /// Calendar time of a boot-time stamp, in microseconds since the Unix epoch.
-    pub fn unix(&self, at: Timestamp) -> u64 {
+    pub(super) fn unix(&self, at: Timestamp) -> u64 {
         self.unix_micros.saturating_sub(self.boot.since(at).0)
     }
 
     /// Calendar time now.
-    pub fn unix_now(&self) -> u64 {
+    pub(super) fn unix_now(&self) -> u64 {
         self.unix_micros
     }
 }
 
 /// The cluster as seen from here, and what each node says of itself.
-pub struct View {
+pub(super) struct View {
     /// Replicated state.
-    pub state: Arc<ClusterState>,
+    pub(super) state: Arc<ClusterState>,
     /// Raft as seen here.
-    pub raft: RaftStatus,
+    pub(super) raft: RaftStatus,
     /// Replies of the nodes that answered, this one included.
-    pub nodes: BTreeMap<NodeId, pb::NodeStatusReply>,
+    pub(super) nodes: BTreeMap<NodeId, pb::NodeStatusReply>,
     clock: Clock,
     names: BTreeMap<NodeId, String>,
     raft_facts: RaftFacts,
@@ -75,22 +75,22 @@ pub struct View {
 
 impl Context {
     /// This node's id, or that it is in no cluster.
-    pub fn me(&self) -> Result<NodeId, OperationError> {
+    pub(super) fn me(&self) -> Result<NodeId, OperationError> {
         self.operations.facts().identity.map(|(_, node)| node).ok_or(OperationError::NotInCluster)
     }
 
     /// The clocks now.
-    pub fn clock(&self) -> Clock {
+    pub(super) fn clock(&self) -> Clock {
         Clock::now(self.operations.now())
     }
 
     /// The replicated state as applied here.
-    pub fn state(&self) -> Arc<ClusterState> {
+    pub(super) fn state(&self) -> Arc<ClusterState> {
         self.operations.state().borrow().clone()
     }
 
     /// Fails, with a redirect, unless this node is the Raft leader.
-    pub fn require_leader(&self) -> Result<NodeId, OperationError> {
+    pub(super) fn require_leader(&self) -> Result<NodeId, OperationError> {
         let me = self.me()?;
         let leader = self.operations.raft().borrow().leader;
         if leader == me {
@@ -109,7 +109,7 @@ impl Context {
     }
 
     /// Fails, with a redirect, unless this node is `node`.
-    pub fn require_node(&self, node: NodeId, why: &str) -> Result<(), OperationError> {
+    pub(super) fn require_node(&self, node: NodeId, why: &str) -> Result<(), OperationError> {
         if self.me()? == node {
             return Ok(());
         }
@@ -123,14 +123,14 @@ impl Context {
     }
 
     /// Proposes a command about nodes; a failed guard becomes `Refused`.
-    pub async fn propose_node(&self, command: NodeCommand) -> Result<Outcome, OperationError> {
+    pub(super) async fn propose_node(&self, command: NodeCommand) -> Result<Outcome, OperationError> {
         let command = Command { request: RequestId(rand::random()), body: CommandBody::Node(command) };
         refused_is_an_error(self.operations.propose(command, PROPOSE_PATIENCE).await?)
     }
 
     /// Proposes a command about a volume, as built from its newest configuration. `build` checks what it can and is
     /// asked again when the version moved while the proposal was under way.
-    pub async fn propose_volume<F>(&self, volume: &str, build: F) -> Result<VolumeConfig, OperationError>
+    pub(super) async fn propose_volume<F>(&self, volume: &str, build: F) -> Result<VolumeConfig, OperationError>
     where
         F: Fn(&ClusterState, &VolumeConfig) -> Result<VolumeCommand, OperationError>,
     {
@@ -159,14 +159,14 @@ impl Context {
     }
 
     /// This node's own report.
-    pub async fn node_status(&self) -> pb::NodeStatusReply {
+    pub(super) async fn node_status(&self) -> pb::NodeStatusReply {
         let facts = self.operations.facts();
         let replicas = self.operations.replicas().await;
         convert::node_status(&facts, &self.operations.raft().borrow(), &replicas, self.clock())
     }
 
     /// Asks every node for its report.
-    pub async fn view(&self) -> Result<View, OperationError> {
+    pub(super) async fn view(&self) -> Result<View, OperationError> {
         let me = self.me()?;
         let state = self.state();
         let others = state.nodes.iter().filter(|(node, _)| **node != me).map(|(node, record)| async move {
@@ -191,7 +191,7 @@ impl Context {
 
 impl View {
     /// A view from the nodes' replies.
-    pub fn new(
+    pub(super) fn new(
         state: Arc<ClusterState>,
         raft: RaftStatus,
         nodes: BTreeMap<NodeId, pb::NodeStatusReply>,
@@ -208,23 +208,23 @@ impl View {
     }
 
     /// A node's name.
-    pub fn name(&self, node: NodeId) -> String {
+    pub(super) fn name(&self, node: NodeId) -> String {
         name_of(&self.state, node)
     }
 
     /// The clocks when the view was taken.
-    pub fn clock(&self) -> Clock {
+    pub(super) fn clock(&self) -> Clock {
         self.clock
     }
 
     /// What `node` says of its copy of `volume`.
-    pub fn replica(&self, node: NodeId, volume: VolumeId) -> Option<&pb::ReplicaView> {
+    pub(super) fn replica(&self, node: NodeId, volume: VolumeId) -> Option<&pb::ReplicaView> {
         let id = volume.to_string();
         self.nodes.get(&node)?.replicas.iter().find(|replica| replica.volume_id == id)?.view.as_ref()
     }
 
     /// The health of a volume.
-    pub fn volume_health(&self, config: &VolumeConfig) -> Health {
+    pub(super) fn volume_health(&self, config: &VolumeConfig) -> Health {
         let replicas: BTreeMap<NodeId, ReplicaFacts> = config
             .replicas
             .keys()
@@ -237,7 +237,7 @@ impl View {
     }
 
     /// The health of the cluster.
-    pub fn cluster_health(&self) -> Health {
+    pub(super) fn cluster_health(&self) -> Health {
         cluster_health(&self.facts(&BTreeMap::new()))
     }
 
@@ -247,12 +247,12 @@ impl View {
 }
 
 /// A node's name, or its number if it has no record.
-pub fn name_of(state: &ClusterState, node: NodeId) -> String {
+pub(super) fn name_of(state: &ClusterState, node: NodeId) -> String {
     state.nodes.get(&node).map_or_else(|| format!("node {node}"), |record| record.name.clone())
 }
 
 /// A volume by name or by id.
-pub fn find_volume<'a>(state: &'a ClusterState, name: &str) -> Result<&'a VolumeConfig, OperationError> {
+pub(super) fn find_volume<'a>(state: &'a ClusterState, name: &str) -> Result<&'a VolumeConfig, OperationError> {
     state
         .volumes
         .values()
@@ -261,7 +261,7 @@ pub fn find_volume<'a>(state: &'a ClusterState, name: &str) -> Result<&'a Volume
 }
 
 /// A node by name or by number.
-pub fn find_node<'a>(state: &'a ClusterState, name: &str) -> Result<(NodeId, &'a NodeRecord), OperationError> {
+pub(super) fn find_node<'a>(state: &'a ClusterState, name: &str) -> Result<(NodeId, &'a NodeRecord), OperationError> {
     let number = name.parse().ok().map(NodeId);
     state
         .nodes
@@ -272,7 +272,7 @@ pub fn find_node<'a>(state: &'a ClusterState, name: &str) -> Result<(NodeId, &'a
 }
 
 /// A storage node by name or by number.
-pub fn find_storage_node(state: &ClusterState, name: &str) -> Result<NodeId, OperationError> {
+pub(super) fn find_storage_node(state: &ClusterState, name: &str) -> Result<NodeId, OperationError> {
     let (node, record) = find_node(state, name)?;
     match record.kind {
         NodeKind::Storage => Ok(node),

@@ -10,7 +10,7 @@ use super::operations::{NodeFacts, OperationError, ReplicaReport, StoreState};
 use crate::raft::RaftStatus;
 
 /// A node's record as a message.
-pub fn node_record(id: NodeId, record: &NodeRecord) -> pb::NodeRecord {
+pub(super) fn node_record(id: NodeId, record: &NodeRecord) -> pb::NodeRecord {
     pb::NodeRecord {
         id: id.0,
         name: record.name.clone(),
@@ -30,7 +30,7 @@ pub fn node_record(id: NodeId, record: &NodeRecord) -> pb::NodeRecord {
 }
 
 /// A node's record from a message of another node; everything is checked.
-pub fn node_record_from(message: &pb::NodeRecord) -> Result<NodeRecord, OperationError> {
+pub(super) fn node_record_from(message: &pb::NodeRecord) -> Result<NodeRecord, OperationError> {
     let invalid = |what: &str| OperationError::Invalid(format!("the node's record has no usable {what}"));
     let hex64 = |text: &str, what| u64::from_str_radix(text, 16).map_err(|_| invalid(what));
     let hex128 = |text: &str, what| u128::from_str_radix(text, 16).map_err(|_| invalid(what));
@@ -52,7 +52,7 @@ pub fn node_record_from(message: &pb::NodeRecord) -> Result<NodeRecord, Operatio
 }
 
 /// Raft's status as a message.
-pub fn raft_view(raft: &RaftStatus, clock: Clock) -> pb::RaftView {
+pub(super) fn raft_view(raft: &RaftStatus, clock: Clock) -> pb::RaftView {
     let voters = raft.members.values().filter(|voter| **voter).count();
     pb::RaftView {
         leader: raft.leader.0,
@@ -65,7 +65,7 @@ pub fn raft_view(raft: &RaftStatus, clock: Clock) -> pb::RaftView {
 }
 
 /// A node's report on itself.
-pub fn node_status(
+pub(super) fn node_status(
     facts: &NodeFacts,
     raft: &RaftStatus,
     replicas: &[ReplicaReport],
@@ -140,7 +140,7 @@ fn local_replica(node: NodeId, name: &str, report: &ReplicaReport, clock: Clock)
 }
 
 /// The facts that health is worded from, out of a node's report.
-pub fn replica_facts(view: &pb::ReplicaView) -> ReplicaFacts {
+pub(super) fn replica_facts(view: &pb::ReplicaView) -> ReplicaFacts {
     ReplicaFacts {
         role: view.role.clone(),
         serving: view.serving,
@@ -166,7 +166,7 @@ pub fn replica_facts(view: &pb::ReplicaView) -> ReplicaFacts {
 }
 
 /// Health as a message.
-pub fn health(health: Health) -> pb::Health {
+pub(super) fn health(health: Health) -> pb::Health {
     let level = match health.level {
         Level::Healthy => pb::HealthLevel::Healthy,
         Level::Busy => pb::HealthLevel::Busy,
@@ -177,7 +177,7 @@ pub fn health(health: Health) -> pb::Health {
 }
 
 /// A phase as a message.
-pub fn phase(phase: Phase) -> pb::Phase {
+pub(super) fn phase(phase: Phase) -> pb::Phase {
     match phase {
         Phase::Creating => pb::Phase::Creating,
         Phase::Active => pb::Phase::Active,
@@ -185,7 +185,7 @@ pub fn phase(phase: Phase) -> pb::Phase {
 }
 
 /// An acknowledgement policy as a message.
-pub fn ack_policy(policy: AckPolicy) -> pb::AckPolicy {
+pub(super) fn ack_policy(policy: AckPolicy) -> pb::AckPolicy {
     match policy {
         AckPolicy::Flush => pb::AckPolicy::Flush,
         AckPolicy::Durable => pb::AckPolicy::Durable,
@@ -193,12 +193,12 @@ pub fn ack_policy(policy: AckPolicy) -> pb::AckPolicy {
 }
 
 /// Names of the nodes of a set, in order of their ids.
-pub fn node_names<'a>(state: &ClusterState, nodes: impl IntoIterator<Item = &'a NodeId>) -> Vec<String> {
+pub(super) fn node_names<'a>(state: &ClusterState, nodes: impl IntoIterator<Item = &'a NodeId>) -> Vec<String> {
     nodes.into_iter().map(|node| name_of(state, *node)).collect()
 }
 
 /// One line of `volume list`; without health.
-pub fn volume_summary(state: &ClusterState, config: &VolumeConfig) -> pb::VolumeSummary {
+pub(super) fn volume_summary(state: &ClusterState, config: &VolumeConfig) -> pb::VolumeSummary {
     pb::VolumeSummary {
         id: config.id.to_string(),
         name: config.name.clone(),
@@ -213,7 +213,7 @@ pub fn volume_summary(state: &ClusterState, config: &VolumeConfig) -> pb::Volume
 }
 
 /// One line of `volume list`.
-pub fn volume_summary_in(view: &View, config: &VolumeConfig) -> pb::VolumeSummary {
+pub(super) fn volume_summary_in(view: &View, config: &VolumeConfig) -> pb::VolumeSummary {
     pb::VolumeSummary {
         health: Some(health(view.volume_health(config))),
         ..volume_summary(&view.state, config)
@@ -221,7 +221,7 @@ pub fn volume_summary_in(view: &View, config: &VolumeConfig) -> pb::VolumeSummar
 }
 
 /// Everything about a volume.
-pub fn volume_details(view: &View, config: &VolumeConfig) -> pb::ShowVolumeReply {
+pub(super) fn volume_details(view: &View, config: &VolumeConfig) -> pb::ShowVolumeReply {
     let replicas = config.replicas.iter().map(|(node, registration)| {
         let live = view.replica(*node, config.id).cloned().unwrap_or_else(|| pb::ReplicaView {
             store: pb::StoreState::Unknown as i32,
@@ -253,7 +253,7 @@ pub fn volume_details(view: &View, config: &VolumeConfig) -> pb::ShowVolumeReply
 }
 
 /// Every node, with what is known of it.
-pub fn node_views(view: &View) -> Vec<pb::NodeView> {
+pub(super) fn node_views(view: &View) -> Vec<pb::NodeView> {
     let nodes = view.state.nodes.iter();
     nodes
         .map(|(node, record)| pb::NodeView {

@@ -87,7 +87,7 @@ impl DataDir {
             }
             Err((mut file, Errno::EWOULDBLOCK)) => {
                 let mut pid = String::new();
-                let _ = file.by_ref().take(32).read_to_string(&mut pid);
+                let _ = Read::by_ref(&mut file).take(32).read_to_string(&mut pid);
                 let pid = if pid.is_empty() { "unknown".into() } else { pid };
                 Err(DataDirError::InUse { path: path.to_path_buf(), pid })
             }

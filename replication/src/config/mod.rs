@@ -2,6 +2,7 @@
 
 pub mod apply;
 pub mod command;
+pub mod consensus;
 pub mod state;
 mod wire;
 

@@ -66,6 +66,10 @@ impl RaftSend for Send {
     fn send(&self, to: NodeId, message: Vec<u8>) {
         self.0.send(to, message);
     }
+
+    fn send_liveness(&self, to: NodeId, heard: &[(NodeId, bool)]) {
+        self.0.send_liveness(to, heard);
+    }
 }
 
 impl Membership {
@@ -246,26 +250,21 @@ impl Membership {
         self.nudge.notify_one();
     }
 
-    /// While this node leads: tells everybody whom it hears.
+    /// While this node leads: tells its own volumes whom it hears. The others hear it from the Raft driver.
     async fn report_liveness(self: Arc<Self>) {
         let status = self.raft.status();
         let mut interval = tokio::time::interval(LIVENESS_INTERVAL);
         interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         while status.has_changed().is_ok() {
             interval.tick().await;
-            let mut heard = {
+            let heard: Vec<_> = {
                 let now = status.borrow();
                 if now.leader != self.identity.node {
                     continue;
                 }
-                now.heard.clone()
+                now.heard.iter().map(|(node, alive)| (*node, *alive)).collect()
             };
-            heard.insert(self.identity.node, true);
-            let heard: Vec<_> = heard.into_iter().collect();
             self.hint_liveness(&heard);
-            for (node, _) in heard.iter().filter(|(node, _)| *node != self.identity.node) {
-                self.links.send_liveness(*node, &heard);
-            }
         }
     }
 

@@ -127,6 +127,7 @@ fn failed(why: impl std::fmt::Display) -> OperationError {
 fn no_outcome(why: ProposeError) -> OperationError {
     match why {
         ProposeError::Timeout(_) => OperationError::Timeout(why.to_string()),
+        ProposeError::Refused(_) => OperationError::Refused(why.to_string()),
         ProposeError::Stopped(_) => OperationError::Unavailable(why.to_string()),
     }
 }

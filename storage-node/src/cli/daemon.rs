@@ -7,11 +7,11 @@ use std::process::ExitCode;
 use replication::config::NodeKind;
 
 /// `tandem node` and `tandem witness`.
-pub(crate) fn supervise(_config: &Path, _kind: NodeKind) -> ExitCode {
-    ExitCode::FAILURE
+pub(crate) fn supervise(config: &Path, kind: NodeKind) -> ExitCode {
+    crate::supervisor::run(config, kind)
 }
 
 /// The hidden `tandem worker`.
-pub(crate) fn work(_arguments: Vec<OsString>) -> ExitCode {
-    ExitCode::FAILURE
+pub(crate) fn work(arguments: Vec<OsString>) -> ExitCode {
+    crate::node::worker_main(arguments)
 }

@@ -317,3 +317,7 @@ fn cut_allocation(range: ByteRange, described: &[(BlockRange, bool)]) -> Vec<All
     }
     runs
 }
+
+#[cfg(test)]
+#[path = "device_tests.rs"]
+mod tests;

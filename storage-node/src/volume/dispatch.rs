@@ -221,6 +221,7 @@ impl Actor {
                 info!(%volume, sent_blocks, "peer {node}: resync done")
             }
             Notice::SwitchoverRefused { why } => warn!(%volume, "switchover refused: {why}"),
+            Notice::DetachRefused { why } => warn!(%volume, "detach refused: {why}"),
             Notice::Resync { .. } | Notice::DiskDetached { .. } => {}
         }
         // An error says that nobody watches.

@@ -6,12 +6,14 @@ use std::process::ExitCode;
 
 use replication::config::NodeKind;
 
+use crate::{node, supervisor};
+
 /// `tandem node` and `tandem witness`.
-pub(crate) fn supervise(_config: &Path, _kind: NodeKind) -> ExitCode {
-    ExitCode::FAILURE
+pub(super) fn supervise(config: &Path, kind: NodeKind) -> ExitCode {
+    supervisor::run(config, kind)
 }
 
 /// The hidden `tandem worker`.
-pub(crate) fn work(_arguments: Vec<OsString>) -> ExitCode {
-    ExitCode::FAILURE
+pub(super) fn work(arguments: Vec<OsString>) -> ExitCode {
+    node::worker_main(arguments)
 }

@@ -10,7 +10,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
-use nix::sys::signal::{Signal, kill, killpg};
+use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tempfile::TempDir;
 
@@ -152,8 +152,7 @@ impl Machine {
             .stdin(Stdio::null())
             .stdout(output.try_clone()?)
             .stderr(output)
-            // Its own group: Ctrl-C reaches the demo only, which then stops its machines; and the group's kill takes
-            // the worker with its supervisor.
+            // Its own group: Ctrl-C reaches the demo only, which then stops its machines.
             .process_group(0)
             .spawn()
             .with_context(|| format!("cannot start {name}"))?;
@@ -161,12 +160,25 @@ impl Machine {
         Ok(Machine { name, admin: address(ports[1]), nbd: address(ports[2]), log, child })
     }
 
-    /// Kills the supervisor and its worker, and reaps.
+    /// Kills the supervisor and its worker, and reaps. What has ended by itself makes no difference.
     fn kill(mut self) {
-        // The group may be gone already; what matters is that nothing of it runs afterwards.
-        let _ = killpg(Pid::from_raw(self.child.id() as i32), Signal::SIGKILL);
+        if matches!(self.child.try_wait(), Ok(None)) {
+            let supervisor = Pid::from_raw(self.child.id() as i32);
+            // Stopped first: it must not start another worker while we look for the one it has.
+            let _ = kill(supervisor, Signal::SIGSTOP);
+            for worker in children(supervisor) {
+                let _ = kill(worker, Signal::SIGKILL);
+            }
+            let _ = kill(supervisor, Signal::SIGKILL);
+        }
         let _ = self.child.wait();
     }
+}
+
+/// The processes that `parent`, which runs one thread, has started.
+fn children(parent: Pid) -> Vec<Pid> {
+    let listed = fs::read_to_string(format!("/proc/{parent}/task/{parent}/children")).unwrap_or_default();
+    listed.split_whitespace().filter_map(|pid| pid.parse().ok().map(Pid::from_raw)).collect()
 }
 
 /// Kills one process at once, as a crash would.
@@ -227,6 +239,18 @@ mod tests {
         let path = directory.path().to_path_buf();
         assert_eq!(directory.finish(false), None);
         assert!(!path.exists());
+    }
+
+    #[test]
+    fn the_children_of_a_process_are_found() {
+        let mut child = Command::new("sleep").arg("60").spawn().unwrap();
+        let id = child.id() as i32;
+        // Spawned by this thread, which may not be the process's first one.
+        let me = nix::unistd::gettid();
+        let listed = fs::read_to_string(format!("/proc/self/task/{me}/children")).unwrap();
+        assert!(listed.split_whitespace().any(|pid| pid == id.to_string()));
+        child.kill().unwrap();
+        child.wait().unwrap();
     }
 
     #[test]

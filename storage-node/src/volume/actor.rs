@@ -308,7 +308,7 @@ impl Actor {
         };
         let found = store.found().clone();
         let FoundStore { disk_id, last_in_sync, .. } = found;
-        let report = DiskReport { disk_id, last_in_sync, suspect: found.suspect || suspect, fence };
+        let report = DiskReport { disk_id, last_in_sync, suspect: found.suspect || suspect, failed: suspect, fence };
         info!(volume = %self.volume, path = %found.path.display(), suspect = report.suspect, "store open");
         self.disk = DiskState::Open { disk_id, path: found.path, data_offset: found.data_offset };
         self.shared.store.replace(Some(*store));

@@ -75,7 +75,7 @@ impl ClusterService {
     }
 
     async fn admit(&self, message: pb::AdmitNodeRequest) -> Result<pb::AdmitNodeReply, OperationError> {
-        self.context.require_leader()?;
+        self.context.require_leader().await?;
         let message = message.record.ok_or_else(|| OperationError::Invalid("the record of the node is missing".into()))?;
         let record = convert::node_record_from(&message)?;
         check_record(&self.context.state(), &record)?;
@@ -89,7 +89,7 @@ impl ClusterService {
     }
 
     async fn remove(&self, name: &str) -> Result<(), OperationError> {
-        let me = self.context.require_leader()?;
+        let me = self.context.require_leader().await?;
         let state = self.context.state();
         let (node, record) = find_node(&state, name)?;
         let holds: Vec<&str> = state
@@ -143,7 +143,7 @@ impl pb::cluster_server::Cluster for ClusterService {
         request: Request<pb::PromoteNodeRequest>,
     ) -> Result<Response<pb::PromoteNodeReply>, Status> {
         let node = NodeId(request.into_inner().node);
-        self.context.require_leader()?;
+        self.context.require_leader().await?;
         if !self.context.state().nodes.contains_key(&node) {
             return Err(OperationError::NotFound(format!("no node {node}")).into());
         }

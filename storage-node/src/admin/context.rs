@@ -21,6 +21,8 @@ use crate::raft::RaftStatus;
 
 /// A proposal is waited for this long.
 pub(super) const PROPOSE_PATIENCE: Duration = Duration::from_secs(10);
+/// An election is waited for so long.
+pub(super) const ELECTION_PATIENCE: Duration = Duration::from_secs(3);
 /// Another node is asked for its view this long, then shown as unreachable.
 pub(super) const VIEW_TIMEOUT: Duration = Duration::from_millis(1500);
 /// A command guarded by the version is repeated this often when the version moved meanwhile.
@@ -89,10 +91,15 @@ impl Context {
         self.operations.state().borrow().clone()
     }
 
-    /// Fails, with a redirect, unless this node is the Raft leader.
-    pub(super) fn require_leader(&self) -> Result<NodeId, OperationError> {
+    /// Fails, with a redirect, unless this node is the Raft leader. An election that is under way is waited for.
+    pub(super) async fn require_leader(&self) -> Result<NodeId, OperationError> {
         let me = self.me()?;
-        let leader = self.operations.raft().borrow().leader;
+        let mut raft = self.operations.raft();
+        let known = raft.wait_for(|raft| raft.leader != NodeId::NONE);
+        let leader = match tokio::time::timeout(ELECTION_PATIENCE, known).await {
+            Ok(Ok(raft)) => raft.leader,
+            _ => NodeId::NONE,
+        };
         if leader == me {
             return Ok(me);
         }

@@ -8,6 +8,10 @@ mod cluster;
 mod context;
 mod convert;
 pub mod errors;
+#[cfg(test)]
+mod api_tests;
+#[cfg(test)]
+mod fake_node;
 mod force;
 pub mod health;
 mod node;

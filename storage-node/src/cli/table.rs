@@ -88,7 +88,7 @@ mod tests {
         let mut table = Table::new(&[("A", Align::Left), ("B", Align::Left)]);
         table.row(["x\u{1b}[2J\n".into()]);
         table.row([String::new(), "y".into(), "dropped".into()]);
-        assert_eq!(table.render(), "A        B\nx [2J    -\n-        y\n");
+        assert_eq!(table.render(), "A       B\nx [2J   -\n-       y\n");
     }
 
     #[test]

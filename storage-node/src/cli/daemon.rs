@@ -9,15 +9,6 @@ use replication::config::NodeKind;
 use crate::{node, supervisor};
 
 /// `tandem node` and `tandem witness`.
-<<<<<<< HEAD
-pub(crate) fn supervise(config: &Path, kind: NodeKind) -> ExitCode {
-    crate::supervisor::run(config, kind)
-}
-
-/// The hidden `tandem worker`.
-pub(crate) fn work(arguments: Vec<OsString>) -> ExitCode {
-    crate::node::worker_main(arguments)
-=======
 pub(super) fn supervise(config: &Path, kind: NodeKind) -> ExitCode {
     supervisor::run(config, kind)
 }
@@ -25,5 +16,4 @@ pub(super) fn supervise(config: &Path, kind: NodeKind) -> ExitCode {
 /// The hidden `tandem worker`.
 pub(super) fn work(arguments: Vec<OsString>) -> ExitCode {
     node::worker_main(arguments)
->>>>>>> h/admin
 }

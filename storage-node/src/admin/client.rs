@@ -27,9 +27,10 @@ pub async fn connect(transport: &Transport, address: &str) -> Result<Channel, St
         .http2_keep_alive_interval(Duration::from_secs(5))
         .keep_alive_timeout(Duration::from_secs(5));
     let connector = Connector { transport: transport.clone(), address: address.to_owned() };
-    endpoint.connect_with_connector(connector).await.map_err(|error| {
-        Status::unavailable(format!("no node answers at {address}: {}", innermost(&error)))
-    })
+    endpoint
+        .connect_with_connector(connector)
+        .await
+        .map_err(|error| Status::unavailable(format!("no node answers at {address}: {}", innermost(&error))))
 }
 
 /// Calls the node at `address`, and the one it points to, until one answers for itself.

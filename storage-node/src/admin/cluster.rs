@@ -76,7 +76,8 @@ impl ClusterService {
 
     async fn admit(&self, message: pb::AdmitNodeRequest) -> Result<pb::AdmitNodeReply, OperationError> {
         self.context.require_leader().await?;
-        let message = message.record.ok_or_else(|| OperationError::Invalid("the record of the node is missing".into()))?;
+        let message =
+            message.record.ok_or_else(|| OperationError::Invalid("the record of the node is missing".into()))?;
         let record = convert::node_record_from(&message)?;
         check_record(&self.context.state(), &record)?;
         let node = match self.context.propose_node(NodeCommand::Join { node: record }).await? {
@@ -131,10 +132,7 @@ impl pb::cluster_server::Cluster for ClusterService {
         Ok(Response::new(self.join_through(&request.into_inner().member_address).await?))
     }
 
-    async fn admit_node(
-        &self,
-        request: Request<pb::AdmitNodeRequest>,
-    ) -> Result<Response<pb::AdmitNodeReply>, Status> {
+    async fn admit_node(&self, request: Request<pb::AdmitNodeRequest>) -> Result<Response<pb::AdmitNodeReply>, Status> {
         Ok(Response::new(self.admit(request.into_inner()).await?))
     }
 
@@ -151,10 +149,7 @@ impl pb::cluster_server::Cluster for ClusterService {
         Ok(Response::new(pb::PromoteNodeReply {}))
     }
 
-    async fn status(
-        &self,
-        _: Request<pb::ClusterStatusRequest>,
-    ) -> Result<Response<pb::ClusterStatusReply>, Status> {
+    async fn status(&self, _: Request<pb::ClusterStatusRequest>) -> Result<Response<pb::ClusterStatusReply>, Status> {
         let view = self.context.view().await?;
         Ok(Response::new(pb::ClusterStatusReply {
             cluster: view.state.cluster.to_string(),
@@ -189,7 +184,8 @@ fn check_record(state: &ClusterState, record: &NodeRecord) -> Result<(), Operati
     }
     for (what, address) in addresses {
         let port = address.rsplit_once(':').and_then(|(host, port)| (!host.is_empty()).then_some(port));
-        if address.len() > ADDRESS_BYTES_MAX || !port.is_some_and(|port| port.parse::<u16>().is_ok_and(|port| port > 0)) {
+        if address.len() > ADDRESS_BYTES_MAX || !port.is_some_and(|port| port.parse::<u16>().is_ok_and(|port| port > 0))
+        {
             return Err(OperationError::Invalid(format!("{what} address {address:?} is not HOST:PORT")));
         }
     }

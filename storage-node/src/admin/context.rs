@@ -176,9 +176,11 @@ impl Context {
     pub(super) async fn view(&self) -> Result<View, OperationError> {
         let me = self.me()?;
         let state = self.state();
-        let others = state.nodes.iter().filter(|(node, _)| **node != me).map(|(node, record)| async move {
-            (*node, self.ask(&record.admin_address).await)
-        });
+        let others = state
+            .nodes
+            .iter()
+            .filter(|(node, _)| **node != me)
+            .map(|(node, record)| async move { (*node, self.ask(&record.admin_address).await) });
         let (own, others) = tokio::join!(self.node_status(), join_all(others));
         let mut nodes: BTreeMap<_, _> = others.into_iter().filter_map(|(node, reply)| Some((node, reply?))).collect();
         nodes.insert(me, own);
@@ -236,9 +238,7 @@ impl View {
             .replicas
             .keys()
             .filter(|node| self.nodes.contains_key(node))
-            .map(|node| {
-                (*node, self.replica(*node, config.id).map(convert::replica_facts).unwrap_or_default())
-            })
+            .map(|node| (*node, self.replica(*node, config.id).map(convert::replica_facts).unwrap_or_default()))
             .collect();
         volume_health(config, &self.facts(&replicas))
     }

@@ -214,19 +214,16 @@ pub(super) fn volume_summary(state: &ClusterState, config: &VolumeConfig) -> pb:
 
 /// One line of `volume list`.
 pub(super) fn volume_summary_in(view: &View, config: &VolumeConfig) -> pb::VolumeSummary {
-    pb::VolumeSummary {
-        health: Some(health(view.volume_health(config))),
-        ..volume_summary(&view.state, config)
-    }
+    pb::VolumeSummary { health: Some(health(view.volume_health(config))), ..volume_summary(&view.state, config) }
 }
 
 /// Everything about a volume.
 pub(super) fn volume_details(view: &View, config: &VolumeConfig) -> pb::ShowVolumeReply {
     let replicas = config.replicas.iter().map(|(node, registration)| {
-        let live = view.replica(*node, config.id).cloned().unwrap_or_else(|| pb::ReplicaView {
-            store: pb::StoreState::Unknown as i32,
-            ..pb::ReplicaView::default()
-        });
+        let live = view
+            .replica(*node, config.id)
+            .cloned()
+            .unwrap_or_else(|| pb::ReplicaView { store: pb::StoreState::Unknown as i32, ..pb::ReplicaView::default() });
         pb::ReplicaView {
             node: node.0,
             node_name: view.name(*node),

@@ -28,9 +28,7 @@ pub(super) async fn prepare(
     let token: u64 = rand::random::<u64>() | 1;
     let attested_run = (attested, attested_record.incarnation);
     context
-        .propose_volume(&config.name, |_, _| {
-            Ok(VolumeCommand::PrepareForce { target, attested: attested_run, token })
-        })
+        .propose_volume(&config.name, |_, _| Ok(VolumeCommand::PrepareForce { target, attested: attested_run, token }))
         .await?;
     Ok(pb::PrepareForceReply {
         token,

@@ -93,7 +93,8 @@ pub fn volume_health(config: &VolumeConfig, facts: &Facts<'_>) -> Health {
         Phase::Active => active(config, facts),
     };
     if let Some(epoch) = config.loss_possible {
-        health.text += &format!("; note: primary was forced at epoch {epoch}: writes acknowledged before may be missing");
+        health.text +=
+            &format!("; note: primary was forced at epoch {epoch}: writes acknowledged before may be missing");
     }
     if let Some(epoch) = config.unflushed_loss {
         health.text +=
@@ -374,7 +375,9 @@ fn no_majority(facts: &Facts<'_>) -> String {
 fn bring_back(facts: &Facts<'_>) -> String {
     match facts.raft.unreachable.is_empty() {
         true => "wait some seconds; then check the peer network between the nodes".to_owned(),
-        false => format!("bring back {}", join_or(facts.raft.unreachable.iter().map(|node| facts.name(*node)).collect())),
+        false => {
+            format!("bring back {}", join_or(facts.raft.unreachable.iter().map(|node| facts.name(*node)).collect()))
+        }
     }
 }
 

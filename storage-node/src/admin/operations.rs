@@ -49,7 +49,9 @@ pub enum OperationError {
         why: String,
     },
     /// This node is in no cluster yet.
-    #[error("this node is in no cluster yet: run `tandem cluster init` on the first node, `tandem cluster join` on others")]
+    #[error(
+        "this node is in no cluster yet: run `tandem cluster init` on the first node, `tandem cluster join` on others"
+    )]
     NotInCluster,
     /// No outcome in the time given; it may still take effect.
     #[error("{0}")]

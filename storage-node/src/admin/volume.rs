@@ -282,7 +282,9 @@ mod tests {
     fn placement_errors_say_what_is_allowed() {
         let mut big = state();
         big.nodes.insert(NodeId(4), NodeRecord { name: "box-c".into(), ..NodeRecord::default() });
-        assert!(matches!(placement(&big, NodeId(1), &[]), Err(OperationError::Invalid(text)) if text.contains("3 storage")));
+        assert!(
+            matches!(placement(&big, NodeId(1), &[]), Err(OperationError::Invalid(text)) if text.contains("3 storage"))
+        );
         let error = |given: &[&str]| placement(&state(), NodeId(1), &names(given)).unwrap_err().to_string();
         assert!(error(&["box-a", "quorum"]).contains("witness"));
         assert!(error(&["box-a", "1"]).contains("twice"));

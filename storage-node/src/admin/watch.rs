@@ -191,11 +191,9 @@ fn event_kind(state: &ClusterState, kind: NodeEventKind) -> Kind {
         NodeEventKind::Notice(Notice::Role { from, to, epoch }) => {
             Kind::Role(pb::RoleChange { from: from.into(), to: to.into(), epoch: epoch.0 })
         }
-        NodeEventKind::Notice(Notice::Peer { node, state: now }) => Kind::Peer(pb::PeerChange {
-            node: node.0,
-            node_name: name_of(state, node),
-            state: now.into(),
-        }),
+        NodeEventKind::Notice(Notice::Peer { node, state: now }) => {
+            Kind::Peer(pb::PeerChange { node: node.0, node_name: name_of(state, node), state: now.into() })
+        }
         NodeEventKind::Notice(Notice::Resync { node, remaining_blocks, sent_blocks, done }) => {
             Kind::Resync(pb::ResyncProgress {
                 node: node.0,

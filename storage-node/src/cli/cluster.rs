@@ -44,7 +44,8 @@ pub(super) async fn status(session: &Session) -> Result<(), Failure> {
         "nodes": reply.nodes.iter().map(json::node).collect::<Vec<_>>(),
         "volumes": reply.volumes.iter().map(json::summary).collect::<Vec<_>>(),
     });
-    let mut text = format!("Cluster {}\n{}\n\n{}", reply.cluster, text::health(reply.health.as_ref()), nodes_table(&reply.nodes));
+    let mut text =
+        format!("Cluster {}\n{}\n\n{}", reply.cluster, text::health(reply.health.as_ref()), nodes_table(&reply.nodes));
     if reply.volumes.is_empty() {
         text += "\nNo volumes yet: tandem volume create NAME --size 20G\n";
     } else {
@@ -60,7 +61,10 @@ pub(super) async fn list_nodes(session: &Session) -> Result<(), Failure> {
 
 pub(super) async fn remove_node(session: &Session, node: &str, yes: bool) -> Result<(), Failure> {
     if !yes {
-        confirm(&format!("Node {node} will leave the cluster; to return it must join anew with an empty directory."), node)?;
+        confirm(
+            &format!("Node {node} will leave the cluster; to return it must join anew with an empty directory."),
+            node,
+        )?;
     }
     session
         .call(|channel| async move {

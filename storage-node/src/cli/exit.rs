@@ -52,7 +52,9 @@ impl From<Status> for Failure {
             Code::FailedPrecondition | Code::AlreadyExists => Failure::Refused(text),
             Code::DeadlineExceeded => Failure::Timeout(text),
             Code::NotFound => Failure::NotFound(text),
-            Code::Unimplemented => Failure::Failed("that node runs another version, which does not know this command".into()),
+            Code::Unimplemented => {
+                Failure::Failed("that node runs another version, which does not know this command".into())
+            }
             _ => Failure::Failed(text),
         }
     }

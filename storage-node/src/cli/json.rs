@@ -163,10 +163,9 @@ pub(crate) fn event(event: &pb::Event) -> Value {
         ),
         Some(Kind::DiskDetached(detached)) => ("disk_detached", json!({ "failed": detached.failed })),
         Some(Kind::SwitchoverRefused(refused)) => ("switchover_refused", json!({ "why": refused.why })),
-        Some(Kind::RaftLeader(leader)) => (
-            "raft_leader",
-            json!({ "leader": leader.leader, "leader_name": leader.leader_name, "term": leader.term }),
-        ),
+        Some(Kind::RaftLeader(leader)) => {
+            ("raft_leader", json!({ "leader": leader.leader, "leader_name": leader.leader_name, "term": leader.term }))
+        }
         Some(Kind::Configuration(configuration)) => (
             "configuration",
             json!({

@@ -91,7 +91,8 @@ impl Bars {
     fn draw(&mut self, health: &str, reply: &pb::ShowVolumeReply) -> bool {
         let Some(all) = &self.all else { return false };
         let headline = self.headline.get_or_insert_with(|| {
-            let style = ProgressStyle::with_template("{spinner} {wide_msg}").unwrap_or_else(|_| ProgressStyle::default_spinner());
+            let style = ProgressStyle::with_template("{spinner} {wide_msg}")
+                .unwrap_or_else(|_| ProgressStyle::default_spinner());
             all.add(ProgressBar::new_spinner().with_style(style))
         });
         headline.set_message(health.to_owned());
@@ -123,7 +124,8 @@ impl Bars {
 }
 
 fn bar() -> ProgressBar {
-    let template = "  {msg:24} [{bar:30}] {percent:>3} % {binary_bytes}/{binary_total_bytes} {binary_bytes_per_sec} {eta}";
+    let template =
+        "  {msg:24} [{bar:30}] {percent:>3} % {binary_bytes}/{binary_total_bytes} {binary_bytes_per_sec} {eta}";
     let style = ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
     ProgressBar::new(1).with_style(style.progress_chars("=> "))
 }
@@ -153,7 +155,8 @@ mod tests {
 
     #[test]
     fn templates_are_valid() {
-        let template = "  {msg:24} [{bar:30}] {percent:>3} % {binary_bytes}/{binary_total_bytes} {binary_bytes_per_sec} {eta}";
+        let template =
+            "  {msg:24} [{bar:30}] {percent:>3} % {binary_bytes}/{binary_total_bytes} {binary_bytes_per_sec} {eta}";
         assert!(ProgressStyle::with_template(template).is_ok());
         assert!(ProgressStyle::with_template("{spinner} {wide_msg}").is_ok());
     }

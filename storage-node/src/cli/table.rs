@@ -72,10 +72,7 @@ mod tests {
         let mut table = Table::new(&[("NAME", Align::Left), ("SIZE", Align::Right), ("HEALTH", Align::Left)]);
         table.row(["vm".into(), "20 GiB".into(), "healthy".into()]);
         table.row(["database".into(), "1 TiB".into(), "down".into()]);
-        assert_eq!(
-            table.render(),
-            "NAME        SIZE  HEALTH\nvm        20 GiB  healthy\ndatabase   1 TiB  down\n"
-        );
+        assert_eq!(table.render(), "NAME        SIZE  HEALTH\nvm        20 GiB  healthy\ndatabase   1 TiB  down\n");
     }
 
     #[test]

@@ -38,8 +38,7 @@ pub(super) async fn run(session: &Session, command: VolumeCommand) -> Result<(),
 
 async fn create(session: &Session, request: pb::CreateVolumeRequest, wait: bool) -> Result<(), Failure> {
     let request = &request;
-    let reply =
-        session.call(|channel| async move { VolumeClient::new(channel).create(request.clone()).await }).await?;
+    let reply = session.call(|channel| async move { VolumeClient::new(channel).create(request.clone()).await }).await?;
     if wait {
         progress::until_serving(session, &request.name).await?;
         return show(session, &request.name).await;
@@ -52,9 +51,8 @@ async fn create(session: &Session, request: pb::CreateVolumeRequest, wait: bool)
 }
 
 async fn list(session: &Session) -> Result<(), Failure> {
-    let reply = session
-        .call(|channel| async move { VolumeClient::new(channel).list(pb::ListVolumesRequest {}).await })
-        .await?;
+    let reply =
+        session.call(|channel| async move { VolumeClient::new(channel).list(pb::ListVolumesRequest {}).await }).await?;
     session.print(&reply.volumes.iter().map(json::summary).collect(), &volumes_table(&reply.volumes))
 }
 
@@ -98,15 +96,15 @@ async fn switchover(session: &Session, volume: &str, to: Option<String>, seconds
         "epoch": reply.epoch,
         "took_ms": reply.took_ms,
     });
-    let text = format!("{} is primary of {volume} (epoch {}, {} ms).\n", reply.primary_name, reply.epoch, reply.took_ms);
+    let text =
+        format!("{} is primary of {volume} (epoch {}, {} ms).\n", reply.primary_name, reply.epoch, reply.took_ms);
     session.print(&value, &text)
 }
 
 async fn prepare_force(session: &Session, volume: &str, target: String, attest_off: String) -> Result<(), Failure> {
     let request = &pb::PrepareForceRequest { volume: volume.to_owned(), target, attest_off };
-    let plan = session
-        .call(|channel| async move { VolumeClient::new(channel).prepare_force(request.clone()).await })
-        .await?;
+    let plan =
+        session.call(|channel| async move { VolumeClient::new(channel).prepare_force(request.clone()).await }).await?;
     let value = json!({
         "token": plan.token,
         "target": plan.target,
@@ -152,7 +150,8 @@ async fn attach(session: &Session, volume: &str, node: &str) -> Result<(), Failu
             VolumeClient::new(channel).attach(request).await
         })
         .await?;
-    let text = format!("The copy of {volume} on {node} is attached; it resyncs: tandem volume show {volume} --follow\n");
+    let text =
+        format!("The copy of {volume} on {node} is attached; it resyncs: tandem volume show {volume} --follow\n");
     session.print(&json!({ "volume": volume, "attached": node }), &text)
 }
 
@@ -174,7 +173,8 @@ async fn remove_replica(session: &Session, volume: &str, node: &str) -> Result<(
             VolumeClient::new(channel).remove_replica(request).await
         })
         .await?;
-    session.print(&json!({ "volume": volume, "removed": node }), &format!("{node} holds no copy of {volume} any more.\n"))
+    session
+        .print(&json!({ "volume": volume, "removed": node }), &format!("{node} holds no copy of {volume} any more.\n"))
 }
 
 fn force_text(volume: &str, address: &str, plan: &pb::PrepareForceReply) -> String {
@@ -278,7 +278,13 @@ mod tests {
     use super::*;
 
     fn copy(node: u64, serving: bool) -> pb::ReplicaView {
-        pb::ReplicaView { node, node_name: format!("box-{node}"), serving, reachable: true, ..pb::ReplicaView::default() }
+        pb::ReplicaView {
+            node,
+            node_name: format!("box-{node}"),
+            serving,
+            reachable: true,
+            ..pb::ReplicaView::default()
+        }
     }
 
     #[test]

@@ -14,8 +14,8 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tempfile::TempDir;
 
-/// An orderly stop may take so long; then the rest is killed.
-const STOP_PATIENCE: Duration = Duration::from_secs(5);
+/// An orderly stop of one machine may take so long; then it is killed.
+const STOP_PATIENCE: Duration = Duration::from_secs(4);
 
 /// Where the demo works.
 #[derive(Debug)]
@@ -94,7 +94,9 @@ impl Machines {
         let program = std::env::current_exe().context("cannot find this program's own file")?;
         let ports = free_ports(9).context("no free ports on loopback")?;
         let mut machines = Machines { all: Vec::new() };
-        for (index, (name, role)) in [("box-a", "node"), ("box-b", "node"), ("witness", "witness")].into_iter().enumerate() {
+        for (index, (name, role)) in
+            [("box-a", "node"), ("box-b", "node"), ("witness", "witness")].into_iter().enumerate()
+        {
             let machine = Machine::start(&program, directory, name, role, &ports[index * 3..index * 3 + 3])?;
             machines.all.push(machine);
         }
@@ -115,19 +117,19 @@ impl Machines {
         })
     }
 
-    /// Stops all in order, at the same time; kills what is left after a while.
+    /// Stops one after the other in order, the witness last, so that each still finds a majority; kills what does not end.
     pub(super) fn stop(&mut self) {
-        for machine in &mut self.all {
-            if matches!(machine.child.try_wait(), Ok(None)) {
+        for mut machine in self.all.drain(..) {
+            if machine.runs() {
                 // A process that has just ended needs no signal.
                 let _ = kill(Pid::from_raw(machine.child.id() as i32), Signal::SIGTERM);
             }
+            let deadline = Instant::now() + STOP_PATIENCE;
+            while machine.runs() && Instant::now() < deadline {
+                std::thread::sleep(Duration::from_millis(20));
+            }
+            machine.kill();
         }
-        let deadline = Instant::now() + STOP_PATIENCE;
-        while Instant::now() < deadline && self.all.iter_mut().any(|machine| matches!(machine.child.try_wait(), Ok(None))) {
-            std::thread::sleep(Duration::from_millis(20));
-        }
-        self.all.drain(..).for_each(Machine::kill);
     }
 }
 
@@ -160,9 +162,14 @@ impl Machine {
         Ok(Machine { name, admin: address(ports[1]), nbd: address(ports[2]), log, child })
     }
 
+    /// True until its supervisor has ended.
+    fn runs(&mut self) -> bool {
+        matches!(self.child.try_wait(), Ok(None))
+    }
+
     /// Kills the supervisor and its worker, and reaps. What has ended by itself makes no difference.
     fn kill(mut self) {
-        if matches!(self.child.try_wait(), Ok(None)) {
+        if self.runs() {
             let supervisor = Pid::from_raw(self.child.id() as i32);
             // Stopped first: it must not start another worker while we look for the one it has.
             let _ = kill(supervisor, Signal::SIGSTOP);

@@ -52,9 +52,11 @@ impl Control {
     /// The first node makes the cluster, the others join.
     pub(super) async fn build_cluster(&self) -> anyhow::Result<()> {
         let [first, others @ ..] = &self.addresses[..] else { bail!("no nodes") };
-        follow(&self.transport, first, |channel| async move {
-            ClusterClient::new(channel).init(pb::InitRequest {}).await
-        })
+        follow(
+            &self.transport,
+            first,
+            |channel| async move { ClusterClient::new(channel).init(pb::InitRequest {}).await },
+        )
         .await
         .map_err(words)
         .context("cluster init")?;

@@ -113,7 +113,9 @@ impl Ledger {
                 Err(found) => {
                     inner.lost += 1;
                     if inner.losses.len() < LOSSES_TOLD_MAX {
-                        inner.losses.push(format!("block {block}, read {place}: promised write {promised}, found {found}"));
+                        inner
+                            .losses
+                            .push(format!("block {block}, read {place}: promised write {promised}, found {found}"));
                     }
                 }
             }

@@ -94,7 +94,10 @@ pub(super) async fn play(
         ledger: Arc::new(Ledger::new(VOLUME_BYTES / BLOCK_BYTES)),
         timeline: timeline.clone(),
     };
-    stage.timeline.step(&format!("three machines start as processes of their own: box-a, box-b, witness ({})", directory.display()));
+    stage.timeline.step(&format!(
+        "three machines start as processes of their own: box-a, box-b, witness ({})",
+        directory.display()
+    ));
     stage.control.await_nodes(START_PATIENCE).await?;
     stage.control.build_cluster().await?;
     stage.timeline.step("they form a cluster; the witness only votes, so that two of three can always decide");

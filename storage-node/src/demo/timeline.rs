@@ -85,7 +85,9 @@ impl Timeline {
 
     fn on_event(&self, event: &pb::Event) {
         match &event.kind {
-            Some(Kind::Configuration(change)) if self.is_new(&event.volume, change.version) => {
+            Some(Kind::Configuration(change))
+                if change.phase() == pb::Phase::Active && self.is_new(&event.volume, change.version) =>
+            {
                 self.report(&format!(
                     "on record: {} is primary, in sync: {} (epoch {})",
                     change.primary_name,

@@ -154,6 +154,11 @@ impl Core {
         member.is_some_and(|member| member.boot != self.boot)
     }
 
+    /// True when this copy is the only one in sync.
+    pub(crate) fn is_last_member(&self) -> bool {
+        self.is_member() && self.config.as_ref().is_some_and(|config| config.in_sync.len() == 1)
+    }
+
     /// The volume's size in blocks.
     pub(crate) fn blocks(&self) -> u64 {
         self.config.as_ref().map_or(0, |config| config.size_bytes / proto::BLOCK_BYTES)
@@ -211,7 +216,9 @@ impl Core {
         let Some(config) = &self.config else { return };
         let version = config.version;
         let warm = config.in_sync.contains_key(&self.node) && !self.is_cold();
-        let fit = self.disk_report().is_some_and(|report| !report.failed || config.in_sync.len() == 1);
+        // A copy whose disk had failed is whole again only once it was admitted, or began an epoch of its own.
+        let own_epoch = (config.primary, config.primary_incarnation) == (self.node, self.incarnation);
+        let fit = self.disk_report().is_some_and(|report| !report.failed || (own_epoch && config.in_sync.len() == 1));
         if warm && fit && self.recorded_in_sync == ConfigVersion(0) {
             self.recorded_in_sync = version;
             if let Disk::Attached(report) = &mut self.disk {

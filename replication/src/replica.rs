@@ -100,6 +100,8 @@ pub struct Replica {
     core: Core,
     role: Role,
     stop: Stop,
+    /// The newest epoch in which this run has given up being primary: it serves again only under a later one.
+    given_up: Epoch,
     state: &'static str,
 }
 
@@ -116,7 +118,7 @@ impl Replica {
         assert!(timing.lease < timing.grace, "a lease must end before the grace of the node that granted it");
         let mut core = Core::new(volume, node, incarnation, boot, timing, now);
         let role = Role::Secondary(Box::new(Secondary::enter(&mut core)));
-        Self { core, role, stop: Stop::No, state: "unknown" }
+        Self { core, role, stop: Stop::No, given_up: Epoch(0), state: "unknown" }
     }
 
     /// Takes one fact and appends the orders that follow from it.
@@ -221,6 +223,7 @@ impl Replica {
         let Some(config) = &core.config else { return };
         let mine = config.phase == Phase::Active
             && (config.primary, config.primary_incarnation) == (core.node, core.incarnation)
+            && config.epoch > self.given_up
             && self.stop == Stop::No;
         let successor = config.primary;
         match (&mut self.role, mine) {
@@ -253,9 +256,12 @@ impl Replica {
 
     fn on_disk_attached(&mut self, report: DiskReport) {
         self.core.fence = self.core.fence.max(report.fence);
-        if matches!((&self.role, self.core.disk), (Role::Primary(_), Disk::Detached { .. })) {
-            // What was in flight is lost to this copy: it comes back as a resync target, under another primary.
-            return self.core.act(Action::DetachDisk { failed: false });
+        if let (Role::Primary(primary), Disk::Detached { .. }) = (&self.role, self.core.disk) {
+            if !primary.is_dead(&self.core) {
+                // What was in flight is lost to this copy: it comes back as a resync target, under another primary.
+                return self.core.act(Action::DetachDisk { failed: false });
+            }
+            self.give_up_role();
         }
         self.core.disk = Disk::Attached(report);
         self.core.forget_recorded();
@@ -267,6 +273,15 @@ impl Replica {
         if let Role::Primary(primary) = &mut self.role {
             primary.serve_queue(&mut self.core);
         }
+    }
+
+    /// The last copy's disk was lost and is back: it serves again under a new epoch, which records the possible loss.
+    fn give_up_role(&mut self) {
+        self.given_up = self.core.epoch();
+        if let Role::Primary(primary) = std::mem::replace(&mut self.role, Role::Stopped) {
+            primary.leave(&mut self.core, Refusal::Io);
+        }
+        self.role = Role::Secondary(Box::new(Secondary::enter(&mut self.core)));
     }
 
     fn on_link_up(&mut self, peer: NodeId, link: LinkId, outbound: bool) {
@@ -374,6 +389,9 @@ impl Replica {
                 self.core.act(Action::Notify(Notice::SwitchoverRefused { why: "this node is not primary" }));
             }
             (Control::Detach, Role::Stopped) => {}
+            (Control::Detach, _) if self.core.is_last_member() => {
+                self.core.act(Action::Notify(Notice::DetachRefused { why: "the copy is the last one in sync" }));
+            }
             (Control::Detach, _) => self.on_disk_lost(false),
             (Control::Stop, Role::Stopped) => self.core.act(Action::Stopped),
             (Control::Stop, Role::Primary(primary)) => primary.on_stop(&mut self.core),

@@ -45,7 +45,10 @@ impl Secondary {
         let by = (core.node, core.incarnation);
         let cold_ok = core.cold_ok();
         let command = match attempt.resume {
-            true => VolumeCommand::Resume { by, disk_id, cold_ok },
+            true => {
+                let failed = core.disk_report().is_some_and(|report| report.failed);
+                VolumeCommand::Resume { by, disk_id, cold_ok, failed }
+            }
             false => VolumeCommand::TakeOver { by, cold_ok },
         };
         core.propose(attempt.request, command);

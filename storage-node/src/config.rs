@@ -182,8 +182,8 @@ impl Default for RaftTiming {
 impl NodeConfig {
     /// Reads and checks the file at `path`. A relative `data_dir` or device counts from the file's directory.
     pub fn load(path: &Path) -> Result<Self, ConfigError> {
-        let text = std::fs::read_to_string(path)
-            .map_err(|source| ConfigError::Read { path: path.to_path_buf(), source })?;
+        let text =
+            std::fs::read_to_string(path).map_err(|source| ConfigError::Read { path: path.to_path_buf(), source })?;
         let mut config = Self::parse(&text, path)?;
         let base = path.parent().map(Path::to_path_buf).unwrap_or_default();
         config.data_dir = base.join(&config.data_dir);
@@ -292,11 +292,14 @@ impl NodeConfig {
                 return Err((field, format!("{listen} is used by another listener")));
             }
         }
-        for (field, advertised) in
-            [("advertise.peer", &self.advertise.peer), ("advertise.admin", &self.advertise.admin), ("advertise.nbd", &self.advertise.nbd)]
-        {
+        for (field, advertised) in [
+            ("advertise.peer", &self.advertise.peer),
+            ("advertise.admin", &self.advertise.admin),
+            ("advertise.nbd", &self.advertise.nbd),
+        ] {
             let well_formed = |text: &str| {
-                text.rsplit_once(':').is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok_and(|p| p > 0))
+                text.rsplit_once(':')
+                    .is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok_and(|p| p > 0))
             };
             if let Some(text) = advertised
                 && !well_formed(text)

@@ -167,7 +167,7 @@ impl Store {
         self.suspect |= self.failed || torn_away;
         self.opened = Some(boot);
         self.clean = false;
-        DiskReport { disk_id: self.disk_id, last_in_sync: self.last_in_sync, suspect: self.suspect, fence }
+        DiskReport { disk_id: self.disk_id, last_in_sync: self.last_in_sync, suspect: self.suspect, fence, failed: self.failed }
     }
 
     /// Closes it in order: everything is on the media.
@@ -180,6 +180,11 @@ impl Store {
     /// True when no operation is in flight, so that a successor gets the store's lock.
     pub fn idle(&self) -> bool {
         self.inflight.is_empty()
+    }
+
+    /// It may hold less than it acknowledged.
+    pub fn suspect(&self) -> bool {
+        self.suspect
     }
 
     /// Content as reads see it.

@@ -18,7 +18,7 @@ pub mod session;
 pub mod statistics;
 
 pub use export::{Agreed, Export, ExportDirectory, Lookup};
-pub use server::{Ended, NegotiateError, Negotiated, negotiate, serve};
+pub use server::{Ended, NegotiateError, Negotiated, negotiate, negotiate_within, serve};
 pub use statistics::{Statistics, StatisticsSnapshot};
 
 /// Largest payload of one READ or WRITE, in bytes; advertised as the maximum block size.

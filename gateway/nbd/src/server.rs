@@ -6,5 +6,5 @@ mod receiver;
 mod serve;
 mod transmission;
 
-pub use negotiate::{NEGOTIATION_TIMEOUT, NegotiateError, Negotiated, negotiate};
+pub use negotiate::{NEGOTIATION_TIMEOUT, NegotiateError, Negotiated, negotiate, negotiate_within};
 pub use serve::{DRAIN_TIMEOUT, Ended, serve};

@@ -143,10 +143,10 @@ fn hostile_headers_with_good_checksums_never_panic_and_decode_to_one_encoding() 
         bytes[0..4].copy_from_slice(b"TDPF");
         bytes[4] = 1;
         bytes[5] %= 20;
-        for at in 6..64 {
+        for byte in &mut bytes[6..64] {
             // Mostly zeros, so that many headers come close to valid ones.
             if random.below(8) != 0 {
-                bytes[at] = 0;
+                *byte = 0;
             }
         }
         if random.below(2) == 0 {

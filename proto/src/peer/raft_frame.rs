@@ -136,7 +136,7 @@ pub fn encode_liveness(heard: &[(NodeId, bool)]) -> Vec<u8> {
 /// Reads the content of a liveness report.
 pub fn decode_liveness(content: &[u8]) -> Result<Vec<(NodeId, bool)>, RaftFrameError> {
     let count = content.len() / LIVENESS_ENTRY_BYTES;
-    if content.len() % LIVENESS_ENTRY_BYTES != 0 || count > LIVENESS_NODES_MAX {
+    if !content.len().is_multiple_of(LIVENESS_ENTRY_BYTES) || count > LIVENESS_NODES_MAX {
         return Err(RaftFrameError::Malformed);
     }
     let mut cursor = Cursor::new(content);

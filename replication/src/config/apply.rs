@@ -255,13 +255,15 @@ impl ClusterState {
             }
             VolumeCommand::TakeOver { by, cold_ok } => {
                 require(by.0 != volume.primary, "the node is primary already")?;
-                volume.begin_epoch_alone(*by, *cold_ok)?;
+                volume.begin_epoch_alone(*by, *cold_ok, false)?;
             }
-            VolumeCommand::Resume { by, disk_id, cold_ok } => {
+            VolumeCommand::Resume { by, disk_id, cold_ok, failed } => {
                 require(by.0 == volume.primary, "the node is not the recorded primary")?;
                 let held = volume.replicas.get(&by.0).map(|replica| replica.disk_id);
                 require(held == Some(*disk_id), "the copy is not the registered one")?;
-                volume.begin_epoch_alone(*by, *cold_ok)?;
+                let sole = volume.in_sync.len() == 1;
+                require(!failed || sole, "the copy's disk had failed, and others are in sync")?;
+                volume.begin_epoch_alone(*by, *cold_ok, *failed)?;
             }
             VolumeCommand::Handoff { by, epoch, to } => volume.hand_off(*by, *epoch, *to)?,
             VolumeCommand::Renew { by, epoch } => volume.require_primary(*by, *epoch)?,
@@ -340,7 +342,7 @@ impl VolumeConfig {
     }
 
     /// TakeOver and Resume: a member serves alone under a new epoch.
-    fn begin_epoch_alone(&mut self, by: (NodeId, Incarnation), cold_ok: bool) -> Guard {
+    fn begin_epoch_alone(&mut self, by: (NodeId, Incarnation), cold_ok: bool, failed: bool) -> Guard {
         let member = *self.in_sync.get(&by.0).ok_or("the node is not in sync")?;
         let registered = *self.replicas.get(&by.0).ok_or("no such replica")?;
         require(registered.incarnation == by.1, "the node has restarted since")?;
@@ -348,7 +350,7 @@ impl VolumeConfig {
         let cold = self.is_cold(by.0);
         require(!cold || cold_ok, "the copy lost power without a clean stop and may miss unflushed writes")?;
         self.epoch = self.epoch.next();
-        if cold {
+        if cold || failed {
             self.unflushed_loss = Some(self.epoch);
         }
         self.primary = by.0;

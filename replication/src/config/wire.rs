@@ -229,7 +229,7 @@ wire_enum!(VolumeCommand {
     2 => Shrink { by, epoch, victims },
     3 => Admit { by, epoch, node, disk_id, incarnation, boot },
     4 => TakeOver { by, cold_ok },
-    5 => Resume { by, disk_id, cold_ok },
+    5 => Resume { by, disk_id, cold_ok, failed },
     6 => Handoff { by, epoch, to },
     7 => Renew { by, epoch },
     8 => AddReplica { node, disk_id },

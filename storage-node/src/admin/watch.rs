@@ -207,6 +207,7 @@ fn event_kind(state: &ClusterState, kind: NodeEventKind) -> Kind {
         NodeEventKind::Notice(Notice::SwitchoverRefused { why }) => {
             Kind::SwitchoverRefused(pb::SwitchoverRefused { why: why.into() })
         }
+        NodeEventKind::Notice(Notice::DetachRefused { why }) => Kind::Text(format!("detach refused: {why}")),
         NodeEventKind::StoreProgress { done, total } => {
             Kind::StoreProgress(pb::StoreProgress { done_bytes: done, total_bytes: total })
         }

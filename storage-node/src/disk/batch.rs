@@ -8,10 +8,13 @@ use bytes::Bytes;
 use proto::BlockRange;
 
 use super::DiskError;
+use super::ring::WAITING_MAX;
 use super::store::Inner;
 
 /// Writes of one batch that are in the ring at a time.
 const PARALLEL_MAX: usize = 64;
+/// The same while the ring's queue is more than half full, so that many batches never meet its end.
+const PARALLEL_CROWDED_MAX: usize = 1;
 
 struct Batch {
     store: Rc<Inner>,
@@ -46,7 +49,9 @@ fn go_on(batch: Rc<RefCell<Batch>>) {
     loop {
         let (store, range, data) = {
             let mut this = batch.borrow_mut();
-            if this.error.is_some() || this.outstanding >= PARALLEL_MAX {
+            let crowded = this.store.ring.room() < WAITING_MAX / 2;
+            let parallel_max = if crowded { PARALLEL_CROWDED_MAX } else { PARALLEL_MAX };
+            if this.error.is_some() || this.outstanding >= parallel_max {
                 break;
             }
             let Some((range, data)) = this.groups.front_mut().and_then(VecDeque::pop_front) else { break };

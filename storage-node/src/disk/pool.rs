@@ -8,7 +8,7 @@ use proto::{ClusterId, VolumeId};
 
 use super::backing::{Access, Backing, found, io_at, judge, refused, sync_directory};
 use super::create::{self, CREATING_SUFFIX, STORE_SUFFIX};
-use super::layout::Layout;
+use super::layout::{Layout, size_problem};
 use super::superblock::SlotProblem;
 use super::{FoundStore, StoreError, StoreSpec};
 
@@ -46,8 +46,10 @@ impl StorePool {
     /// The smallest blank device that is large enough takes it, else the directory. A device that is neither blank nor
     /// a store of ours is refused, so that a forgotten one does not silently send volumes to the directory.
     pub fn create(&self, spec: &StoreSpec, progress: &dyn Fn(u64, u64)) -> Result<FoundStore, StoreError> {
-        let needed = super::layout::size_problem(spec.size_bytes).is_none();
-        let needed = if needed { Layout::for_volume(spec.size_bytes).store_bytes() } else { u64::MAX };
+        if let Some(problem) = size_problem(spec.size_bytes) {
+            return Err(refused(&self.directory, problem));
+        }
+        let needed = Layout::for_volume(spec.size_bytes).store_bytes();
         let mut chosen: Option<(u64, &PathBuf)> = None;
         for path in &self.devices {
             let backing = Backing::open(path, Access::Read).map_err(io_at(path))?;

@@ -30,9 +30,9 @@ use super::DiskError;
 
 /// Requests that are with the kernel at one time.
 pub(super) const IN_FLIGHT_MAX: usize = 256;
-/// Requests that wait for a place; past that a request fails with EBUSY. A store limits its operations so that this
-/// is not reached.
-pub(super) const WAITING_MAX: usize = 65_536;
+/// Requests that wait for a place; past that a request fails with EBUSY. Every operation of 16 full stores fits; batches
+/// make themselves narrow long before.
+pub(super) const WAITING_MAX: usize = 262_144;
 /// Times a transfer is continued after EINTR or EAGAIN without progress. A flush never is.
 const RETRIES_MAX: u32 = 8;
 /// Bytes of one transfer; the kernel's own limit (MAX_RW_COUNT). A longer one is continued.
@@ -80,6 +80,7 @@ impl Ring {
                 closing: false,
                 ended: false,
                 resubmitting: false,
+                complained: false,
                 #[cfg(test)]
                 faults: Vec::new(),
                 #[cfg(test)]
@@ -185,6 +186,8 @@ struct State {
     /// The completion task is gone: nothing is started any more.
     ended: bool,
     resubmitting: bool,
+    /// A refusal of the kernel was logged, and nothing was submitted since.
+    complained: bool,
     #[cfg(test)]
     faults: Vec<Fault>,
     /// Kind and offset of every request so far.
@@ -310,7 +313,7 @@ impl State {
         if self.uring.submission().is_full() && self.push_to_kernel().is_err() {
             return false;
         }
-        let sqe = self.entries[key].to_sqe().user_data(key as u64);
+        let sqe = self.entries[key].submission().user_data(key as u64);
         // SAFETY: the file and the memory that the SQE names belong to `entries[key]`, which is removed only when the
         // last completion of this key was reaped, or leaked; the buffer is on the heap and does not move with it.
         unsafe { self.uring.submission().push(&sqe) }.is_ok()
@@ -320,11 +323,12 @@ impl State {
         while !self.uring.submission().is_empty() {
             match self.uring.submit() {
                 Ok(0) => return Err(io::ErrorKind::WouldBlock.into()),
-                Ok(_) => {}
+                Ok(_) => self.complained = false,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => {
                     let busy = matches!(error.raw_os_error(), Some(libc::EAGAIN | libc::EBUSY));
-                    if !busy && !self.resubmitting {
+                    if !busy && !self.complained {
+                        self.complained = true;
                         tracing::error!(%error, "io_uring refuses submissions");
                     }
                     return Err(error);
@@ -386,7 +390,7 @@ impl State {
 }
 
 impl Entry {
-    fn to_sqe(&mut self) -> squeue::Entry {
+    fn submission(&mut self) -> squeue::Entry {
         let fd = types::Fd(self.file.as_raw_fd());
         let moved = self.moved;
         match &mut self.request {

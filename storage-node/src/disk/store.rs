@@ -116,8 +116,8 @@ impl Store {
             DiskOp::Write { range, kind, fua, .. } => erase::start(inner, tag, range, kind, fua),
             DiskOp::Batch { groups, data } => batch::start(inner, tag, groups, data),
             DiskOp::Flush => {
-                let inner2 = Rc::clone(inner);
-                inner.flush(Box::new(move |result| inner2.finish(tag, result.map(|()| None))));
+                let ending = Rc::clone(inner);
+                inner.flush(Box::new(move |result| ending.finish(tag, result.map(|()| None))));
             }
             DiskOp::ActivityLog { .. } => inner.finish_later(tag, Ok(None)),
             DiskOp::PersistState { last_in_sync, suspect } => {

@@ -78,11 +78,15 @@ impl DataDir {
         std::fs::create_dir_all(path).map_err(|source| DataDirError::Io { path: path.to_path_buf(), source })?;
         let lock_path = path.join("lock");
         let at_lock = |source| DataDirError::Io { path: lock_path.clone(), source };
-        let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&lock_path).map_err(at_lock)?;
+        let file =
+            OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&lock_path).map_err(at_lock)?;
         match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
             Ok(mut lock) => {
                 let pid = std::process::id().to_string();
-                lock.set_len(0).and_then(|()| lock.rewind()).and_then(|()| lock.write_all(pid.as_bytes())).map_err(at_lock)?;
+                lock.set_len(0)
+                    .and_then(|()| lock.rewind())
+                    .and_then(|()| lock.write_all(pid.as_bytes()))
+                    .map_err(at_lock)?;
                 Ok(Self { path: path.to_path_buf(), _lock: lock })
             }
             Err((mut file, Errno::EWOULDBLOCK)) => {
@@ -123,9 +127,13 @@ impl DataDir {
         let file: IdentityFile =
             serde_json::from_slice(&bytes).map_err(|why| damaged(format!("it is not a node's identity: {why}")))?;
         if file.format != IDENTITY_FORMAT {
-            return Err(damaged(format!("its format is {}; this version of tandem knows {IDENTITY_FORMAT}", file.format)));
+            return Err(damaged(format!(
+                "its format is {}; this version of tandem knows {IDENTITY_FORMAT}",
+                file.format
+            )));
         }
-        let cluster = u128::from_str_radix(&file.cluster, 16).map_err(|_| damaged("its cluster is no hexadecimal id".into()))?;
+        let cluster =
+            u128::from_str_radix(&file.cluster, 16).map_err(|_| damaged("its cluster is no hexadecimal id".into()))?;
         if cluster == 0 || file.node == 0 {
             return Err(damaged("its cluster or node is 0".into()));
         }
@@ -215,9 +223,11 @@ mod tests {
         let identity = NodeIdentity { cluster: ClusterId(7 << 100), node: NodeId(3), founding: true };
         data.set_identity(identity).expect("writable");
         assert_eq!(data.identity().expect("readable"), Some(identity));
-        std::fs::write(data.identity_path(), b"{\"format\":1,\"cluster\":\"zz\",\"node\":1,\"founding\":false}").expect("written");
+        std::fs::write(data.identity_path(), b"{\"format\":1,\"cluster\":\"zz\",\"node\":1,\"founding\":false}")
+            .expect("written");
         assert!(data.identity().is_err());
-        std::fs::write(data.identity_path(), b"{\"format\":9,\"cluster\":\"1\",\"node\":1,\"founding\":false}").expect("written");
+        std::fs::write(data.identity_path(), b"{\"format\":9,\"cluster\":\"1\",\"node\":1,\"founding\":false}")
+            .expect("written");
         assert!(data.identity().expect_err("newer").to_string().contains("format is 9"));
     }
 

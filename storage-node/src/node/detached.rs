@@ -18,6 +18,9 @@ pub struct Mark {
     pub failed: bool,
     /// The error, or who asked.
     pub why: String,
+    /// A failed copy that an operator has attached: it is used again, as a resync target, and keeps its mark until it
+    /// is whole.
+    pub attached: bool,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -27,6 +30,7 @@ struct Entry {
     disk_id: String,
     failed: bool,
     why: String,
+    attached: bool,
 }
 
 /// The list, on disk and in memory.
@@ -42,11 +46,12 @@ impl DetachedDisks {
         let mut marks = BTreeMap::new();
         if let Some(bytes) = read_small(&path)? {
             let damaged = |why: String| DataDirError::Damaged { path: path.clone(), why };
-            let entries: Vec<Entry> =
-                serde_json::from_slice(&bytes).map_err(|why| damaged(format!("it is no list of detached disks: {why}")))?;
-            for Entry { volume, disk_id, failed, why } in entries {
+            let entries: Vec<Entry> = serde_json::from_slice(&bytes)
+                .map_err(|why| damaged(format!("it is no list of detached disks: {why}")))?;
+            for Entry { volume, disk_id, failed, why, attached } in entries {
                 let id = |text: &str| u128::from_str_radix(text, 16).map_err(|_| damaged(format!("`{text}` is no id")));
-                marks.insert(VolumeId(id(&volume)?), Mark { disk_id: DiskId(id(&disk_id)?), failed, why });
+                let mark = Mark { disk_id: DiskId(id(&disk_id)?), failed, why, attached };
+                marks.insert(VolumeId(id(&volume)?), mark);
             }
         }
         Ok(Self { path, marks: Mutex::new(marks) })
@@ -60,8 +65,19 @@ impl DetachedDisks {
     /// Adds a mark, durably. A failed copy stays failed.
     pub fn add(&self, volume: VolumeId, mark: Mark) -> Result<(), DataDirError> {
         let mut marks = self.lock();
-        if !marks.get(&volume).is_some_and(|held| held.disk_id == mark.disk_id && held.failed) {
-            marks.insert(volume, mark);
+        let had_failed = marks.get(&volume).is_some_and(|held| held.disk_id == mark.disk_id && held.failed);
+        let failed = mark.failed || had_failed;
+        marks.insert(volume, Mark { failed, ..mark });
+        self.write(&marks)
+    }
+
+    /// An operator has attached the copy: a failed one stays marked until it is whole, another is forgotten.
+    pub fn attached(&self, volume: VolumeId) -> Result<(), DataDirError> {
+        let mut marks = self.lock();
+        match marks.get_mut(&volume) {
+            Some(mark) if mark.failed => mark.attached = true,
+            Some(_) => drop(marks.remove(&volume)),
+            None => return Ok(()),
         }
         self.write(&marks)
     }
@@ -81,6 +97,7 @@ impl DetachedDisks {
             disk_id: mark.disk_id.to_string(),
             failed: mark.failed,
             why: mark.why.clone(),
+            attached: mark.attached,
         };
         replace_durably(&self.path, &to_json(&marks.iter().map(entry).collect::<Vec<_>>()))
     }
@@ -99,13 +116,15 @@ mod tests {
         let directory = tempfile::tempdir().expect("temporary directory");
         let path = directory.path().join("detached.json");
         let (volume, disk_id) = (VolumeId(1), DiskId(2));
-        let mark = |failed| Mark { disk_id, failed, why: "x".into() };
+        let mark = |failed| Mark { disk_id, failed, why: "x".into(), attached: false };
         let list = DetachedDisks::open(path.clone()).expect("empty");
         list.add(volume, mark(true)).expect("written");
         list.add(volume, mark(false)).expect("written");
         let list = DetachedDisks::open(path.clone()).expect("readable");
         assert!(list.get(volume, disk_id).expect("marked").failed);
         assert_eq!(list.get(volume, DiskId(3)), None);
+        list.attached(volume).expect("written");
+        assert!(DetachedDisks::open(path.clone()).expect("readable").get(volume, disk_id).expect("kept").attached);
         list.remove(volume).expect("written");
         assert_eq!(DetachedDisks::open(path).expect("readable").get(volume, disk_id), None);
     }

@@ -53,7 +53,8 @@ async fn hand_over(
     let directory = Directory { core: Arc::clone(core) };
     let negotiated = gateway_nbd::negotiate(stream, &directory).await?;
     let agreed = negotiated.agreed;
-    let Some(handle) = directory.find(&agreed.export.name).and_then(|(membership, volume)| membership.volumes.handle(volume.id))
+    let Some(handle) =
+        directory.find(&agreed.export.name).and_then(|(membership, volume)| membership.volumes.handle(volume.id))
     else {
         return Ok(());
     };
@@ -99,7 +100,11 @@ impl Directory {
 }
 
 fn export_of(volume: &VolumeConfig) -> Export {
-    Export { name: volume.name.clone(), description: format!("tandem volume {}", volume.id), size_bytes: volume.size_bytes }
+    Export {
+        name: volume.name.clone(),
+        description: format!("tandem volume {}", volume.id),
+        size_bytes: volume.size_bytes,
+    }
 }
 
 /// What to tell a client about `volume`, seen from node `me`.

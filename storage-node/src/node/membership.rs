@@ -10,7 +10,7 @@ use replication::config::{ClusterState, Command, CommandBody, NodeCommand, Outco
 use replication::event::Event;
 use thiserror::Error;
 use tokio::sync::{Notify, broadcast, mpsc};
-use tracing::{error, info, warn};
+use tracing::{debug, error, info, warn};
 
 use super::core::{Core, End, FEATURE_LEVELS};
 use super::data_dir::{DataDirError, NodeIdentity};
@@ -165,7 +165,7 @@ impl Membership {
                 Some(handle) => {
                     let (peer, volume) = (ready.peer, ready.volume);
                     if handle.accept(ready).is_err() {
-                        warn!(%volume, "a link from node {peer} is dropped: the volume's inbox is full");
+                        debug!(%volume, "a link from node {peer} is dropped: the volume is ending, or its inbox is full");
                     }
                 }
                 // The volume is not started here yet; the other side dials again.
@@ -200,7 +200,9 @@ impl Membership {
         while state.changed().await.is_ok() {
             let now = state.borrow_and_update().clone();
             if now.halted {
-                error!("the cluster's log holds a command that this version of tandem does not know: install the newer version");
+                error!(
+                    "the cluster's log holds a command that this version of tandem does not know: install the newer version"
+                );
                 core.ask_end(End::Fatal);
             }
             let others: Vec<_> = now.nodes.iter().filter(|(node, _)| **node != self.identity.node).collect();
@@ -209,8 +211,10 @@ impl Membership {
             }
             core.announcer.announce(self.identity, others.iter().map(|(_, record)| record.peer_address.clone()));
         }
-        error!("the Raft driver has stopped");
-        core.ask_end(End::Failed);
+        if !core.closing.is_cancelled() {
+            error!("the Raft driver has stopped");
+            core.ask_end(End::Failed);
+        }
     }
 
     /// Registers this run; repeated until it is applied.

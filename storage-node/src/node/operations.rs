@@ -100,7 +100,8 @@ impl Operations {
         let mut scanned = tokio::task::spawn_blocking(move || pool.scan(Some(cluster))).await.unwrap_or_default();
         let is_it = |found: &crate::disk::FoundStore| found.volume == volume && found.disk_id == disk_id;
         let Some(position) = scanned.iter().position(|result| result.as_ref().is_ok_and(is_it)) else {
-            let refused: Vec<String> = scanned.iter().filter_map(|r| r.as_ref().err().map(ToString::to_string)).collect();
+            let refused: Vec<String> =
+                scanned.iter().filter_map(|r| r.as_ref().err().map(ToString::to_string)).collect();
             let others = if refused.is_empty() { String::new() } else { format!("; refused: {}", refused.join("; ")) };
             return Err(OperationError::NotFound(format!("its store (disk {disk_id}) is not on this node{others}")));
         };
@@ -109,7 +110,7 @@ impl Operations {
         };
         let suspect = storage.detached.get(volume, disk_id).is_some_and(|mark| mark.failed);
         handle.attach(found, suspect).await.map_err(OperationError::Refused)?;
-        storage.detached.remove(volume).map_err(failed)?;
+        storage.detached.attached(volume).map_err(failed)?;
         info!(%volume, "attached again");
         Ok(())
     }
@@ -140,7 +141,9 @@ fn report(volume: VolumeId, local: &LocalVolume, status: Option<VolumeStatus>) -
     };
     let unknown = || replication::Status { role: "unknown", ..Default::default() };
     let (store, replica, nbd_clients) = match (local, status) {
-        (LocalVolume::Creating { done, total, .. }, _) => (StoreState::Creating { done: *done, total: *total }, unknown(), 0),
+        (LocalVolume::Creating { done, total, .. }, _) => {
+            (StoreState::Creating { done: *done, total: *total }, unknown(), 0)
+        }
         (LocalVolume::CreateFailed { why, .. }, _) => (StoreState::Failed(why.clone()), unknown(), 0),
         (LocalVolume::Removing { .. }, _) => (StoreState::Missing, unknown(), 0),
         (LocalVolume::Running { .. }, Some(status)) => {
@@ -202,10 +205,13 @@ impl NodeOperations for Operations {
     fn replicas(&self) -> BoxFuture<'_, Vec<ReplicaReport>> {
         async move {
             let Some(membership) = self.core.membership() else { return Vec::new() };
-            let locals: Vec<_> = membership.volumes.lock().iter().map(|(volume, local)| (*volume, local.clone())).collect();
+            let locals: Vec<_> =
+                membership.volumes.lock().iter().map(|(volume, local)| (*volume, local.clone())).collect();
             let reports = locals.iter().map(|(volume, local)| async move {
                 let status = match local.handle() {
-                    Some(handle) => tokio::time::timeout(STATUS_PATIENCE, handle.status()).await.ok().and_then(Result::ok),
+                    Some(handle) => {
+                        tokio::time::timeout(STATUS_PATIENCE, handle.status()).await.ok().and_then(Result::ok)
+                    }
                     None => None,
                 };
                 report(*volume, local, status)

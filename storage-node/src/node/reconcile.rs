@@ -91,7 +91,11 @@ impl Reconciler {
         let caught_up = self.membership.caught_up.load(Ordering::Acquire);
         let gone: Vec<VolumeId> = {
             let table = self.membership.volumes.lock();
-            table.iter().filter(|(volume, local)| !registered(**volume, local.disk_id())).map(|(volume, _)| *volume).collect()
+            table
+                .iter()
+                .filter(|(volume, local)| !registered(**volume, local.disk_id()))
+                .map(|(volume, _)| *volume)
+                .collect()
         };
         for volume in gone {
             self.end_volume(volume);
@@ -138,7 +142,8 @@ impl Reconciler {
         let Some(env) = self.membership.env.clone() else { return };
         let mark = storage.detached.get(volume.id, disk_id);
         let disk = match (&found, mark) {
-            (Some(_), Some(Mark { disk_id, failed, why })) => {
+            (Some(found), Some(Mark { attached: true, .. })) => DiskStart::Open { found: found.clone(), suspect: true },
+            (Some(_), Some(Mark { disk_id, failed, why, .. })) => {
                 warn!(volume = %volume.name, "the local disk stays detached until `tandem volume attach`: {why}");
                 DiskStart::Without(DiskState::Detached { disk_id, failed, why })
             }
@@ -180,7 +185,9 @@ impl Reconciler {
                 let now = boot_time().0;
                 if now.saturating_sub(told.get()) >= PROGRESS_INTERVAL_MICROS || done == total {
                     told.set(now);
-                    if let Some(LocalVolume::Creating { done: held, total: held_total, .. }) = membership.volumes.lock().get_mut(&id) {
+                    if let Some(LocalVolume::Creating { done: held, total: held_total, .. }) =
+                        membership.volumes.lock().get_mut(&id)
+                    {
                         (*held, *held_total) = (done, total);
                     }
                     core.tell(Some(id), NodeEventKind::StoreProgress { done, total });
@@ -234,7 +241,12 @@ impl Reconciler {
 
     /// Removes stores whose copy the cluster has given up. One that the cluster never heard of is kept: it may have come
     /// from elsewhere.
-    fn remove_stale_stores(&mut self, storage: &Storage, state: &ClusterState, registered: impl Fn(VolumeId, DiskId) -> bool) {
+    fn remove_stale_stores(
+        &mut self,
+        storage: &Storage,
+        state: &ClusterState,
+        registered: impl Fn(VolumeId, DiskId) -> bool,
+    ) {
         let busy = |volume: &VolumeId| self.membership.volumes.lock().contains_key(volume);
         let stale: Vec<(VolumeId, DiskId)> = self
             .stores
@@ -263,7 +275,7 @@ impl Reconciler {
         match report {
             VolumeReport::DiskDetached { volume, disk_id, failed, why } => {
                 let core = Arc::clone(&self.core);
-                let mark = Mark { disk_id, failed, why };
+                let mark = Mark { disk_id, failed, why, attached: false };
                 let written = tokio::task::spawn_blocking(move || match &core.storage {
                     Some(storage) => storage.detached.add(volume, mark),
                     None => Ok(()),
@@ -272,6 +284,18 @@ impl Reconciler {
                     Ok(Ok(())) => {}
                     Ok(Err(why)) => error!(%volume, "the detached disk is not recorded: {why}"),
                     Err(why) => error!(%volume, "the detached disk is not recorded: {why}"),
+                }
+            }
+            VolumeReport::CopyRestored { volume, disk_id } => {
+                let core = Arc::clone(&self.core);
+                let forget = move || match &core.storage {
+                    Some(storage) if storage.detached.get(volume, disk_id).is_some_and(|mark| mark.attached) => {
+                        storage.detached.remove(volume)
+                    }
+                    _ => Ok(()),
+                };
+                if let Ok(Err(why)) = tokio::task::spawn_blocking(forget).await {
+                    error!(%volume, "{why}");
                 }
             }
             VolumeReport::Ended { volume } => info!(%volume, "volume ended"),

@@ -27,8 +27,8 @@ use crate::config::{ConfigError, NodeConfig};
 use crate::disk::{FenceFile, StoreError, StorePool};
 use crate::net::transport::Transport;
 use crate::peer::{Identity, PeerListener};
-use crate::supervisor::{Announcement, EXIT_FAILED, EXIT_FATAL, UP_LINE};
 use crate::raft::RaftError;
+use crate::supervisor::{Announcement, EXIT_FAILED, EXIT_FATAL, UP_LINE};
 use crate::volume::Shards;
 
 /// Messages from other nodes that may wait to be handed on.
@@ -213,14 +213,16 @@ async fn serve(core: Arc<Core>, mut ended: watch::Receiver<End>) -> anyhow::Resu
         warn!("listening WITHOUT ENCRYPTION on addresses that other machines reach (insecure_plaintext = true)");
     }
     let (incoming, incoming_queue) = mpsc::channel(INCOMING_QUEUED_MAX);
-    let admin_listener = core.transport.listen(&listen.admin.to_string()).await.with_context(|| listen_failed("admin", listen.admin))?;
+    let admin_listener =
+        core.transport.listen(&listen.admin.to_string()).await.with_context(|| listen_failed("admin", listen.admin))?;
     let peer_listener =
         PeerListener::start(core.transport.clone(), &listen.peer.to_string(), core.identity.subscribe(), incoming)
             .await
             .with_context(|| listen_failed("peer", listen.peer))?;
     tokio::spawn(hand_on_incoming(Arc::clone(&core), incoming_queue));
     if core.storage.is_some() {
-        let listener = core.transport.listen(&listen.nbd.to_string()).await.with_context(|| listen_failed("nbd", listen.nbd))?;
+        let listener =
+            core.transport.listen(&listen.nbd.to_string()).await.with_context(|| listen_failed("nbd", listen.nbd))?;
         info!(address = %listen.nbd, "NBD listens");
         tokio::spawn(export::serve(listener, Arc::clone(&core)));
     }
@@ -229,7 +231,9 @@ async fn serve(core: Arc<Core>, mut ended: watch::Receiver<End>) -> anyhow::Resu
             let bootstrap = held.founding.then(|| init_command(&core, held.cluster));
             Membership::start(&core, held, bootstrap, &[]).await?;
         }
-        None => info!("in no cluster yet: run `tandem cluster init` on the first node, `tandem cluster join` on others"),
+        None => {
+            info!("in no cluster yet: run `tandem cluster init` on the first node, `tandem cluster join` on others")
+        }
     }
     let operations = Arc::new(Operations::new(Arc::clone(&core)));
     let closing = core.closing.clone();

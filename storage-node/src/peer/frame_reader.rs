@@ -3,22 +3,16 @@
 
 use std::io::{self, IoSliceMut};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
-use block_device::AlignedBuf;
 use bytes::Bytes;
 use proto::peer::codec::{self, DecodeError, Decoded, FrameHead, HEADER_BYTES};
 use proto::peer::message::{Envelope, Message};
 use proto::peer::version::ProtocolVersion;
 use thiserror::Error;
 use tokio::io::AsyncReadExt;
-use tokio::sync::Notify;
 
+use super::payload_pool::{PayloadBuffer, PayloadPool};
 use crate::net::transport::StreamReader;
-
-/// Payload bytes that the receivers of one link's frames may hold; beyond, the link reads no further and so slows its
-/// sender down. At most one frame above it.
-pub const LINK_HELD_BYTES_MAX: usize = 128 * 1024 * 1024;
 
 const BUFFER_BYTES: usize = 64 * 1024;
 /// With at least this much of a payload missing, it is read into its own memory and not through the buffer.
@@ -57,14 +51,13 @@ pub(super) struct FrameReader {
     head_bytes_needed: usize,
     /// A frame whose payload is still arriving; `unused` is then empty.
     arriving: Option<Arriving>,
-    held: Arc<Held>,
+    pool: Arc<PayloadPool>,
 }
 
 #[derive(Debug)]
 struct Arriving {
     head: FrameHead,
-    payload: AlignedBuf,
-    filled: usize,
+    payload: PayloadBuffer,
 }
 
 impl FrameReader {
@@ -76,7 +69,7 @@ impl FrameReader {
             unused: 0..0,
             head_bytes_needed: HEADER_BYTES,
             arriving: None,
-            held: Arc::default(),
+            pool: Arc::default(),
         }
     }
 
@@ -95,29 +88,29 @@ impl FrameReader {
                     if head.payload.length == 0 {
                         return Ok(Some(Frame { envelope: head.envelope, message: head.message, payload: None }));
                     }
-                    let payload = AlignedBuf::zeroed(head.payload.length as usize);
-                    Arriving { head, payload, filled: 0 }
+                    let payload = self.pool.buffer(head.payload.length as usize);
+                    Arriving { head, payload }
                 }
             },
         };
-        let missing = arriving.payload.len() - arriving.filled;
+        let missing = arriving.payload.missing();
         let taken = missing.min(self.unused.len());
         let from = self.unused.start;
-        arriving.payload[arriving.filled..arriving.filled + taken].copy_from_slice(&self.buffer[from..from + taken]);
-        arriving.filled += taken;
+        arriving.payload.unfilled()[..taken].copy_from_slice(&self.buffer[from..from + taken]);
+        arriving.payload.advance(taken);
         self.unused.start += taken;
         if taken < missing {
             self.arriving = Some(arriving);
             return Ok(None);
         }
-        arriving.head.check_payload(&arriving.payload)?;
+        arriving.head.check_payload(arriving.payload.filled())?;
         let FrameHead { envelope, message, .. } = arriving.head;
-        Ok(Some(Frame { envelope, message, payload: Some(self.held.hold(arriving.payload)) }))
+        Ok(Some(Frame { envelope, message, payload: Some(arriving.payload.into_bytes()) }))
     }
 
     /// Waits for bytes and receives them; tells how many. To be called when `next_frame` has none left.
     pub(super) async fn receive(&mut self) -> Result<usize, ReadEnd> {
-        let missing = self.arriving.as_ref().map_or(0, |arriving| arriving.payload.len() - arriving.filled);
+        let missing = self.arriving.as_ref().map_or(0, |arriving| arriving.payload.missing());
         let count = if missing >= DIRECT_READ_BYTES_MIN {
             self.receive_payload().await?
         } else {
@@ -130,11 +123,9 @@ impl FrameReader {
         }
     }
 
-    /// Waits while receivers hold [`LINK_HELD_BYTES_MAX`] or more of payload.
+    /// Waits while the receivers of frames hold too much of their payloads.
     pub(super) async fn wait_for_room(&self) {
-        while self.held.bytes.load(Ordering::Acquire) >= LINK_HELD_BYTES_MAX {
-            self.held.released.notified().await;
-        }
+        self.pool.wait_for_room().await;
     }
 
     /// Receives and forgets until the other side closes, so that closing our end does not destroy what it has not yet
@@ -158,12 +149,12 @@ impl FrameReader {
     async fn receive_payload(&mut self) -> io::Result<usize> {
         let Some(arriving) = &mut self.arriving else { return Ok(0) };
         loop {
-            let rest = &mut arriving.payload[arriving.filled..];
+            let rest = arriving.payload.unfilled();
             let missing = rest.len();
             let mut buffers = [IoSliceMut::new(rest), IoSliceMut::new(&mut self.buffer)];
             match self.stream.try_read_vectored(&mut buffers) {
                 Ok(count) => {
-                    arriving.filled += count.min(missing);
+                    arriving.payload.advance(count.min(missing));
                     self.unused = 0..count.saturating_sub(missing);
                     return Ok(count);
                 }
@@ -171,41 +162,6 @@ impl FrameReader {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => return Err(error),
             }
-        }
-    }
-}
-
-/// Payload bytes given out and not yet dropped.
-#[derive(Debug, Default)]
-struct Held {
-    bytes: AtomicUsize,
-    released: Notify,
-}
-
-impl Held {
-    fn hold(self: &Arc<Self>, buffer: AlignedBuf) -> Bytes {
-        self.bytes.fetch_add(buffer.len(), Ordering::AcqRel);
-        Bytes::from_owner(HeldPayload { buffer, held: self.clone() })
-    }
-}
-
-/// A payload that tells its reader when it is dropped.
-struct HeldPayload {
-    buffer: AlignedBuf,
-    held: Arc<Held>,
-}
-
-impl AsRef<[u8]> for HeldPayload {
-    fn as_ref(&self) -> &[u8] {
-        &self.buffer
-    }
-}
-
-impl Drop for HeldPayload {
-    fn drop(&mut self) {
-        let before = self.held.bytes.fetch_sub(self.buffer.len(), Ordering::AcqRel);
-        if before >= LINK_HELD_BYTES_MAX {
-            self.held.released.notify_one();
         }
     }
 }

@@ -10,6 +10,7 @@ mod handshake;
 mod link;
 mod listener;
 mod outbox;
+mod payload_pool;
 mod raft_links;
 
 #[cfg(test)]
@@ -26,10 +27,10 @@ use proto::peer::message::{Envelope, Message};
 use proto::{ClusterId, Incarnation, NodeId};
 use thiserror::Error;
 
-pub use frame_reader::LINK_HELD_BYTES_MAX;
 pub use goodbye::say_goodbye;
 pub use link::{LINK_QUEUED_BYTES_MAX, LinkSender, ReadyLink};
 pub use listener::{HANDSHAKES_MAX, PeerListener, RAFT_CONNECTIONS_MAX};
+pub use payload_pool::LINK_HELD_BYTES_MAX;
 pub use raft_links::{RAFT_QUEUE_BYTES_MAX, RAFT_QUEUE_MESSAGES_MAX, RaftLinks};
 
 /// Who this worker is, told in every handshake.

@@ -54,7 +54,8 @@ mod tests {
 
     #[test]
     fn an_announcement_survives_its_line_and_half_a_line_is_nothing() {
-        let announcement = Announcement { cluster: u128::MAX, node: 1, incarnation: u64::MAX, peers: vec!["a:1".into()] };
+        let announcement =
+            Announcement { cluster: u128::MAX, node: 1, incarnation: u64::MAX, peers: vec!["a:1".into()] };
         let line = announcement.to_line();
         assert_eq!(Announcement::parse(&line).as_ref(), Some(&announcement));
         assert_eq!(Announcement::parse(&line[..line.len() / 2]), None);

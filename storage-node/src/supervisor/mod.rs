@@ -10,7 +10,7 @@ mod announcement;
 mod goodbye;
 
 use std::ffi::OsString;
-use std::io::{BufRead, BufReader, Read};
+use std::io::{BufRead, BufReader, IsTerminal, Read};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::Path;
 use std::process::{Child, Command, ExitCode, ExitStatus, Stdio};
@@ -61,7 +61,12 @@ pub fn start_logging() {
     let filter = tracing_subscriber::EnvFilter::try_from_env("TANDEM_LOG")
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
     // A second call, in a test, keeps the first.
-    let _ = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false).try_init();
+    let _ = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_target(false)
+        .try_init();
 }
 
 /// Runs `tandem node` or `tandem witness` with the configuration at `config` until it is told to end, or until the
@@ -132,7 +137,13 @@ fn verdict(ended: &Ended, was_up: bool) -> Option<ExitCode> {
 
 fn start(program: &Path, arguments: &[OsString]) -> std::io::Result<Child> {
     // Its own process group: a Ctrl-C at the terminal reaches it through its parent, once.
-    Command::new(program).args(arguments).stdin(Stdio::null()).stdout(Stdio::piped()).process_group(0).spawn()
+    Command::new(program)
+        .arg0("tandem")
+        .args(arguments)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .process_group(0)
+        .spawn()
 }
 
 /// Reads what the worker says, until its end of the pipe closes.

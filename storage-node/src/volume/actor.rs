@@ -64,6 +64,8 @@ pub(crate) struct Actor {
     /// The newest error of the local disk, for people.
     pub(super) disk_error: Option<String>,
     pub(super) ending: Ending,
+    /// The copy had failed and is not in sync again yet.
+    copy_failed: bool,
     attach_waiter: Option<oneshot::Sender<Result<(), String>>>,
     attach_next: Option<(FoundStore, bool)>,
     end_waiters: Vec<oneshot::Sender<()>>,
@@ -74,7 +76,12 @@ pub(crate) struct Actor {
 
 impl Actor {
     /// A volume's shell that has not begun yet. Called on its shard.
-    pub(crate) fn new(env: VolumeEnv, ring: Rc<Ring>, remote: mpsc::Receiver<Remote>, config: watch::Receiver<Arc<VolumeConfig>>) -> Self {
+    pub(crate) fn new(
+        env: VolumeEnv,
+        ring: Rc<Ring>,
+        remote: mpsc::Receiver<Remote>,
+        config: watch::Receiver<Arc<VolumeConfig>>,
+    ) -> Self {
         let (volume, size_bytes) = {
             let held = config.borrow();
             (held.id, held.size_bytes)
@@ -98,6 +105,7 @@ impl Actor {
             generation: 0,
             disk_error: None,
             ending: Ending::No,
+            copy_failed: false,
             attach_waiter: None,
             attach_next: None,
             end_waiters: Vec::new(),
@@ -232,7 +240,8 @@ impl Actor {
             Remote::Session(start) => self.start_session(start),
             Remote::Status(answer) => {
                 let replica = self.replica.status(boot_time());
-                let _ = answer.send(VolumeStatus { replica, disk: self.disk.clone(), clients: self.shared.clients.get() });
+                let _ =
+                    answer.send(VolumeStatus { replica, disk: self.disk.clone(), clients: self.shared.clients.get() });
             }
             Remote::Attach { found, suspect, done } => self.on_attach(found, suspect, done),
             Remote::Stop(done) => {
@@ -313,6 +322,7 @@ impl Actor {
         self.disk = DiskState::Open { disk_id, path: found.path, data_offset: found.data_offset };
         self.shared.store.replace(Some(*store));
         self.disk_error = None;
+        self.copy_failed = suspect;
         if suspect && !found.suspect {
             let mark = PendingIo::SuspectMark(Box::new(report));
             self.start_io(mark, DiskOp::PersistState { last_in_sync, suspect: true });
@@ -383,7 +393,15 @@ impl Actor {
             }
             PendingIo::Write(io) => self.handle(Event::LocalDone { io, result }),
             PendingIo::ActivityLog(io) => self.handle(Event::ActivityLogPersisted { io, result }),
-            PendingIo::ReplicaState(io) => self.handle(Event::ReplicaStatePersisted { io, result }),
+            PendingIo::ReplicaState { io, suspect } => {
+                if self.copy_failed && !suspect && result == IoResult::Ok {
+                    self.copy_failed = false;
+                    let report = VolumeReport::CopyRestored { volume: self.volume, disk_id: self.disk_id() };
+                    // Lost, it costs a comparison of the whole volume at the next start, and no data.
+                    let _ = self.env.reports.try_send(report);
+                }
+                self.handle(Event::ReplicaStatePersisted { io, result });
+            }
             PendingIo::SuspectMark(report) if result == IoResult::Ok => {
                 self.handle(Event::DiskAttached(*report));
                 self.answer_attach(Ok(()));

@@ -12,9 +12,9 @@ use bytes::{Bytes, BytesMut};
 use futures_util::future::try_join_all;
 use proto::peer::message::WriteKind;
 use proto::{BLOCK_BYTES, BlockRange, NodeId};
+use replication::Refusal;
 use replication::config::ClusterState;
 use replication::event::{Coverage, OpId, Request};
-use replication::Refusal;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
@@ -317,3 +317,7 @@ fn cut_allocation(range: ByteRange, described: &[(BlockRange, bool)]) -> Vec<All
     }
     runs
 }
+
+#[cfg(test)]
+#[path = "device_tests.rs"]
+mod tests;

@@ -42,7 +42,7 @@ impl Actor {
                 self.start_io(PendingIo::ActivityLog(io), DiskOp::ActivityLog { extents });
             }
             Action::PersistReplicaState { io, last_in_sync, suspect } => {
-                self.start_io(PendingIo::ReplicaState(io), DiskOp::PersistState { last_in_sync, suspect });
+                self.start_io(PendingIo::ReplicaState { io, suspect }, DiskOp::PersistState { last_in_sync, suspect });
             }
             Action::PersistFence { epoch, version } => {
                 let (fences, inbox, volume) = (self.env.fences.clone(), Rc::clone(&self.inbox), self.volume);
@@ -129,7 +129,9 @@ impl Actor {
         let Some(merge) = self.merges.get_mut(&io) else { return };
         merge.missing -= 1;
         match data {
-            Some(data) if result == IoResult::Ok && data.len() as u64 == proto::BLOCK_BYTES => merge.edges.push((block, data)),
+            Some(data) if result == IoResult::Ok && data.len() as u64 == proto::BLOCK_BYTES => {
+                merge.edges.push((block, data))
+            }
             _ => merge.failed = true,
         }
         if merge.missing > 0 {
@@ -215,8 +217,11 @@ impl Actor {
         match &notice {
             Notice::Role { from, to, epoch } => info!(%volume, %epoch, "role: {from} -> {to}"),
             Notice::Peer { node, state } => info!(%volume, "peer {node}: {state}"),
-            Notice::Resync { node, sent_blocks, done: true, .. } => info!(%volume, sent_blocks, "peer {node}: resync done"),
+            Notice::Resync { node, sent_blocks, done: true, .. } => {
+                info!(%volume, sent_blocks, "peer {node}: resync done")
+            }
             Notice::SwitchoverRefused { why } => warn!(%volume, "switchover refused: {why}"),
+            Notice::DetachRefused { why } => warn!(%volume, "detach refused: {why}"),
             Notice::Resync { .. } | Notice::DiskDetached { .. } => {}
         }
         // An error says that nobody watches.

@@ -63,6 +63,13 @@ pub enum VolumeReport {
         /// The error, or who asked.
         why: String,
     },
+    /// A copy that had failed is whole again.
+    CopyRestored {
+        /// The volume.
+        volume: VolumeId,
+        /// The copy.
+        disk_id: DiskId,
+    },
     /// The actor has ended.
     Ended {
         /// The volume.

@@ -34,7 +34,12 @@ pub(crate) enum Input {
     /// A dialled connection stands.
     Dialled { peer: NodeId, ready: ReadyLink },
     /// The store is open, or refused.
-    Opened { generation: u64, result: Result<Box<Store>, StoreError>, suspect: bool, fence: (proto::Epoch, proto::ConfigVersion) },
+    Opened {
+        generation: u64,
+        result: Result<Box<Store>, StoreError>,
+        suspect: bool,
+        fence: (proto::Epoch, proto::ConfigVersion),
+    },
     /// A detached store is closed: its operations have ended.
     Closed { generation: u64 },
 }

@@ -49,7 +49,12 @@ pub(crate) struct Links {
 
 impl Links {
     /// Starts a connection whose handshake agreed and gives its number. An old one makes room if there are too many.
-    pub(crate) fn start(&mut self, ready: ReadyLink, outbound: bool, inbox: &Rc<Inbox>) -> std::io::Result<(LinkId, NodeId)> {
+    pub(crate) fn start(
+        &mut self,
+        ready: ReadyLink,
+        outbound: bool,
+        inbox: &Rc<Inbox>,
+    ) -> std::io::Result<(LinkId, NodeId)> {
         if self.up.len() >= LINKS_MAX
             && let Some(oldest) = self.up.keys().min().copied()
         {
@@ -121,7 +126,14 @@ impl Links {
     }
 
     /// A dialled connection could not be started, or ended after `stood`: tries again, later each time.
-    pub(crate) fn dial_ended(&mut self, peer: NodeId, stood: Duration, volume: VolumeId, env: &VolumeEnv, inbox: &Rc<Inbox>) {
+    pub(crate) fn dial_ended(
+        &mut self,
+        peer: NodeId,
+        stood: Duration,
+        volume: VolumeId,
+        env: &VolumeEnv,
+        inbox: &Rc<Inbox>,
+    ) {
         if let Some(dial) = self.dials.get_mut(&peer) {
             dial.backoff = match stood >= STOOD_LONG_ENOUGH {
                 true => Duration::ZERO,
@@ -137,7 +149,8 @@ impl Links {
         if standing {
             return;
         }
-        let task = tokio::task::spawn_local(dial_until_connected(peer, volume, dial.backoff, env.clone(), Rc::clone(inbox)));
+        let task =
+            tokio::task::spawn_local(dial_until_connected(peer, volume, dial.backoff, env.clone(), Rc::clone(inbox)));
         if let Some(former) = dial.task.replace(task.abort_handle()) {
             former.abort();
         }

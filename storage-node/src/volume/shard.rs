@@ -61,7 +61,13 @@ impl Shards {
     }
 
     /// Starts a volume on shard `shard`. `None` when the shard has ended.
-    pub async fn start_volume(&self, shard: usize, env: VolumeEnv, config: &VolumeConfig, disk: DiskStart) -> Option<VolumeHandle> {
+    pub async fn start_volume(
+        &self,
+        shard: usize,
+        env: VolumeEnv,
+        config: &VolumeConfig,
+        disk: DiskStart,
+    ) -> Option<VolumeHandle> {
         let (remote, remote_queue) = mpsc::channel(REMOTE_INBOX_MAX);
         let (config_sender, config_queue) = watch::channel(Arc::new(config.clone()));
         let start = Start { env, disk, remote: remote_queue, config: config_queue };

@@ -59,7 +59,7 @@ pub(crate) enum PendingIo {
     /// `PersistActivityLog`.
     ActivityLog(IoId),
     /// `PersistReplicaState`.
-    ReplicaState(IoId),
+    ReplicaState { io: IoId, suspect: bool },
     /// A store that failed before is being marked as suspect, before the core may see it.
     SuspectMark(Box<DiskReport>),
 }

@@ -42,7 +42,7 @@ pub enum NegotiateError {
     /// The client broke the protocol.
     #[error("protocol error: {0}")]
     Protocol(#[from] ProtocolError),
-    /// The client took longer than [`NEGOTIATION_TIMEOUT`].
+    /// The client took longer than it has, usually [`NEGOTIATION_TIMEOUT`].
     #[error("the client took too long to negotiate")]
     Timeout,
     /// The stream failed, or ended in the middle of a message.
@@ -57,9 +57,19 @@ pub async fn negotiate<S>(stream: S, directory: &dyn ExportDirectory) -> Result<
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    tokio::time::timeout(NEGOTIATION_TIMEOUT, negotiate_untimed(stream, directory))
-        .await
-        .map_err(|_| NegotiateError::Timeout)?
+    negotiate_within(stream, directory, NEGOTIATION_TIMEOUT).await
+}
+
+/// As [`negotiate`], with `limit` instead of [`NEGOTIATION_TIMEOUT`].
+pub async fn negotiate_within<S>(
+    stream: S,
+    directory: &dyn ExportDirectory,
+    limit: Duration,
+) -> Result<Negotiated<S>, NegotiateError>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    tokio::time::timeout(limit, negotiate_untimed(stream, directory)).await.map_err(|_| NegotiateError::Timeout)?
 }
 
 async fn negotiate_untimed<S>(mut stream: S, directory: &dyn ExportDirectory) -> Result<Negotiated<S>, NegotiateError>

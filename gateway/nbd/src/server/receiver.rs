@@ -111,8 +111,7 @@ impl Receiver {
                 return Poll::Ready(Ok(payload.buffer.freeze()));
             }
             let read = if rest >= DIRECT_BYTES_MIN {
-                poll_read(stream, cx, &mut payload.buffer[payload.filled..])
-                    .map_ok(|count| payload.filled += count)
+                poll_read(stream, cx, &mut payload.buffer[payload.filled..]).map_ok(|count| payload.filled += count)
             } else {
                 self.read_ahead_bytes = INPUT_BYTES;
                 self.poll_fill(stream, cx)

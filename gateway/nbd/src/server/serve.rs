@@ -17,8 +17,9 @@ use crate::codec::ProtocolError;
 use crate::export::Agreed;
 use crate::statistics::Statistics;
 
-/// Time a client has to take the last replies, counted from the end of its last operation.
-pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
+/// Time a client has to take the last replies, counted from the end of its last operation. Short, because a switchover
+/// waits for it.
+pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Why a connection ended.
 #[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]

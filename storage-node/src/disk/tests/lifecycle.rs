@@ -188,3 +188,24 @@ fn a_place_that_changed_since_the_scan_is_refused() {
     });
     assert!(std::fs::read_dir(place.directory.path()).unwrap().next().is_none());
 }
+
+#[test]
+fn a_slot_that_cannot_be_read_is_borne_and_repaired_and_a_failing_write_refuses_the_opening() {
+    let place = Place::new(SIZE);
+    on_shard(async {
+        let ring = Ring::start(8).unwrap();
+        ring.inject(Fault::Transfer(libc::EIO));
+        let client = Client::open_on(Rc::clone(&ring), &place.found, BOOT, LOCK_WAIT).await.unwrap();
+        client.store.close(true).await.unwrap();
+        // Both slots unreadable.
+        ring.inject(Fault::Transfer(libc::EIO));
+        ring.inject(Fault::Transfer(libc::EIO));
+        let refusal = Client::open_on(Rc::clone(&ring), &place.found, BOOT, LOCK_WAIT).await.err().unwrap();
+        assert!(refusal.to_string().contains("cannot be read"), "{refusal}");
+        ring.inject(Fault::Flush(libc::EIO));
+        let refusal = Client::open_on(Rc::clone(&ring), &place.found, BOOT, LOCK_WAIT).await.err().unwrap();
+        assert!(matches!(&refusal, StoreError::Io { source, .. } if source.raw_os_error() == Some(libc::EIO)));
+        // A refused opening holds no lock.
+        Client::open_on(ring, &place.found, BOOT, Duration::ZERO).await.map(|_| ()).unwrap();
+    });
+}

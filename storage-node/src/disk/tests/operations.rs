@@ -1,6 +1,6 @@
 //! Reading, writing, zeroing, discarding, batches and flushes of one store.
 
-use super::super::ring::Fault;
+use super::super::ring::{Fault, IN_FLIGHT_MAX, Request, WAITING_MAX};
 use super::super::store::OPERATIONS_MAX;
 use super::*;
 
@@ -281,4 +281,28 @@ fn a_full_file_system_is_told_apart_from_a_bad_disk() {
     });
     assert!(run_program("umount", &[target]).is_some());
     outcome.unwrap();
+}
+
+#[test]
+fn a_full_queue_of_the_ring_refuses_without_calling_back_at_once() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = std::sync::Arc::new(std::fs::File::create(directory.path().join("file")).unwrap());
+    on_shard(async {
+        let ring = Ring::start(8).unwrap();
+        type Ends = RefCell<Vec<(usize, Option<DiskError>)>>;
+        let ends: Rc<Ends> = Rc::default();
+        let total = IN_FLIGHT_MAX + WAITING_MAX + 3;
+        for number in 0..total {
+            let ends = Rc::clone(&ends);
+            let done = Box::new(move |result: Result<_, DiskError>| ends.borrow_mut().push((number, result.err())));
+            ring.request(&file, Request::Flush, done);
+        }
+        assert_eq!(ring.room(), 0);
+        assert!(ends.borrow().is_empty());
+        ring.run(&file, Request::Flush).await.unwrap_err();
+        let refused = Some(DiskError::Io(libc::EBUSY));
+        let refusals: Vec<usize> = ends.borrow().iter().filter(|end| end.1 == refused).map(|end| end.0).collect();
+        assert_eq!(refusals, [total - 3, total - 2, total - 1]);
+        // The rest is dropped with the runtime: nothing waits for a quarter of a million flushes.
+    });
 }

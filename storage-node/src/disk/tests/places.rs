@@ -105,15 +105,15 @@ fn an_interrupted_creation_leaves_nothing() {
     let directory = tempfile::tempdir().unwrap();
     let pool = StorePool::new(directory.path(), &[]).unwrap();
     let wanted = StoreSpec { preallocate: true, ..spec(SIZE) };
+    let during = Cell::new((9, 9));
     let half = |done: u64, total: u64| {
         if done > total / 2 {
-            // While it is being made, a scan leaves it alone and does not list it.
-            assert!(pool.scan(None).is_empty());
-            assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 1);
+            during.set((pool.scan(None).len(), fs::read_dir(directory.path()).unwrap().count()));
             std::panic::resume_unwind(Box::new("interrupted"));
         }
     };
     assert!(catch_unwind(AssertUnwindSafe(|| pool.create(&wanted, &half))).is_err());
+    assert_eq!(during.get(), (0, 1), "while a store is being made, a scan neither lists nor removes it");
     assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 0);
     // A process that died cannot remove its file; the next scan or creation does.
     let leftover = directory.path().join(format!("{}.tandem.creating", VolumeId(9)));
@@ -226,6 +226,19 @@ fn a_blank_device_takes_a_volume_and_gives_it_back() {
     pool.remove(&found).unwrap();
     let left: Vec<_> = pool.scan(None).into_iter().map(|r| r.unwrap().volume).collect();
     assert_eq!(left, [VolumeId(8)]);
+}
+
+#[test]
+fn an_interrupted_creation_leaves_a_device_blank() {
+    let Some((_directory, device, pool)) = device_place(64 << 20) else { return };
+    let interrupt = |done: u64, _| {
+        if done > 0 {
+            std::panic::resume_unwind(Box::new("interrupted"));
+        }
+    };
+    assert!(catch_unwind(AssertUnwindSafe(|| pool.create(&spec(SIZE), &interrupt))).is_err());
+    assert!(pool.scan(None).is_empty());
+    assert_eq!(pool.create(&spec(SIZE), &|_, _| {}).unwrap().path, device.path());
 }
 
 #[test]

@@ -138,7 +138,8 @@ async fn a_command_for_the_leader_is_redirected_there() {
     let request = || pb::RemoveNodeRequest { node: "nobody".into() };
     let refused = second.cluster().await.remove_node(request()).await.unwrap_err();
     assert_eq!(super::errors::redirect_of(&refused), Some(first.address.clone()));
-    let followed = follow(&Transport::default(), &second.address, |channel| async move {
+    let transport = Transport::default();
+    let followed = follow(&transport, &second.address, |channel| async move {
         ClusterClient::new(channel).remove_node(request()).await
     });
     assert_eq!(followed.await.unwrap_err().code(), Code::NotFound);
@@ -229,7 +230,7 @@ async fn watchers_see_notices_and_configurations() {
     first.volumes().await.delete(request).await.unwrap();
     let deleted = events.message().await.unwrap().unwrap();
     assert_eq!(deleted.volume, "vm");
-    assert!(matches!(deleted.kind, Some(Kind::Configuration(change)) if change.deleted), "{deleted:?}");
+    assert!(matches!(&deleted.kind, Some(Kind::Configuration(change)) if change.deleted), "{deleted:?}");
 }
 
 #[tokio::test]

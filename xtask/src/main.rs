@@ -11,6 +11,8 @@ mod sim;
 mod suite;
 mod tools;
 
+use std::process::ExitCode;
+
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 
@@ -35,12 +37,22 @@ enum Command {
     Bench(bench::BenchOptions),
 }
 
-fn main() -> Result<()> {
-    match Options::parse().command {
+fn main() -> ExitCode {
+    match execute(&Options::parse().command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn execute(command: &Command) -> Result<()> {
+    match command {
         Command::Check => check::run(),
-        Command::Test(options) => suite::run(&options),
-        Command::Sim(options) => sim::run(&options),
-        Command::Mutants(options) => mutants::run(&options),
-        Command::Bench(options) => bench::run(&options),
+        Command::Test(options) => suite::run(options),
+        Command::Sim(options) => sim::run(options),
+        Command::Mutants(options) => mutants::run(options),
+        Command::Bench(options) => bench::run(options),
     }
 }

@@ -24,7 +24,7 @@ const NBD_TIMEOUT: Duration = Duration::from_secs(20);
 static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
 
 /// What kind of cluster a test wants.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct ClusterOptions {
     /// Each node in its own network namespace.
     pub namespaces: bool,
@@ -32,12 +32,6 @@ pub struct ClusterOptions {
     pub extra_config: String,
     /// A directory for everything, which is kept; otherwise a temporary one.
     pub directory: Option<PathBuf>,
-}
-
-impl Default for ClusterOptions {
-    fn default() -> Self {
-        Self { namespaces: false, extra_config: String::new(), directory: None }
-    }
 }
 
 /// A running cluster. Dropping it ends all its processes; after a failed test its directory stays.

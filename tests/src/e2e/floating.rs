@@ -83,9 +83,11 @@ fn relay(client: TcpStream, state: &Arc<State>) {
     let both = |a: &TcpStream, b: &TcpStream| Some((a.try_clone().ok()?, b.try_clone().ok()?));
     let Some((client_reader, node_writer)) = both(&client, &node) else { return };
     let counting = Arc::clone(state);
-    let upstream = std::thread::spawn(move || copy(client_reader, node_writer, |bytes| {
-        counting.bytes_to_node.fetch_add(bytes, Ordering::AcqRel);
-    }));
+    let upstream = std::thread::spawn(move || {
+        copy(client_reader, node_writer, |bytes| {
+            counting.bytes_to_node.fetch_add(bytes, Ordering::AcqRel);
+        })
+    });
     copy(node, client, |_| {});
     let _ = upstream.join();
 }

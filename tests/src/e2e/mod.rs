@@ -14,6 +14,7 @@ pub mod pattern;
 pub mod process;
 pub mod qemu;
 pub mod skip;
+pub mod small_disk;
 pub mod uml;
 pub mod wait;
 pub mod writer;

@@ -164,7 +164,8 @@ fn must(args: &[&str]) {
 }
 
 fn ip(args: &[&str]) -> Result<(), String> {
-    let Output { status, stderr, .. } = Command::new("ip").args(args).output().map_err(|error| format!("ip: {error}"))?;
+    let Output { status, stderr, .. } =
+        Command::new("ip").args(args).output().map_err(|error| format!("ip: {error}"))?;
     if !status.success() {
         return Err(format!("ip {}: {}", args.join(" "), String::from_utf8_lossy(&stderr).trim()));
     }

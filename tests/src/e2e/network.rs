@@ -89,8 +89,9 @@ impl Network {
 /// Three ports that nobody listens on now. They are held together while they are chosen, so that they differ; a process
 /// that asks for a free port later may still take one, which shows as a node that does not start.
 fn free_ports() -> [u16; 3] {
-    let held: Vec<TcpListener> =
-        (0..3).map(|_| TcpListener::bind("127.0.0.1:0").unwrap_or_else(|error| panic!("no free port: {error}"))).collect();
+    let held: Vec<TcpListener> = (0..3)
+        .map(|_| TcpListener::bind("127.0.0.1:0").unwrap_or_else(|error| panic!("no free port: {error}")))
+        .collect();
     let port = |index: usize| held[index].local_addr().map_or(0, |address| address.port());
     [port(0), port(1), port(2)]
 }

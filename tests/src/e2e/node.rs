@@ -97,11 +97,15 @@ impl Node {
     pub fn start(&mut self) {
         self.start_unwatched();
         let (address, network) = (self.addresses.admin, self.network.clone());
-        eventually(START_LIMIT, &format!("{} listens on {address} (log: {})", self.name, self.log_path().display()), || {
-            let running = self.is_running();
-            assert!(running, "{} ended at once:\n{}", self.name, tail(&self.log()));
-            network.connect(address).is_ok()
-        });
+        eventually(
+            START_LIMIT,
+            &format!("{} listens on {address} (log: {})", self.name, self.log_path().display()),
+            || {
+                let running = self.is_running();
+                assert!(running, "{} ended at once:\n{}", self.name, tail(&self.log()));
+                network.connect(address).is_ok()
+            },
+        );
     }
 
     /// Starts it and returns at once.

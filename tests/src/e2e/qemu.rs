@@ -21,7 +21,11 @@ pub struct StorageDaemon {
 impl StorageDaemon {
     /// Serves a raw image.
     pub fn serve_image(image: &Path, log: &Path) -> io::Result<Self> {
-        Self::start(&format!("driver=file,node-name=n0,filename={},cache.direct=off", image.display()), free_address()?, log)
+        Self::start(
+            &format!("driver=file,node-name=n0,filename={},cache.direct=off", image.display()),
+            free_address()?,
+            log,
+        )
     }
 
     /// Serves the export `export` found at `upstream`. When that connection is lost, requests wait and are sent again on
@@ -39,11 +43,19 @@ impl StorageDaemon {
     fn start(node: &str, address: SocketAddr, log: &Path) -> io::Result<Self> {
         let mut command = Command::new("qemu-storage-daemon");
         command.args(["--blockdev", node, "--nbd-server"]);
-        command.arg(format!("addr.type=inet,addr.host={},addr.port={},max-connections=0", address.ip(), address.port()));
+        command.arg(format!(
+            "addr.type=inet,addr.host={},addr.port={},max-connections=0",
+            address.ip(),
+            address.port()
+        ));
         command.args(["--export", "type=nbd,id=e0,node-name=n0,name=vol,writable=on"]);
         let mut process = Process::start(command, log)?;
         eventually(Duration::from_secs(20), "qemu-storage-daemon listens", || {
-            assert!(process.is_running(), "qemu-storage-daemon ended: {}", std::fs::read_to_string(log).unwrap_or_default());
+            assert!(
+                process.is_running(),
+                "qemu-storage-daemon ended: {}",
+                std::fs::read_to_string(log).unwrap_or_default()
+            );
             TcpStream::connect(address).is_ok()
         });
         Ok(Self { address, process })

@@ -19,6 +19,8 @@ pub enum Need {
     Python(&'static str),
     /// Network namespaces, bridges and veth pairs can be made.
     Namespaces,
+    /// A small file system can be mounted.
+    SmallDisk,
 }
 
 impl Need {
@@ -36,6 +38,8 @@ impl Need {
             Self::Namespaces if !root => Some("network namespaces need root".to_owned()),
             Self::Namespaces if find_program("ip").is_none() => Some("ip is not installed".to_owned()),
             Self::Namespaces => super::namespace::unsupported(),
+            Self::SmallDisk if !root => Some("mounting needs root".to_owned()),
+            Self::SmallDisk => super::small_disk::SmallDisk::unsupported(),
         }
     }
 }
@@ -57,7 +61,8 @@ pub fn skip(name: &str, why: &str) {
     println!("skipped: {name}: {why}");
     let Some(path) = std::env::var_os(SKIP_LOG) else { return };
     let line = format!("{name}: {why}\n");
-    let written = OpenOptions::new().append(true).create(true).open(path).and_then(|mut log| log.write_all(line.as_bytes()));
+    let written =
+        OpenOptions::new().append(true).create(true).open(path).and_then(|mut log| log.write_all(line.as_bytes()));
     assert!(written.is_ok(), "the skip log cannot be written: {written:?}");
 }
 
@@ -66,4 +71,17 @@ pub fn find_program(name: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let system = ["/usr/sbin", "/sbin", "/usr/local/sbin"].map(PathBuf::from);
     std::env::split_paths(&path).chain(system).map(|directory| directory.join(name)).find(|path| path.is_file())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_missing_tool_has_a_reason_and_a_present_one_has_none() {
+        assert!(Need::Program("no-such-program").missing().is_some_and(|why| why.contains("no-such-program")));
+        assert!(Need::Python("no_such_module").missing().is_some());
+        assert_eq!(Need::Program("sh").missing(), None);
+        assert!(require("never written anywhere", &[]));
+    }
 }

@@ -25,7 +25,12 @@ pub struct Guest {
 
 impl Guest {
     /// Boots a guest that attaches `export` at `server`.
-    pub fn boot(network: &NamespaceNetwork, home: &Path, server: (Ipv4Addr, u16), export: &str) -> std::io::Result<Self> {
+    pub fn boot(
+        network: &NamespaceNetwork,
+        home: &Path,
+        server: (Ipv4Addr, u16),
+        export: &str,
+    ) -> std::io::Result<Self> {
         network.add_tap();
         let here = home.join("guest");
         let share = here.join("share");
@@ -36,7 +41,15 @@ impl Guest {
         fs::set_permissions(&init, fs::Permissions::from_mode(0o755))?;
         let console = here.join("console");
         let mut command = network.command_at_hub("linux.uml");
-        command.args(["mem=256M", "root=/dev/root", "rootfstype=hostfs", "rootflags=/", "ro", "con=null", "con0=fd:0,fd:1"]);
+        command.args([
+            "mem=256M",
+            "root=/dev/root",
+            "rootfstype=hostfs",
+            "rootflags=/",
+            "ro",
+            "con=null",
+            "con0=fd:0,fd:1",
+        ]);
         command.arg(format!("vec0:transport=tap,ifname={TAP},depth=128,gro=1")).arg(format!("init={}", init.display()));
         // What follows `--` is handed to init as its arguments.
         let guest = Ipv4Addr::from(GUEST_ADDRESS).to_string();
@@ -86,6 +99,11 @@ impl Guest {
         fs::write(self.share.join("stop"), "").unwrap_or_else(|error| panic!("the shared directory: {error}"));
         let ended = self.process.wait_for_end(Duration::from_secs(120));
         let console = self.console();
-        assert!(ended && console.contains("UML:DONE"), "the guest failed:\n{}\n{}", self.status(), super::node::tail(&console));
+        assert!(
+            ended && console.contains("UML:DONE"),
+            "the guest failed:\n{}\n{}",
+            self.status(),
+            super::node::tail(&console)
+        );
     }
 }

@@ -132,7 +132,9 @@ fn judge(block: u64, expected: Expectation, bytes: &[u8]) -> Result<(), String> 
     let Expectation { acknowledged, attempted } = expected;
     match version_of(block, bytes) {
         Some(found) if (acknowledged..=attempted).contains(&found) => Ok(()),
-        Some(found) => Err(format!("block {block} holds version {found}; {acknowledged} was acknowledged, {attempted} tried")),
+        Some(found) => {
+            Err(format!("block {block} holds version {found}; {acknowledged} was acknowledged, {attempted} tried"))
+        }
         None => Err(format!("block {block} is torn or foreign; version {acknowledged} was acknowledged")),
     }
 }

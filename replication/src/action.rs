@@ -67,6 +67,11 @@ pub enum Notice {
         /// True when an error caused it.
         failed: bool,
     },
+    /// The local disk is not given up on request.
+    DetachRefused {
+        /// Why.
+        why: &'static str,
+    },
     /// A planned switchover could not be done.
     SwitchoverRefused {
         /// Why.

@@ -99,6 +99,8 @@ pub struct DiskReport {
     /// True when the copy may hold less than it acknowledged: mid-resync, after a disk failure, or the store was open
     /// when the box lost power.
     pub suspect: bool,
+    /// True when the copy was given up after an error and has not been in sync since: it must not take over.
+    pub failed: bool,
     /// The durable fence for the volume (zeros if none).
     pub fence: (Epoch, ConfigVersion),
 }

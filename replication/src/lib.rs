@@ -4,12 +4,23 @@
 //! socket, a file, a thread or a random number: time arrives as `now`, everything else as an [`Event`].
 
 pub mod action;
+mod activity_log;
 pub mod config;
+mod core;
+mod dirty_bitmap;
 pub mod event;
+mod handoff;
+mod lease;
+mod link;
+pub mod primary;
+mod proposal;
+mod read;
 pub mod replica;
+mod resync;
+mod secondary;
+mod takeover;
+mod write;
 
 pub use action::{Action, Notice, PayloadSlice, Refusal};
-pub use event::{
-    Control, Coverage, DiskReport, Event, IoId, IoResult, LinkId, OpId, PayloadId, Request,
-};
+pub use event::{Control, Coverage, DiskReport, Event, IoId, IoResult, LinkId, OpId, PayloadId, Request};
 pub use replica::{Replica, Status, Timing};

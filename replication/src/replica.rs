@@ -1,9 +1,15 @@
 //! One volume's copy on one node: routes events to the parts below.
 
-use proto::{Boot, Incarnation, Micros, NodeId, Timestamp, VolumeId};
+use proto::peer::message::{Envelope, Message, NackReason};
+use proto::{Boot, ConfigVersion, Epoch, Incarnation, Micros, NodeId, Timestamp, VolumeId};
 
-use crate::action::Action;
-use crate::event::Event;
+use crate::action::{Action, Notice, Refusal};
+use crate::config::{Phase, VolumeConfig};
+use crate::core::{Core, Disk, Io, Purpose};
+use crate::event::{Control, DiskReport, Event, IoId, IoResult, LinkId, OpId, PayloadId, Request};
+use crate::primary::{Primary, Service, refuse};
+use crate::resync::target::discard_result;
+use crate::secondary::Secondary;
 
 /// Every timer of the protocol. Defaults are for a LAN; the simulator and the configuration may change them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -68,36 +74,414 @@ pub struct Status {
     pub peers: Vec<(NodeId, &'static str, u64, u64)>,
 }
 
+/// The present role.
+#[derive(Debug)]
+enum Role {
+    /// Primary by the configuration, in this very run.
+    Primary(Box<Primary>),
+    /// Everything else that still takes part.
+    Secondary(Box<Secondary>),
+    /// Stopped in order, or the volume is gone.
+    Stopped,
+}
+
+/// An orderly stop under way, on a replica that is not primary.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stop {
+    /// None.
+    No,
+    /// Local I/O is drained and flushed.
+    Flushing(Option<IoId>),
+}
+
 /// One volume's copy on one node.
 #[derive(Debug)]
 pub struct Replica {
-    #[allow(dead_code)]
-    timing: Timing,
+    core: Core,
+    role: Role,
+    stop: Stop,
+    /// The newest epoch in which this run has given up being primary: it serves again only under a later one.
+    given_up: Epoch,
+    state: &'static str,
 }
 
 impl Replica {
     /// A replica that knows nothing yet: the shell follows up with `Config` and `DiskAttached`.
     pub fn new(
-        _volume: VolumeId,
-        _node: NodeId,
-        _incarnation: Incarnation,
-        _boot: Boot,
+        volume: VolumeId,
+        node: NodeId,
+        incarnation: Incarnation,
+        boot: Boot,
         timing: Timing,
-        _now: Timestamp,
+        now: Timestamp,
     ) -> Self {
-        Self { timing }
+        assert!(timing.lease < timing.grace, "a lease must end before the grace of the node that granted it");
+        let mut core = Core::new(volume, node, incarnation, boot, timing, now);
+        let role = Role::Secondary(Box::new(Secondary::enter(&mut core)));
+        Self { core, role, stop: Stop::No, given_up: Epoch(0), state: "unknown" }
     }
 
     /// Takes one fact and appends the orders that follow from it.
-    pub fn handle(&mut self, _now: Timestamp, _event: Event, _actions: &mut Vec<Action>) {}
+    pub fn handle(&mut self, now: Timestamp, event: Event, actions: &mut Vec<Action>) {
+        self.core.now = self.core.now.max(now);
+        std::mem::swap(&mut self.core.actions, actions);
+        self.on_event(event);
+        self.progress();
+        self.note_state();
+        if self.core.timing.check_invariants {
+            self.check_invariants();
+        }
+        std::mem::swap(&mut self.core.actions, actions);
+    }
 
     /// When a `Tick` is due at the latest.
     pub fn next_deadline(&self) -> Timestamp {
-        Timestamp::NEVER
+        match &self.role {
+            Role::Primary(primary) => primary.next_housekeeping.min(primary.resync_deadline(self.core.now)),
+            Role::Secondary(secondary) => {
+                let coarse = self.core.now + self.core.timing.beacon_interval;
+                let stopping = self.stop != Stop::No;
+                let due = secondary.take_over_at(&self.core).filter(|_| !stopping).unwrap_or(Timestamp::NEVER);
+                due.max(self.core.now + Micros(1)).min(coarse)
+            }
+            Role::Stopped => Timestamp::NEVER,
+        }
+    }
+
+    fn on_event(&mut self, event: Event) {
+        match event {
+            Event::Tick => {}
+            Event::Config(config) => self.on_config(config),
+            Event::VolumeRemoved => self.on_volume_removed(),
+            Event::DiskAttached(report) => self.on_disk_attached(report),
+            Event::LeaderHears { node, alive } => self.core.leader_hears(node, alive),
+            Event::Goodbye { node, incarnation } => self.core.goodbye(node, incarnation),
+            Event::LinkUp { peer, link, outbound } => self.on_link_up(peer, link, outbound),
+            Event::LinkDown { link } => self.on_link_down(link),
+            Event::Frame { link, envelope, message, payload } => self.on_frame(link, envelope, message, payload),
+            Event::Client { op, request } => self.on_client(op, request),
+            Event::LocalDone { io, result } => self.on_io_done(io, result),
+            Event::EdgesMerged { io, result } => self.on_io_done(io, result),
+            Event::ReplicaStatePersisted { io, result } => self.on_io_done(io, result),
+            Event::ActivityLogPersisted { io, result } => self.on_io_done(io, result),
+            Event::DigestsCompared { io, differing } => match &mut self.role {
+                Role::Primary(primary) => primary.on_digests_compared(&mut self.core, io, differing),
+                Role::Secondary(_) | Role::Stopped => {}
+            },
+            Event::FencePersisted { epoch, version } => {
+                self.core.fence = self.core.fence.max((epoch, version));
+                if let Role::Secondary(secondary) = &mut self.role {
+                    secondary.on_fence_persisted(&mut self.core, (epoch, version));
+                }
+            }
+            Event::Control(control) => self.on_control(control),
+        }
+    }
+
+    /// What follows from time and from any event.
+    fn progress(&mut self) {
+        let hung = |io: &Io| self.core.now.since(io.started) >= self.core.timing.io_timeout;
+        if self.core.io.values().next().is_some_and(hung) && matches!(self.core.disk, Disk::Attached(_)) {
+            self.on_disk_lost(true);
+        }
+        let core = &mut self.core;
+        match &mut self.role {
+            Role::Primary(primary) => {
+                primary.start_when_drained(core);
+                if core.now >= primary.next_housekeeping {
+                    primary.next_housekeeping = core.now + core.timing.beacon_interval;
+                    primary.keep_links(core);
+                }
+                primary.progress_resyncs(core);
+                primary.progress_handoff(core);
+                primary.progress_proposal(core);
+                if primary.stop_is_complete() {
+                    primary.release_leases(core);
+                    self.finish_stop();
+                }
+            }
+            Role::Secondary(secondary) if self.stop == Stop::No => {
+                secondary.answer_hello(core);
+                secondary.answer_handoff(core);
+                secondary.progress_take_over(core);
+            }
+            Role::Secondary(_) => self.progress_stop(),
+            Role::Stopped => {}
+        }
+    }
+
+    fn on_config(&mut self, config: Box<VolumeConfig>) {
+        let before = (self.core.epoch(), self.core.is_member());
+        if config.version < self.core.version() {
+            return;
+        }
+        if config.epoch != before.0 {
+            self.core.forget_recorded();
+        }
+        self.core.config = Some(config);
+        let core = &mut self.core;
+        let Some(config) = &core.config else { return };
+        let mine = config.phase == Phase::Active
+            && (config.primary, config.primary_incarnation) == (core.node, core.incarnation)
+            && config.epoch > self.given_up
+            && self.stop == Stop::No;
+        let successor = config.primary;
+        match (&mut self.role, mine) {
+            (Role::Stopped, _) => {}
+            (Role::Primary(primary), true) if primary.epoch == core.epoch() => primary.on_config(core),
+            (Role::Secondary(secondary), false) => secondary.on_config(core, before),
+            (_, mine) => {
+                let old = std::mem::replace(&mut self.role, Role::Stopped);
+                match old {
+                    Role::Primary(primary) => primary.leave(core, Refusal::NotPrimary(successor)),
+                    Role::Secondary(mut secondary) => secondary.close_session(core, "this node has become primary"),
+                    Role::Stopped => {}
+                }
+                self.role = match mine {
+                    true => Role::Primary(Box::new(Primary::enter(core))),
+                    false => Role::Secondary(Box::new(Secondary::enter(core))),
+                };
+            }
+        }
+    }
+
+    fn on_volume_removed(&mut self) {
+        match std::mem::replace(&mut self.role, Role::Stopped) {
+            Role::Primary(primary) => primary.leave(&mut self.core, Refusal::NotPrimary(NodeId::NONE)),
+            Role::Secondary(mut secondary) => secondary.close_session(&mut self.core, "the volume was deleted"),
+            Role::Stopped => {}
+        }
+        self.core.act(Action::Stopped);
+    }
+
+    fn on_disk_attached(&mut self, report: DiskReport) {
+        self.core.fence = self.core.fence.max(report.fence);
+        if let (Role::Primary(primary), Disk::Detached { .. }) = (&self.role, self.core.disk) {
+            if !primary.is_dead(&self.core) {
+                // What was in flight is lost to this copy: it comes back as a resync target, under another primary.
+                return self.core.act(Action::DetachDisk { failed: false });
+            }
+            self.give_up_role();
+        }
+        self.core.disk = Disk::Attached(report);
+        self.core.forget_recorded();
+        // A disk that comes back to a member after a failure may lack what was acknowledged meanwhile; a member that was
+        // never dropped has simply been opened.
+        if !report.suspect {
+            self.core.record_in_sync();
+        }
+        if let Role::Primary(primary) = &mut self.role {
+            primary.serve_queue(&mut self.core);
+        }
+    }
+
+    /// The last copy's disk was lost and is back: it serves again under a new epoch, which records the possible loss.
+    fn give_up_role(&mut self) {
+        self.given_up = self.core.epoch();
+        if let Role::Primary(primary) = std::mem::replace(&mut self.role, Role::Stopped) {
+            primary.leave(&mut self.core, Refusal::Io);
+        }
+        self.role = Role::Secondary(Box::new(Secondary::enter(&mut self.core)));
+    }
+
+    fn on_link_up(&mut self, peer: NodeId, link: LinkId, outbound: bool) {
+        self.core.links.insert(link, (peer, outbound));
+        match &mut self.role {
+            Role::Primary(primary) if outbound => primary.on_link_up(&mut self.core, peer, link),
+            Role::Primary(_) | Role::Secondary(_) if !outbound => {}
+            _ => self.core.act(Action::CloseLink { link, why: "this node is not primary" }),
+        }
+    }
+
+    fn on_link_down(&mut self, link: LinkId) {
+        self.core.links.remove(&link);
+        match &mut self.role {
+            Role::Primary(primary) => primary.on_link_down(&mut self.core, link),
+            Role::Secondary(secondary) => secondary.on_link_down(&mut self.core, link),
+            Role::Stopped => {}
+        }
+    }
+
+    fn on_frame(&mut self, link: LinkId, envelope: Envelope, message: Message, payload: Option<PayloadId>) {
+        let Some((peer, outbound)) = self.core.links.get(&link).copied() else { return self.core.release(payload) };
+        let core = &mut self.core;
+        match &mut self.role {
+            Role::Primary(primary) if outbound => {
+                core.heard(peer);
+                primary.on_frame(core, peer, (link, envelope.session), message, payload);
+            }
+            Role::Secondary(secondary) if !outbound && self.stop == Stop::No => {
+                secondary.on_frame(core, peer, link, envelope, message, payload);
+            }
+            _ => {
+                core.release(payload);
+                // Two nodes each believe to be primary: the one with the lower epoch learns it here, and by Raft.
+                if matches!(message, Message::Hello { .. }) {
+                    let newer = envelope.epoch > core.epoch();
+                    let reason = if newer { NackReason::NotYet } else { NackReason::StaleEpoch };
+                    core.nack(link, envelope.session, reason);
+                }
+            }
+        }
+    }
+
+    fn on_client(&mut self, op: OpId, request: Request) {
+        match &mut self.role {
+            Role::Primary(primary) => primary.on_client(&mut self.core, op, request),
+            Role::Secondary(_) => {
+                let primary = Secondary::primary(&self.core);
+                let other = if primary == self.core.node { NodeId::NONE } else { primary };
+                refuse(&mut self.core, op, &request, Refusal::NotPrimary(other));
+            }
+            Role::Stopped => refuse(&mut self.core, op, &request, Refusal::Stopped),
+        }
+    }
+
+    fn on_io_done(&mut self, id: IoId, result: IoResult) {
+        let Some(io) = self.core.io.remove(&id) else { return };
+        if io.purpose == Purpose::StopFlush {
+            return self.finish_stop();
+        }
+        let stale = io.generation != self.core.generation && io.purpose != Purpose::State;
+        let in_use = matches!(self.core.disk, Disk::Attached(_));
+        if result == IoResult::Failed && in_use {
+            discard_result(&mut self.core, id, &io.purpose, result);
+            return self.on_disk_lost(true);
+        }
+        if stale || !in_use || result == IoResult::Failed {
+            return discard_result(&mut self.core, id, &io.purpose, result);
+        }
+        let core = &mut self.core;
+        match &mut self.role {
+            Role::Primary(primary) => match io.purpose {
+                Purpose::Write(number) => primary.on_local_write_done(core, number),
+                Purpose::Read(number) => primary.on_local_read_done(core, number, id),
+                Purpose::Merge(number) => primary.log_write(core, number),
+                Purpose::Log(number) => primary.issue_write(core, number),
+                Purpose::Flush(number) => primary.on_local_flush_done(core, number),
+                Purpose::Chunk(node, number) => primary.on_chunk_read(core, node, number, id),
+                _ => {}
+            },
+            Role::Secondary(secondary) => {
+                if let Some(session) = secondary.session.as_mut() {
+                    session.stream.on_done(core, (session.link, session.id), id, &io.purpose);
+                }
+            }
+            Role::Stopped => discard_result(core, id, &io.purpose, result),
+        }
+    }
+
+    /// The disk failed, hangs, or is to be given up.
+    fn on_disk_lost(&mut self, failed: bool) {
+        self.core.detach(failed);
+        self.core.forget_recorded();
+        match &mut self.role {
+            Role::Primary(primary) => primary.on_disk_lost(&mut self.core),
+            Role::Secondary(secondary) => secondary.on_disk_lost(&mut self.core),
+            Role::Stopped => {}
+        }
+    }
+
+    fn on_control(&mut self, control: Control) {
+        match (control, &mut self.role) {
+            (Control::Switchover { to }, Role::Primary(primary)) => primary.on_switchover(&mut self.core, to),
+            (Control::Switchover { .. }, _) => {
+                self.core.act(Action::Notify(Notice::SwitchoverRefused { why: "this node is not primary" }));
+            }
+            (Control::Detach, Role::Stopped) => {}
+            (Control::Detach, _) if self.core.is_last_member() => {
+                self.core.act(Action::Notify(Notice::DetachRefused { why: "the copy is the last one in sync" }));
+            }
+            (Control::Detach, _) => self.on_disk_lost(false),
+            (Control::Stop, Role::Stopped) => self.core.act(Action::Stopped),
+            (Control::Stop, Role::Primary(primary)) => primary.on_stop(&mut self.core),
+            (Control::Stop, Role::Secondary(secondary)) => {
+                secondary.close_session(&mut self.core, "this node is stopping");
+                secondary.take_over = None;
+                self.stop = Stop::Flushing(None);
+            }
+        }
+    }
+
+    /// A stopping secondary: drained, then flushed, then stopped.
+    fn progress_stop(&mut self) {
+        let Stop::Flushing(None) = self.stop else { return };
+        if self.core.disk_report().is_none() {
+            return self.finish_stop();
+        }
+        if self.core.is_drained() {
+            let io = self.core.start_io(Purpose::StopFlush);
+            self.stop = Stop::Flushing(Some(io));
+            self.core.act(Action::FlushLocal { io });
+        }
+    }
+
+    fn finish_stop(&mut self) {
+        if let Role::Primary(primary) = std::mem::replace(&mut self.role, Role::Stopped) {
+            primary.leave(&mut self.core, Refusal::Stopped);
+        }
+        self.core.act(Action::Stopped);
+    }
+
+    fn note_state(&mut self) {
+        let state = self.role_name();
+        if state != self.state {
+            let from = std::mem::replace(&mut self.state, state);
+            let notice = Secondary::notice(from, state, self.core.epoch());
+            self.core.act(notice);
+        }
+    }
+
+    fn role_name(&self) -> &'static str {
+        match &self.role {
+            Role::Primary(primary) if primary.service == Service::Serving => "primary",
+            Role::Primary(_) => "primary, suspended",
+            Role::Secondary(secondary) => secondary.state_name(&self.core),
+            Role::Stopped => "stopped",
+        }
+    }
+
+    fn check_invariants(&self) {
+        match &self.role {
+            Role::Primary(primary) => primary.check_invariants(&self.core),
+            Role::Secondary(secondary) => secondary.check_invariants(&self.core),
+            Role::Stopped => {}
+        }
+    }
+
+    /// The epoch under which this replica serves now, if it does: what the checker of the simulator watches.
+    pub fn serving_epoch(&self) -> Option<Epoch> {
+        match &self.role {
+            Role::Primary(primary) if primary.service != Service::Starting => Some(primary.epoch),
+            _ => None,
+        }
+    }
+
+    /// The newest configuration version applied here.
+    pub fn version(&self) -> ConfigVersion {
+        self.core.version()
     }
 
     /// For people and metrics.
-    pub fn status(&self, _now: Timestamp) -> Status {
-        Status::default()
+    pub fn status(&self, now: Timestamp) -> Status {
+        let mut status = Status { role: self.role_name(), ..Status::default() };
+        if let Role::Primary(primary) = &self.role {
+            status.operations =
+                primary.queue.len() + primary.writes.len() + primary.reads.len() + primary.flushes.len();
+            status.serving = primary.service == Service::Serving
+                && matches!(self.core.disk, Disk::Attached(_))
+                && primary.holds_lease(&self.core)
+                && primary.peers.values().all(|peer| !peer.sync.is_member() || peer.is_open());
+            status.peers = primary
+                .peers
+                .iter()
+                .map(|(node, peer)| {
+                    let (state, dirty, sent) = peer.describe();
+                    (*node, state, dirty, sent)
+                })
+                .collect();
+            status.waiting = primary.waiting(&self.core, now);
+        }
+        status
     }
 }

@@ -1,3 +1,5 @@
-//! The tests that need more than one crate: the end-to-end harness.
+//! Tests of the whole: the deterministic simulator, and what runs real processes.
 
 pub mod e2e;
+#[path = "../sim/mod.rs"]
+pub mod sim;

@@ -3,7 +3,7 @@
 //! The cluster, the volume and the two nodes are fixed by the connection's handshake (`codec`); every message carries
 //! the sender's epoch, configuration version and session in its [`Envelope`].
 
-use crate::{Boot, BlockRange, ConfigVersion, DiskId, Epoch, Incarnation, SessionId, Timestamp};
+use crate::{BlockRange, Boot, ConfigVersion, DiskId, Epoch, Incarnation, SessionId, Timestamp};
 
 /// What every message carries beside its own content.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -137,6 +137,8 @@ pub enum VolumeCommand {
         disk_id: DiskId,
         /// A cold member may.
         cold_ok: bool,
+        /// The copy's disk had failed; allowed to the last member only, and recorded as a possible loss.
+        failed: bool,
     },
     /// The primary hands over to a member; drained and flushed.
     Handoff {

@@ -2,10 +2,10 @@
 
 pub mod apply;
 pub mod command;
+pub mod consensus;
 pub mod state;
+mod wire;
 
 pub use apply::{ApplyError, Outcome};
-pub use command::{Command, NodeCommand, VolumeCommand};
-pub use state::{
-    AckPolicy, ClusterState, Member, NodeKind, NodeRecord, Phase, Registration, VolumeConfig,
-};
+pub use command::{Command, CommandBody, NodeCommand, VolumeCommand};
+pub use state::{AckPolicy, ClusterState, ForcePlan, Member, NodeKind, NodeRecord, Phase, Registration, VolumeConfig};

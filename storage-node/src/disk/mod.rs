@@ -52,13 +52,19 @@ pub enum DiskError {
 pub type DiskSink = Rc<dyn Fn(DiskDone)>;
 
 /// One io_uring of a shard, polled by its tokio current-thread runtime. Lives inside a `LocalSet`.
-pub struct Ring { _private: Cell<()> }
+pub struct Ring {
+    _private: Cell<()>,
+}
 
 impl Ring {
     /// A ring with `entries` submission slots; starts its completion task with `spawn_local`.
-    pub fn start(_entries: u32) -> io::Result<Rc<Ring>> { unimplemented!() }
+    pub fn start(_entries: u32) -> io::Result<Rc<Ring>> {
+        unimplemented!()
+    }
     /// Submits what was queued since the last call, in one system call. Called once per turn of the event loop.
-    pub fn submit(&self) { unimplemented!() }
+    pub fn submit(&self) {
+        unimplemented!()
+    }
 }
 
 /// What a scan of the stores found.
@@ -114,47 +120,85 @@ pub enum StoreError {
 
 /// The places where a node keeps stores: a directory, and raw block devices.
 #[derive(Clone, Debug)]
-pub struct StorePool { _private: () }
+pub struct StorePool {
+    _private: (),
+}
 
 impl StorePool {
     /// `directory` is created if missing; each device of `devices` holds at most one volume.
-    pub fn new(_directory: &Path, _devices: &[PathBuf]) -> Result<Self, StoreError> { unimplemented!() }
+    pub fn new(_directory: &Path, _devices: &[PathBuf]) -> Result<Self, StoreError> {
+        unimplemented!()
+    }
     /// Every store found, or why it is refused.
-    pub fn scan(&self, _cluster: Option<ClusterId>) -> Vec<Result<FoundStore, StoreError>> { unimplemented!() }
+    pub fn scan(&self, _cluster: Option<ClusterId>) -> Vec<Result<FoundStore, StoreError>> {
+        unimplemented!()
+    }
     /// Makes a store (blocking; call it off the shard). `progress(done, total)` in bytes. Interrupted, it leaves nothing.
-    pub fn create(&self, _spec: &StoreSpec, _progress: &dyn Fn(u64, u64)) -> Result<FoundStore, StoreError> { unimplemented!() }
+    pub fn create(&self, _spec: &StoreSpec, _progress: &dyn Fn(u64, u64)) -> Result<FoundStore, StoreError> {
+        unimplemented!()
+    }
     /// Removes the store of a deleted volume.
-    pub fn remove(&self, _found: &FoundStore) -> Result<(), StoreError> { unimplemented!() }
+    pub fn remove(&self, _found: &FoundStore) -> Result<(), StoreError> {
+        unimplemented!()
+    }
 }
 
 /// An open store. Operations run in parallel; the caller orders what must be ordered.
-pub struct Store { _private: () }
+pub struct Store {
+    _private: (),
+}
 
 impl Store {
     /// Locks (waits up to `lock_wait` for a former process's I/O to end) and opens it; durably records `boot` and
     /// not-clean. A store that was open when the box lost power (other boot, not clean) is reported `suspect`.
-    pub async fn open(_ring: Rc<Ring>, _found: &FoundStore, _boot: Boot, _lock_wait: std::time::Duration, _sink: DiskSink) -> Result<Store, StoreError> { unimplemented!() }
+    pub async fn open(
+        _ring: Rc<Ring>,
+        _found: &FoundStore,
+        _boot: Boot,
+        _lock_wait: std::time::Duration,
+        _sink: DiskSink,
+    ) -> Result<Store, StoreError> {
+        unimplemented!()
+    }
     /// Its superblock as of opening.
-    pub fn found(&self) -> &FoundStore { unimplemented!() }
+    pub fn found(&self) -> &FoundStore {
+        unimplemented!()
+    }
     /// Starts an operation; its end comes to the sink, never from within this call.
-    pub fn start(&self, _tag: u64, _op: DiskOp) { unimplemented!() }
+    pub fn start(&self, _tag: u64, _op: DiskOp) {
+        unimplemented!()
+    }
     /// Operations started and not ended.
-    pub fn in_flight(&self) -> usize { unimplemented!() }
+    pub fn in_flight(&self) -> usize {
+        unimplemented!()
+    }
     /// Which parts of `range` are holes, in order, without gaps.
-    pub fn allocation(&self, _range: BlockRange) -> Result<Vec<(BlockRange, bool)>, DiskError> { unimplemented!() }
+    pub fn allocation(&self, _range: BlockRange) -> Result<Vec<(BlockRange, bool)>, DiskError> {
+        unimplemented!()
+    }
     /// Waits for operations, and with `clean` flushes and records an orderly stop.
-    pub async fn close(self, _clean: bool) -> Result<(), StoreError> { unimplemented!() }
+    pub async fn close(self, _clean: bool) -> Result<(), StoreError> {
+        unimplemented!()
+    }
 }
 
 /// The node's fence file: per volume a durable (epoch, version) that only grows.
 #[derive(Debug)]
-pub struct FenceFile { _private: () }
+pub struct FenceFile {
+    _private: (),
+}
 
 impl FenceFile {
     /// Opens or creates it; a damaged file is refused.
-    pub fn open(_path: &Path) -> Result<Self, StoreError> { unimplemented!() }
+    pub fn open(_path: &Path) -> Result<Self, StoreError> {
+        unimplemented!()
+    }
     /// The fence of a volume, zeros if none.
-    pub fn get(&self, _volume: VolumeId) -> (Epoch, ConfigVersion) { unimplemented!() }
+    pub fn get(&self, _volume: VolumeId) -> (Epoch, ConfigVersion) {
+        unimplemented!()
+    }
     /// Raises it durably (blocking; group several with one call).
-    pub fn raise(&mut self, _fences: &[(VolumeId, Epoch, ConfigVersion)]) -> Result<(), StoreError> { unimplemented!() }
+    pub fn raise(&mut self, _fences: &[(VolumeId, Epoch, ConfigVersion)]) -> Result<(), StoreError> {
+        unimplemented!()
+    }
 }

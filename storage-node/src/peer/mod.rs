@@ -47,13 +47,26 @@ pub enum LinkError {
 
 /// A replication connection whose handshake agreed, before it is put on a shard.
 #[derive(Debug)]
-pub struct ReadyLink { pub peer: NodeId, pub volume: VolumeId }
+pub struct ReadyLink {
+    pub peer: NodeId,
+    pub volume: VolumeId,
+}
 
 impl ReadyLink {
     /// Dials `address` and shakes hands for `volume` with `peer`.
-    pub async fn dial(_transport: &Transport, _address: &str, _me: Identity, _peer: NodeId, _volume: VolumeId) -> Result<ReadyLink, LinkError> { unimplemented!() }
+    pub async fn dial(
+        _transport: &Transport,
+        _address: &str,
+        _me: Identity,
+        _peer: NodeId,
+        _volume: VolumeId,
+    ) -> Result<ReadyLink, LinkError> {
+        unimplemented!()
+    }
     /// Starts its reader and writer with `spawn_local` on the current shard.
-    pub fn start(self, _sink: LinkSink) -> std::io::Result<LinkSender> { unimplemented!() }
+    pub fn start(self, _sink: LinkSink) -> std::io::Result<LinkSender> {
+        unimplemented!()
+    }
 }
 
 /// The sending half of a running link; cheap to clone.
@@ -63,9 +76,13 @@ pub struct LinkSender {}
 impl LinkSender {
     /// Queues a frame; payload parts are sent one after the other without copying. Over the bound of queued bytes the
     /// link is closed (reported as Down).
-    pub fn send(&self, _envelope: &Envelope, _message: &Message, _payload: SmallVec<[Bytes; 1]>) { unimplemented!() }
+    pub fn send(&self, _envelope: &Envelope, _message: &Message, _payload: SmallVec<[Bytes; 1]>) {
+        unimplemented!()
+    }
     /// Closes it with a reason; Down follows.
-    pub fn close(&self, _why: &str) { unimplemented!() }
+    pub fn close(&self, _why: &str) {
+        unimplemented!()
+    }
 }
 
 /// What arrives at the peer listener.
@@ -88,7 +105,14 @@ pub struct PeerListener {}
 impl PeerListener {
     /// Accepts on `address` until dropped; what passes its handshake goes to `incoming`. `identity` may be unknown at
     /// first (before init or join): then everything is refused with a reason.
-    pub async fn start(_transport: Transport, _address: &str, _identity: tokio::sync::watch::Receiver<Option<Identity>>, _incoming: mpsc::Sender<Incoming>) -> Result<PeerListener, LinkError> { unimplemented!() }
+    pub async fn start(
+        _transport: Transport,
+        _address: &str,
+        _identity: tokio::sync::watch::Receiver<Option<Identity>>,
+        _incoming: mpsc::Sender<Incoming>,
+    ) -> Result<PeerListener, LinkError> {
+        unimplemented!()
+    }
 }
 
 /// Outgoing Raft links to every other node; messages are dropped when a link is down or its queue is full.
@@ -97,14 +121,24 @@ pub struct RaftLinks {}
 
 impl RaftLinks {
     /// `spawn`s one task per node on the current runtime as addresses become known.
-    pub fn new(_transport: Transport, _me: Identity) -> Self { unimplemented!() }
+    pub fn new(_transport: Transport, _me: Identity) -> Self {
+        unimplemented!()
+    }
     /// Sets or changes a node's address.
-    pub fn set_address(&self, _node: NodeId, _address: &str) { unimplemented!() }
+    pub fn set_address(&self, _node: NodeId, _address: &str) {
+        unimplemented!()
+    }
     /// Sends a Raft message; lossy.
-    pub fn send(&self, _to: NodeId, _message: Vec<u8>) { unimplemented!() }
+    pub fn send(&self, _to: NodeId, _message: Vec<u8>) {
+        unimplemented!()
+    }
     /// Sends the leader's liveness report; lossy.
-    pub fn send_liveness(&self, _to: NodeId, _heard: &[(NodeId, bool)]) { unimplemented!() }
+    pub fn send_liveness(&self, _to: NodeId, _heard: &[(NodeId, bool)]) {
+        unimplemented!()
+    }
 }
 
 /// Blocking: tells `address` that `identity`'s worker was reaped. Used by the supervisor.
-pub fn say_goodbye(_address: &str, _identity: Identity) -> Result<(), LinkError> { unimplemented!() }
+pub fn say_goodbye(_address: &str, _identity: Identity) -> Result<(), LinkError> {
+    unimplemented!()
+}

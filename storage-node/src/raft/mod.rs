@@ -31,7 +31,9 @@ pub struct RaftStatus {
 #[derive(Debug, Error)]
 pub enum ProposeError {
     /// No outcome within the time given: it may still take effect.
-    #[error("the cluster gave no answer within {0:?}: no majority of the voters is reachable; the change may still take effect later")]
+    #[error(
+        "the cluster gave no answer within {0:?}: no majority of the voters is reachable; the change may still take effect later"
+    )]
     Timeout(Duration),
     /// The driver has stopped, for this reason.
     #[error("{0}")]
@@ -74,23 +76,48 @@ pub struct RaftHandle {}
 impl RaftHandle {
     /// Starts a driver over the log in `directory`. A fresh log is made with `bootstrap` (the first node, alone, as a
     /// voter, its `Init` command committed) or empty (a joining node that waits for the leader).
-    pub fn start(_config: RaftConfig, _directory: &Path, _bootstrap: Option<Command>, _send: Box<dyn RaftSend>) -> Result<RaftHandle, RaftError> { unimplemented!() }
+    pub fn start(
+        _config: RaftConfig,
+        _directory: &Path,
+        _bootstrap: Option<Command>,
+        _send: Box<dyn RaftSend>,
+    ) -> Result<RaftHandle, RaftError> {
+        unimplemented!()
+    }
     /// A message from another node.
-    pub fn deliver(&self, _message: Vec<u8>) { unimplemented!() }
+    pub fn deliver(&self, _message: Vec<u8>) {
+        unimplemented!()
+    }
     /// Proposes without waiting; may be lost.
-    pub fn propose(&self, _command: Command) { unimplemented!() }
+    pub fn propose(&self, _command: Command) {
+        unimplemented!()
+    }
     /// Proposes, repeats until applied here (the request id makes that safe), and tells the outcome.
-    pub async fn propose_and_wait(&self, _command: Command, _patience: Duration) -> Result<Outcome, ProposeError> { unimplemented!() }
+    pub async fn propose_and_wait(&self, _command: Command, _patience: Duration) -> Result<Outcome, ProposeError> {
+        unimplemented!()
+    }
     /// A linearizable point: returns once everything committed before the call is applied here.
-    pub async fn read_index(&self, _patience: Duration) -> Result<(), ProposeError> { unimplemented!() }
+    pub async fn read_index(&self, _patience: Duration) -> Result<(), ProposeError> {
+        unimplemented!()
+    }
     /// The replicated state as applied here.
-    pub fn state(&self) -> watch::Receiver<Arc<ClusterState>> { unimplemented!() }
+    pub fn state(&self) -> watch::Receiver<Arc<ClusterState>> {
+        unimplemented!()
+    }
     /// Leader, term, members.
-    pub fn status(&self) -> watch::Receiver<RaftStatus> { unimplemented!() }
+    pub fn status(&self) -> watch::Receiver<RaftStatus> {
+        unimplemented!()
+    }
     /// On the leader: adds a learner; promotes it to a voter once it has caught up.
-    pub async fn add_voter(&self, _node: NodeId, _patience: Duration) -> Result<(), ProposeError> { unimplemented!() }
+    pub async fn add_voter(&self, _node: NodeId, _patience: Duration) -> Result<(), ProposeError> {
+        unimplemented!()
+    }
     /// On the leader: removes a voter or learner.
-    pub async fn remove_voter(&self, _node: NodeId, _patience: Duration) -> Result<(), ProposeError> { unimplemented!() }
+    pub async fn remove_voter(&self, _node: NodeId, _patience: Duration) -> Result<(), ProposeError> {
+        unimplemented!()
+    }
     /// Hands leadership to another voter if this node leads, then stops the thread.
-    pub async fn stop(&self) { unimplemented!() }
+    pub async fn stop(&self) {
+        unimplemented!()
+    }
 }

@@ -1,0 +1,383 @@
+//! Bytes of log entries and snapshots.
+//!
+//! Every entry begins with the format number and the command's tag; a tag or format that is not known halts the node
+//! instead of being skipped. All integers are little-endian; strings and lists carry a 32-bit length.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use proto::{Boot, ClusterId, ConfigVersion, DiskId, Epoch, Incarnation, NodeId, RequestId, VolumeId};
+
+use super::apply::ApplyError;
+use super::command::{Command, CommandBody, NodeCommand, VolumeCommand};
+use super::state::{
+    AckPolicy, ClusterState, ForcePlan, Member, NodeKind, NodeRecord, Phase, Registration, VolumeConfig,
+};
+
+/// Format number of entries and snapshots.
+const FORMAT: u8 = 1;
+/// Elements in a decoded list, at most; far above every bound of the state machine.
+const LIST_MAX: usize = 1 << 20;
+
+/// A value with a byte form.
+trait Wire: Sized {
+    fn put(&self, out: &mut Vec<u8>);
+    fn get(input: &mut &[u8]) -> Result<Self, ApplyError>;
+}
+
+macro_rules! wire_int {
+    ($($t:ty),*) => {$(
+        impl Wire for $t {
+            fn put(&self, out: &mut Vec<u8>) {
+                out.extend_from_slice(&self.to_le_bytes());
+            }
+            fn get(input: &mut &[u8]) -> Result<Self, ApplyError> {
+                let (head, rest) = input.split_first_chunk().ok_or(ApplyError::Malformed)?;
+                *input = rest;
+                Ok(<$t>::from_le_bytes(*head))
+            }
+        }
+    )*};
+}
+wire_int!(u8, u32, u64, u128);
+
+macro_rules! wire_newtype {
+    ($($t:ident),*) => {$(
+        impl Wire for $t {
+            fn put(&self, out: &mut Vec<u8>) {
+                self.0.put(out);
+            }
+            fn get(input: &mut &[u8]) -> Result<Self, ApplyError> {
+                Ok($t(Wire::get(input)?))
+            }
+        }
+    )*};
+}
+wire_newtype!(Boot, ClusterId, ConfigVersion, DiskId, Epoch, Incarnation, NodeId, RequestId, VolumeId);
+
+macro_rules! wire_struct {
+    ($t:ident { $($field:ident),* $(,)? }) => {
+        impl Wire for $t {
+            fn put(&self, out: &mut Vec<u8>) {
+                $(self.$field.put(out);)*
+            }
+            fn get(input: &mut &[u8]) -> Result<Self, ApplyError> {
+                Ok($t { $($field: Wire::get(input)?),* })
+            }
+        }
+    };
+}
+
+/// Enums whose variants carry named fields: a tag byte, then the fields.
+macro_rules! wire_enum {
+    ($t:ident { $($tag:literal => $variant:ident { $($field:ident),* }),* $(,)? }) => {
+        impl Wire for $t {
+            fn put(&self, out: &mut Vec<u8>) {
+                match self {
+                    $($t::$variant { $($field),* } => { out.push($tag); $($field.put(out);)* })*
+                }
+            }
+            fn get(input: &mut &[u8]) -> Result<Self, ApplyError> {
+                match u8::get(input)? {
+                    $($tag => Ok($t::$variant { $($field: Wire::get(input)?),* }),)*
+                    _ => Err(ApplyError::UnknownCommand),
+                }
+            }
+        }
+    };
+}
+
+impl Wire for bool {
+    fn put(&self, out: &mut Vec<u8>) {
+        out.push(u8::from(*self));
+    }
+    fn get(input: &mut &[u8]) -> Result<Self, ApplyError> {
+        match u8::get(input)? {
+            0 => Ok(false),
+            1 => Ok(true),
+            _ => Err(ApplyError::Malformed),
+        }
+    }
+}
+
+impl Wire for String {
+    fn put(&self, out: &mut Vec<u8>) {
+        (self.len() as u32).put(out);
+        out.extend_from_slice(self.as_bytes());
+    }
+    fn get(input: &mut &[u8]) -> Result<Self, ApplyError> {
+        let length = u32::get(input)? as usize;
+        if length > input.len() {
+            return Err(ApplyError::Malformed);
+        }
+        let (head, rest) = input.split_at(length);
+        *input = rest;
+        String::from_utf8(head.to_vec()).map_err(|_| ApplyError::Malformed)
+    }
+}
+
+impl<T: Wire> Wire for Option<T> {
+    fn put(&self, out: &mut Vec<u8>) {
+        self.is_some().put(out);
+        if let Some(value) = self {
+            value.put(out);
+        }
+    }
+    fn get(input: &mut &[u8]) -> Result<Self, ApplyError> {
+        Ok(if bool::get(input)? { Some(T::get(input)?) } else { None })
+    }
+}
+
+impl<A: Wire, B: Wire> Wire for (A, B) {
+    fn put(&self, out: &mut Vec<u8>) {
+        self.0.put(out);
+        self.1.put(out);
+    }
+    fn get(input: &mut &[u8]) -> Result<Self, ApplyError> {
+        Ok((A::get(input)?, B::get(input)?))
+    }
+}
+
+impl<T: Wire> Wire for Vec<T> {
+    fn put(&self, out: &mut Vec<u8>) {
+        (self.len() as u32).put(out);
+        self.iter().for_each(|item| item.put(out));
+    }
+    fn get(input: &mut &[u8]) -> Result<Self, ApplyError> {
+        let length = u32::get(input)? as usize;
+        if length > LIST_MAX {
+            return Err(ApplyError::Malformed);
+        }
+        (0..length).map(|_| T::get(input)).collect()
+    }
+}
+
+impl<K: Wire + Ord, V: Wire> Wire for BTreeMap<K, V> {
+    fn put(&self, out: &mut Vec<u8>) {
+        (self.len() as u32).put(out);
+        for (key, value) in self {
+            key.put(out);
+            value.put(out);
+        }
+    }
+    fn get(input: &mut &[u8]) -> Result<Self, ApplyError> {
+        Ok(Vec::<(K, V)>::get(input)?.into_iter().collect())
+    }
+}
+
+impl<K: Wire + Ord> Wire for BTreeSet<K> {
+    fn put(&self, out: &mut Vec<u8>) {
+        (self.len() as u32).put(out);
+        self.iter().for_each(|item| item.put(out));
+    }
+    fn get(input: &mut &[u8]) -> Result<Self, ApplyError> {
+        Ok(Vec::<K>::get(input)?.into_iter().collect())
+    }
+}
+
+/// The three addresses of a node.
+#[derive(Clone)]
+struct Addresses([String; 3]);
+
+impl Wire for Addresses {
+    fn put(&self, out: &mut Vec<u8>) {
+        self.0.iter().for_each(|address| address.put(out));
+    }
+    fn get(input: &mut &[u8]) -> Result<Self, ApplyError> {
+        Ok(Addresses([Wire::get(input)?, Wire::get(input)?, Wire::get(input)?]))
+    }
+}
+
+wire_enum!(AckPolicy { 0 => Flush {}, 1 => Durable {} });
+wire_enum!(NodeKind { 0 => Storage {}, 1 => Witness {} });
+wire_enum!(Phase { 0 => Creating {}, 1 => Active {} });
+wire_struct!(NodeRecord {
+    name,
+    kind,
+    peer_address,
+    admin_address,
+    nbd_address,
+    incarnation,
+    boot,
+    feature_levels,
+    join_request
+});
+wire_struct!(Registration { disk_id, incarnation, boot, ready });
+wire_struct!(Member { disk_id, boot });
+wire_struct!(ForcePlan { target, attested, token });
+wire_struct!(VolumeConfig {
+    id,
+    name,
+    size_bytes,
+    ack_policy,
+    feature_level,
+    phase,
+    preallocate,
+    epoch,
+    version,
+    primary,
+    primary_incarnation,
+    in_sync,
+    replicas,
+    loss_possible,
+    unflushed_loss,
+    force_plan,
+    create_request,
+});
+wire_struct!(ClusterState { cluster, nodes, next_node, volumes, deleted, halted });
+wire_enum!(VolumeCommand {
+    1 => ReplicaReady { node, disk_id },
+    2 => Shrink { by, epoch, victims },
+    3 => Admit { by, epoch, node, disk_id, incarnation, boot },
+    4 => TakeOver { by, cold_ok },
+    5 => Resume { by, disk_id, cold_ok, failed },
+    6 => Handoff { by, epoch, to },
+    7 => Renew { by, epoch },
+    8 => AddReplica { node, disk_id },
+    9 => RemoveReplica { node },
+    10 => PrepareForce { target, attested, token },
+    11 => ForcePrimary { token },
+    12 => SetFeatureLevel { level },
+});
+
+impl Wire for NodeCommand {
+    fn put(&self, out: &mut Vec<u8>) {
+        match self {
+            NodeCommand::Init { cluster, node } => {
+                out.push(1);
+                cluster.put(out);
+                node.put(out);
+            }
+            NodeCommand::Join { node } => {
+                out.push(2);
+                node.put(out);
+            }
+            NodeCommand::Leave { node } => {
+                out.push(3);
+                node.put(out);
+            }
+            NodeCommand::NodeUp { node, incarnation, boot, clean, feature_levels, kind, addresses } => {
+                out.push(4);
+                node.put(out);
+                incarnation.put(out);
+                boot.put(out);
+                clean.put(out);
+                feature_levels.put(out);
+                kind.put(out);
+                Addresses(addresses.clone()).put(out);
+            }
+            NodeCommand::CreateVolume { volume, name, size_bytes, ack_policy, preallocate, replicas } => {
+                out.push(5);
+                volume.put(out);
+                name.put(out);
+                size_bytes.put(out);
+                ack_policy.put(out);
+                preallocate.put(out);
+                replicas.put(out);
+            }
+            NodeCommand::DeleteVolume { volume } => {
+                out.push(6);
+                volume.put(out);
+            }
+        }
+    }
+
+    fn get(input: &mut &[u8]) -> Result<Self, ApplyError> {
+        Ok(match u8::get(input)? {
+            1 => NodeCommand::Init { cluster: Wire::get(input)?, node: Wire::get(input)? },
+            2 => NodeCommand::Join { node: Wire::get(input)? },
+            3 => NodeCommand::Leave { node: Wire::get(input)? },
+            4 => NodeCommand::NodeUp {
+                node: Wire::get(input)?,
+                incarnation: Wire::get(input)?,
+                boot: Wire::get(input)?,
+                clean: Wire::get(input)?,
+                feature_levels: Wire::get(input)?,
+                kind: Wire::get(input)?,
+                addresses: Addresses::get(input)?.0,
+            },
+            5 => NodeCommand::CreateVolume {
+                volume: Wire::get(input)?,
+                name: Wire::get(input)?,
+                size_bytes: Wire::get(input)?,
+                ack_policy: Wire::get(input)?,
+                preallocate: Wire::get(input)?,
+                replicas: Wire::get(input)?,
+            },
+            6 => NodeCommand::DeleteVolume { volume: Wire::get(input)? },
+            _ => return Err(ApplyError::UnknownCommand),
+        })
+    }
+}
+
+impl Wire for Command {
+    fn put(&self, out: &mut Vec<u8>) {
+        self.request.put(out);
+        match &self.body {
+            CommandBody::Node(command) => {
+                out.push(1);
+                command.put(out);
+            }
+            CommandBody::Volume { volume, expect_version, command } => {
+                out.push(2);
+                volume.put(out);
+                expect_version.put(out);
+                command.put(out);
+            }
+        }
+    }
+
+    fn get(input: &mut &[u8]) -> Result<Self, ApplyError> {
+        let request = Wire::get(input)?;
+        let body = match u8::get(input)? {
+            1 => CommandBody::Node(Wire::get(input)?),
+            2 => CommandBody::Volume {
+                volume: Wire::get(input)?,
+                expect_version: Wire::get(input)?,
+                command: Wire::get(input)?,
+            },
+            _ => return Err(ApplyError::UnknownCommand),
+        };
+        Ok(Command { request, body })
+    }
+}
+
+/// The format number, then the value.
+fn encode<T: Wire>(value: &T) -> Vec<u8> {
+    let mut out = vec![FORMAT];
+    value.put(&mut out);
+    out
+}
+
+/// Reads what `encode` wrote; bytes left over are an error.
+fn decode<T: Wire>(bytes: &[u8]) -> Result<T, ApplyError> {
+    let mut input = bytes;
+    if u8::get(&mut input)? != FORMAT {
+        return Err(ApplyError::UnknownCommand);
+    }
+    let value = T::get(&mut input)?;
+    if input.is_empty() { Ok(value) } else { Err(ApplyError::Malformed) }
+}
+
+impl Command {
+    /// The log entry's bytes.
+    pub fn encode(&self) -> Vec<u8> {
+        encode(self)
+    }
+
+    /// Reads a log entry.
+    pub fn decode(bytes: &[u8]) -> Result<Self, ApplyError> {
+        decode(bytes)
+    }
+}
+
+impl ClusterState {
+    /// The whole state as snapshot bytes.
+    pub fn to_snapshot(&self) -> Vec<u8> {
+        encode(self)
+    }
+
+    /// A state from snapshot bytes.
+    pub fn from_snapshot(bytes: &[u8]) -> Result<Self, ApplyError> {
+        decode(bytes)
+    }
+}

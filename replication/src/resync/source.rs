@@ -1,0 +1,342 @@
+//! The primary's side of a resync: steps through the dirty blocks while writes go on, then PreSync, flush, Admit.
+//!
+//! A step holds its range from the read to the peer's ack, so no write to it is in flight to that peer at the same time and
+//! the peer's dirty bits say exactly what it lacks.
+
+use std::collections::BTreeMap;
+
+use proto::peer::message::{Message, WriteKind};
+use proto::{BlockRange, NodeId};
+use smallvec::smallvec;
+
+use crate::action::{Action, Notice, PayloadSlice};
+use crate::core::{Core, Disk, Purpose};
+use crate::event::{IoId, PayloadId};
+use crate::link::{Awaited, Sync};
+use crate::primary::{Holder, Primary};
+use crate::write::overlap::Class;
+
+use super::throttle::Throttle;
+
+/// Blocks acknowledged after which the peer is asked to flush, so that an interruption costs little (64 MiB).
+const FLUSH_EVERY_BLOCKS: u64 = 16_384;
+
+/// How far a step is.
+#[derive(Debug)]
+enum Stage {
+    /// Waits for its range.
+    Held,
+    /// At the disk, and with digests at the peer's disk too.
+    Loading { io: IoId, read: bool, theirs: Option<PayloadId>, compare: bool },
+    /// Its data is on the way; so many acks are awaited.
+    Sending { io: IoId, acks: usize },
+}
+
+#[derive(Debug)]
+struct Chunk {
+    range: BlockRange,
+    stage: Stage,
+}
+
+/// One resync.
+#[derive(Debug, Default)]
+pub(crate) struct Source {
+    chunks: BTreeMap<u64, Chunk>,
+    cursor: u64,
+    throttle: Throttle,
+    acked_since_flush: u64,
+    flushing: bool,
+    pub(crate) sent_blocks: u64,
+    reported_blocks: u64,
+}
+
+impl Primary {
+    /// Moves every peer's resync on. Called after every event.
+    pub(crate) fn progress_resyncs(&mut self, core: &mut Core) {
+        let outside = |sync: &Sync| !sync.is_member();
+        if !self.peers.values().any(|peer| outside(&peer.sync) && peer.is_open()) {
+            return;
+        }
+        let nodes: Vec<NodeId> = self.peers.keys().copied().collect();
+        for node in nodes {
+            let ready = self.peers.get(&node).is_some_and(|peer| peer.is_open());
+            if ready && matches!(core.disk, Disk::Attached(_)) && core.is_member() {
+                self.begin_resync_if_due(core, node);
+                self.start_chunks(core, node);
+                self.enter_presync_if_clean(core, node);
+                self.flush_presync_if_settled(core, node);
+            }
+        }
+    }
+
+    fn begin_resync_if_due(&mut self, core: &mut Core, node: NodeId) {
+        let Some(peer) = self.peers.get_mut(&node) else { return };
+        if !matches!(peer.sync, Sync::Waiting) || core.now < peer.resync_not_before {
+            return;
+        }
+        let Some(session) = &peer.session else { return };
+        core.send(session.link, session.id, Message::ResyncBegin, None);
+        peer.sync = Sync::Resyncing(Box::default());
+        let remaining_blocks = peer.dirty.count();
+        core.act(Action::Notify(Notice::Resync { node, remaining_blocks, sent_blocks: 0, done: false }));
+    }
+
+    /// Starts as many steps as the rate allows.
+    fn start_chunks(&mut self, core: &mut Core, node: NodeId) {
+        let (last_client, timing) = (self.last_client, core.timing);
+        loop {
+            let number = self.number();
+            let Some(peer) = self.peers.get_mut(&node) else { return };
+            let Sync::Resyncing(source) = &mut peer.sync else { return };
+            let allowed = source.throttle.steps_allowed(core.now, last_client, timing.resync_chunks_in_flight);
+            if source.chunks.len() >= allowed || source.flushing {
+                return;
+            }
+            let Some(range) = source.next_range(&peer.dirty, timing.resync_chunk_blocks) else { return };
+            source.throttle.on_step(core.now, last_client, range.count);
+            source.chunks.insert(number, Chunk { range, stage: Stage::Held });
+            if self.overlap.admit(Holder::Chunk(node, number), Class::Resync, smallvec![range]) {
+                self.start_chunk(core, node, number);
+            }
+        }
+    }
+
+    /// The step holds its range: reads it, and asks for the peer's digests if the blocks may be equal.
+    pub(crate) fn start_chunk(&mut self, core: &mut Core, node: NodeId, number: u64) {
+        let Some(peer) = self.peers.get_mut(&node) else { return };
+        let (Sync::Resyncing(source), Some(session)) = (&mut peer.sync, &mut peer.session) else { return };
+        let Some(chunk) = source.chunks.get_mut(&number) else { return };
+        let range = chunk.range;
+        let io = core.start_io(Purpose::Chunk(node, number));
+        chunk.stage = Stage::Loading { io, read: false, theirs: None, compare: peer.digest };
+        core.act(Action::ReadLocal { io, range });
+        if peer.digest {
+            let seq = session.await_ack(Awaited::Digest(number), core.now);
+            core.send(session.link, session.id, Message::DigestRequest { seq, range }, None);
+        }
+    }
+
+    /// The local read of a step is done.
+    pub(crate) fn on_chunk_read(&mut self, core: &mut Core, node: NodeId, number: u64, io: IoId) {
+        let Some(Stage::Loading { io: expected, read, .. }) = self.chunk_stage(node, number) else {
+            return core.release(Some(PayloadId::Io(io)));
+        };
+        assert_eq!(*expected, io, "a step reads once");
+        *read = true;
+        self.compare_or_send(core, node, number);
+    }
+
+    /// The peer's digests of a step are here.
+    pub(crate) fn on_chunk_digests(&mut self, core: &mut Core, node: NodeId, number: u64, payload: Option<PayloadId>) {
+        let Some(Stage::Loading { theirs, .. }) = self.chunk_stage(node, number) else { return core.release(payload) };
+        *theirs = payload;
+        self.compare_or_send(core, node, number);
+    }
+
+    fn chunk_stage(&mut self, node: NodeId, number: u64) -> Option<&mut Stage> {
+        let Sync::Resyncing(source) = &mut self.peers.get_mut(&node)?.sync else { return None };
+        source.chunks.get_mut(&number).map(|chunk| &mut chunk.stage)
+    }
+
+    fn compare_or_send(&mut self, core: &mut Core, node: NodeId, number: u64) {
+        let Some(peer) = self.peers.get_mut(&node) else { return };
+        let Sync::Resyncing(source) = &mut peer.sync else { return };
+        let Some(chunk) = source.chunks.get(&number) else { return };
+        let range = chunk.range;
+        match &chunk.stage {
+            Stage::Loading { io, read: true, theirs: Some(theirs), compare: true } => {
+                core.act(Action::CompareDigests { io: *io, range, theirs: *theirs });
+            }
+            Stage::Loading { io, read: true, compare: false, .. } => {
+                let io = *io;
+                self.send_chunk(core, node, number, io, vec![range]);
+            }
+            _ => {}
+        }
+    }
+
+    /// The comparison is done: sends what differs.
+    pub(crate) fn on_digests_compared(&mut self, core: &mut Core, io: IoId, differing: Vec<BlockRange>) {
+        let found = self.peers.iter().find_map(|(node, peer)| {
+            let Sync::Resyncing(source) = &peer.sync else { return None };
+            let at =
+                source.chunks.iter().find(|(_, chunk)| matches!(chunk.stage, Stage::Loading { io: i, .. } if i == io));
+            at.map(|(number, _)| (*node, *number))
+        });
+        let Some((node, number)) = found else { return };
+        if let Some(Stage::Loading { theirs, .. }) = self.chunk_stage(node, number) {
+            let theirs = theirs.take();
+            core.release(theirs);
+        }
+        self.send_chunk(core, node, number, io, differing);
+    }
+
+    fn send_chunk(&mut self, core: &mut Core, node: NodeId, number: u64, io: IoId, ranges: Vec<BlockRange>) {
+        let Some(peer) = self.peers.get_mut(&node) else { return };
+        let (Sync::Resyncing(source), Some(session)) = (&mut peer.sync, &mut peer.session) else { return };
+        let Some(chunk) = source.chunks.get_mut(&number) else { return };
+        chunk.stage = Stage::Sending { io, acks: ranges.len() };
+        for range in &ranges {
+            let seq = session.await_ack(Awaited::Chunk(number), core.now);
+            let slice =
+                PayloadSlice { id: PayloadId::Io(io), first: range.start - chunk.range.start, blocks: range.count };
+            let message = Message::ResyncData { seq, range: *range, kind: WriteKind::Data };
+            core.send(session.link, session.id, message, Some(slice));
+            source.sent_blocks += range.count;
+        }
+        self.finish_chunk_if_acked(core, node, number);
+    }
+
+    /// The peer has stored one range of a step.
+    pub(crate) fn on_chunk_acked(&mut self, core: &mut Core, node: NodeId, number: u64) {
+        if let Some(Stage::Sending { acks, .. }) = self.chunk_stage(node, number) {
+            *acks -= 1;
+            self.finish_chunk_if_acked(core, node, number);
+        }
+    }
+
+    fn finish_chunk_if_acked(&mut self, core: &mut Core, node: NodeId, number: u64) {
+        let Some(peer) = self.peers.get_mut(&node) else { return };
+        let (Sync::Resyncing(source), Some(session)) = (&mut peer.sync, &mut peer.session) else { return };
+        let Some(Chunk { range, stage: Stage::Sending { io, acks: 0 } }) = source.chunks.get(&number) else { return };
+        let (range, io) = (*range, *io);
+        source.chunks.remove(&number);
+        core.release(Some(PayloadId::Io(io)));
+        peer.dirty.clear(range);
+        peer.unflushed.set(range);
+        source.acked_since_flush += range.count;
+        if source.acked_since_flush >= FLUSH_EVERY_BLOCKS && !source.flushing {
+            source.acked_since_flush = 0;
+            source.flushing = true;
+            peer.flushing.absorb(&mut peer.unflushed);
+            let seq = session.await_ack(Awaited::ResyncFlush, core.now);
+            core.send(session.link, session.id, Message::Flush { seq }, None);
+        }
+        if source.sent_blocks >= source.reported_blocks + FLUSH_EVERY_BLOCKS {
+            source.reported_blocks = source.sent_blocks;
+            let (remaining_blocks, sent_blocks) = (peer.dirty.count(), source.sent_blocks);
+            core.act(Action::Notify(Notice::Resync { node, remaining_blocks, sent_blocks, done: false }));
+        }
+        let started = self.overlap.release(Holder::Chunk(node, number));
+        self.start_holders(core, &started);
+    }
+
+    /// Nothing is dirty: from here on the peer's acks are required.
+    fn enter_presync_if_clean(&mut self, core: &mut Core, node: NodeId) {
+        let Some(peer) = self.peers.get_mut(&node) else { return };
+        let (Sync::Resyncing(source), Some(session)) = (&peer.sync, &peer.session) else { return };
+        if !peer.dirty.is_empty() || !source.chunks.is_empty() || source.flushing {
+            return;
+        }
+        let sent_blocks = source.sent_blocks;
+        core.send(session.link, session.id, Message::PreSync, None);
+        peer.sync = Sync::PreSync { barrier: session.last_seq(), entered: false, flushing: false };
+        core.act(Action::Notify(Notice::Resync { node, remaining_blocks: 0, sent_blocks, done: true }));
+    }
+
+    /// Everything sent before PreSync is acknowledged: the peer flushes it, for it may be counted on from the Admit on.
+    fn flush_presync_if_settled(&mut self, core: &mut Core, node: NodeId) {
+        let Some(peer) = self.peers.get_mut(&node) else { return };
+        let (Sync::PreSync { barrier, entered: true, flushing }, Some(session)) = (&mut peer.sync, &mut peer.session)
+        else {
+            return;
+        };
+        let settled = session.pending.first_key_value().is_none_or(|(seq, _)| *seq > *barrier);
+        if settled && !*flushing {
+            *flushing = true;
+            let seq = session.await_ack(Awaited::PreSyncFlush, core.now);
+            core.send(session.link, session.id, Message::Flush { seq }, None);
+        }
+    }
+
+    /// A flush that belongs to a resync is done.
+    pub(crate) fn on_resync_flushed(&mut self, core: &mut Core, node: NodeId) {
+        let blocks = core.blocks();
+        let version = core.version();
+        let Some(peer) = self.peers.get_mut(&node) else { return };
+        match &mut peer.sync {
+            Sync::Resyncing(source) => {
+                source.flushing = false;
+                peer.flushing = crate::dirty_bitmap::DirtyBitmap::clean(blocks);
+            }
+            Sync::PreSync { .. } => peer.sync = Sync::Admitting { version, proposed: false },
+            _ => {}
+        }
+    }
+
+    /// The session is over: steps are given up. Their blocks are still dirty.
+    pub(crate) fn end_resync(&mut self, core: &mut Core, node: NodeId) {
+        let Some(peer) = self.peers.get_mut(&node) else { return };
+        let Sync::Resyncing(source) = std::mem::replace(&mut peer.sync, Sync::Waiting) else { return };
+        for (number, chunk) in source.chunks {
+            match chunk.stage {
+                Stage::Held => {}
+                Stage::Loading { io, read, theirs, .. } => {
+                    core.release(theirs);
+                    core.release(read.then_some(PayloadId::Io(io)));
+                }
+                Stage::Sending { io, .. } => core.release(Some(PayloadId::Io(io))),
+            }
+            let started = self.overlap.release(Holder::Chunk(node, number));
+            self.start_holders(core, &started);
+        }
+    }
+
+    /// This node can be a source no more: gives up every resync.
+    pub(crate) fn abandon_chunks(&mut self, core: &mut Core) {
+        let nodes: Vec<NodeId> = self.peers.keys().copied().collect();
+        for node in nodes {
+            let resyncing = self.peers.get(&node).is_some_and(|peer| matches!(peer.sync, Sync::Resyncing(_)));
+            if resyncing {
+                self.drop_session(core, node, "the resync is given up");
+            }
+        }
+    }
+
+    /// When a held-back resync may go on.
+    pub(crate) fn resync_deadline(&self, now: proto::Timestamp) -> proto::Timestamp {
+        let deadline = |sync: &Sync| match sync {
+            Sync::Resyncing(source) if source.throttle.next_allowed() > now => source.throttle.next_allowed(),
+            _ => proto::Timestamp::NEVER,
+        };
+        self.peers
+            .values()
+            .filter(|peer| peer.is_open())
+            .map(|peer| deadline(&peer.sync))
+            .min()
+            .unwrap_or(proto::Timestamp::NEVER)
+    }
+}
+
+impl Source {
+    /// The next dirty run that no step in flight covers, going round from where the last one ended.
+    fn next_range(&mut self, dirty: &crate::dirty_bitmap::DirtyBitmap, blocks_max: u64) -> Option<BlockRange> {
+        let mut from = self.cursor;
+        let mut wrapped = false;
+        loop {
+            let Some(run) = dirty.next_run(from, blocks_max) else {
+                if wrapped || self.cursor == 0 {
+                    self.cursor = 0;
+                    return None;
+                }
+                (from, wrapped) = (0, true);
+                continue;
+            };
+            if wrapped && run.start >= self.cursor {
+                return None;
+            }
+            match self.chunks.values().find(|chunk| chunk.range.overlaps(run)) {
+                Some(chunk) if chunk.range.start > run.start => {
+                    let run = BlockRange::new(run.start, chunk.range.start - run.start);
+                    self.cursor = run.end();
+                    return Some(run);
+                }
+                Some(chunk) => from = chunk.range.end(),
+                None => {
+                    self.cursor = run.end();
+                    return Some(run);
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,161 @@
+//! The receiving side of a session's ordered stream: writes, batches, resync data, flushes, digest requests.
+//!
+//! Overlapping operations run in stream order. What has begun when the session ends only has to end; what has not is
+//! dropped.
+
+use std::collections::BTreeMap;
+
+use proto::peer::message::{Message, Seq, WriteKind};
+use proto::{BlockRange, SessionId};
+use smallvec::smallvec;
+
+use crate::action::{Action, PayloadSlice};
+use crate::core::{Core, Purpose};
+use crate::event::{IoId, IoResult, LinkId, PayloadId};
+use crate::write::overlap::{Class, Overlap, Ranges};
+
+/// Operations of one session in flight, at most; the primary's own bounds are lower.
+const STREAM_OPERATIONS_MAX: usize = 8192;
+
+/// What an operation of the stream does.
+#[derive(Clone, Debug)]
+enum Work {
+    Write { range: BlockRange, kind: WriteKind, fua: bool },
+    Batch { groups: Vec<Vec<BlockRange>> },
+    Digest { range: BlockRange },
+}
+
+#[derive(Debug)]
+struct Operation {
+    work: Work,
+    payload: Option<PayloadId>,
+}
+
+/// See the module's header.
+#[derive(Debug, Default)]
+pub(crate) struct Stream {
+    overlap: Overlap<Seq>,
+    operations: BTreeMap<Seq, Operation>,
+    flushes: usize,
+}
+
+impl Stream {
+    /// True when nothing is in flight.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.operations.is_empty() && self.flushes == 0
+    }
+
+    /// A message of the stream; anything else is dropped.
+    pub(crate) fn on_message(
+        &mut self,
+        core: &mut Core,
+        via: (LinkId, SessionId),
+        message: Message,
+        payload: Option<PayloadId>,
+    ) {
+        let (seq, work, class) = match message {
+            Message::Write { seq, range, kind, fua } => (seq, Work::Write { range, kind, fua }, Class::Write),
+            Message::ResyncData { seq, range, kind } => (seq, Work::Write { range, kind, fua: false }, Class::Write),
+            Message::WriteBatch { seq, groups } => (seq, Work::Batch { groups }, Class::Write),
+            Message::DigestRequest { seq, range } => (seq, Work::Digest { range }, Class::Read),
+            Message::Flush { seq } => {
+                core.release(payload);
+                self.flushes += 1;
+                let io = core.start_io(Purpose::StreamFlush(seq));
+                core.act(Action::FlushLocal { io });
+                return;
+            }
+            _ => return core.release(payload),
+        };
+        let ranges: Ranges = match &work {
+            Work::Write { range, .. } | Work::Digest { range } => smallvec![*range],
+            Work::Batch { groups } => groups.iter().flatten().copied().collect(),
+        };
+        let blocks = core.blocks();
+        let inside =
+            ranges.iter().all(|range| range.count > 0 && range.start < blocks && range.count <= blocks - range.start);
+        if !inside || self.operations.len() >= STREAM_OPERATIONS_MAX || self.operations.contains_key(&seq) {
+            core.release(payload);
+            core.act(Action::CloseLink { link: via.0, why: "a message of the stream is out of bounds" });
+            return;
+        }
+        self.operations.insert(seq, Operation { work, payload });
+        if self.overlap.admit(seq, class, ranges) {
+            self.start(core, seq);
+        }
+    }
+
+    fn start(&mut self, core: &mut Core, seq: Seq) {
+        let Some(operation) = self.operations.get(&seq) else { return };
+        match &operation.work {
+            Work::Write { range, kind, fua } => {
+                let (range, kind, fua, payload) = (*range, *kind, *fua, operation.payload);
+                let io = core.start_io(Purpose::Stream(seq));
+                core.act(Action::WriteLocal { io, range, kind, fua, payload });
+            }
+            Work::Batch { groups } => {
+                let groups = groups.clone();
+                let payload = operation.payload.unwrap_or(PayloadId::Frame(0));
+                let io = core.start_io(Purpose::Stream(seq));
+                core.act(Action::WriteBatchLocal { io, groups, payload });
+            }
+            Work::Digest { range } => {
+                let range = *range;
+                let io = core.start_io(Purpose::StreamDigest(seq, range));
+                core.act(Action::ReadLocal { io, range });
+            }
+        }
+    }
+
+    /// A local operation of this session ended well.
+    pub(crate) fn on_done(&mut self, core: &mut Core, via: (LinkId, SessionId), io: IoId, purpose: &Purpose) {
+        let (link, session) = via;
+        match *purpose {
+            Purpose::StreamFlush(seq) => {
+                self.flushes -= 1;
+                core.send(link, session, Message::Ack { seq }, None);
+            }
+            Purpose::Stream(seq) => {
+                core.send(link, session, Message::Ack { seq }, None);
+                self.finish(core, seq);
+            }
+            Purpose::StreamDigest(seq, range) => {
+                let envelope = core.envelope(session);
+                let message = Message::Digest { seq, range };
+                core.act(Action::SendDigests { link, envelope, message, of: PayloadId::Io(io) });
+                core.release(Some(PayloadId::Io(io)));
+                self.finish(core, seq);
+            }
+            _ => {}
+        }
+    }
+
+    fn finish(&mut self, core: &mut Core, seq: Seq) {
+        if let Some(operation) = self.operations.remove(&seq) {
+            core.release(operation.payload);
+        }
+        for next in self.overlap.release(seq) {
+            self.start(core, next);
+        }
+    }
+
+    /// The session ended: frees the payloads (the shell keeps those that a running operation uses).
+    pub(crate) fn abandon(self, core: &mut Core) {
+        for operation in self.operations.into_values() {
+            core.release(operation.payload);
+        }
+    }
+}
+
+/// The payload of a read that nobody awaits any more is freed; everything else needs nothing.
+pub(crate) fn discard_result(core: &mut Core, io: IoId, purpose: &Purpose, result: IoResult) {
+    let read = matches!(purpose, Purpose::Read(_) | Purpose::Chunk(..) | Purpose::StreamDigest(..));
+    if read && result == IoResult::Ok {
+        core.release(Some(PayloadId::Io(io)));
+    }
+}
+
+/// A whole payload as a slice.
+pub(crate) fn whole(id: PayloadId, blocks: u64) -> PayloadSlice {
+    PayloadSlice { id, first: 0, blocks }
+}

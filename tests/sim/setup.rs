@@ -1,0 +1,148 @@
+//! What one seed is about: cluster, volumes, speeds, and which faults come how often.
+//!
+//! A seed takes a random part of the kinds of faults (swarm testing), so that rare combinations come up undiluted.
+
+use proto::{BLOCK_BYTES, Micros};
+use replication::Timing;
+
+use super::faults::FaultKind;
+use super::scheduler::{MILLISECOND, Rng, SECOND, SimTime};
+
+/// Boxes in a simulated cluster; the third is the witness, or stores too.
+pub const BOXES: usize = 3;
+/// Blocks of a simulated volume: the least that a volume may have.
+pub const VOLUME_BLOCKS: u64 = (1 << 20) / BLOCK_BYTES;
+
+/// One volume.
+#[derive(Clone, Debug)]
+pub struct VolumeSetup {
+    /// Blocks that clients use; few, so that they meet.
+    pub span: u64,
+    /// Ack policy `durable`.
+    pub durable: bool,
+    /// Boxes that hold a copy from the start; the first is primary.
+    pub replicas: Vec<usize>,
+    /// Concurrent clients.
+    pub clients: usize,
+}
+
+/// Everything that is fixed for a run.
+#[derive(Clone, Debug)]
+pub struct Setup {
+    /// The seed.
+    pub seed: u64,
+    /// The third box stores too.
+    pub third_stores: bool,
+    /// Volumes.
+    pub volumes: Vec<VolumeSetup>,
+    /// Timers of the core.
+    pub timing: Timing,
+    /// Between a client's operations.
+    pub think: (SimTime, SimTime),
+    /// One way through the network.
+    pub latency: (SimTime, SimTime),
+    /// One disk read or write; a flush takes a few times longer.
+    pub disk_delay: (SimTime, SimTime),
+    /// Clock drift of each box.
+    pub drift_ppm: [i64; BOXES],
+    /// Raft messages lost and doubled, per 1000.
+    pub raft_loss_permille: u64,
+    /// Kinds of faults that this seed has.
+    pub kinds: Vec<FaultKind>,
+    /// Mean time between faults.
+    pub fault_gap: SimTime,
+    /// When faults begin and end.
+    pub faults: (SimTime, SimTime),
+    /// The run lasts at least this long.
+    pub lasts: SimTime,
+    /// A scenario: no faults and no clients but those it orders.
+    pub scripted: bool,
+}
+
+impl Setup {
+    /// The parameters of a seed.
+    pub fn random(seed: u64) -> Self {
+        let rng = &mut Rng::new(seed);
+        let third_stores = rng.chance(250);
+        let volumes = (0..if rng.chance(250) { 2 } else { 1 }).map(|_| volume(rng, third_stores)).collect();
+        let confirmed_reads = rng.chance(400);
+        let kinds = loop {
+            let share = rng.pick(&[150, 300, 600]);
+            let kinds: Vec<FaultKind> = FaultKind::ALL.into_iter().filter(|_| rng.chance(share)).collect();
+            if !kinds.is_empty() {
+                break kinds;
+            }
+        };
+        let drift_max = rng.pick(&[0, 100, 10_000]);
+        let drift = |rng: &mut Rng| rng.between(0, 2 * drift_max) as i64 - drift_max as i64;
+        Self {
+            seed,
+            third_stores,
+            volumes,
+            timing: timing(rng, confirmed_reads),
+            think: rng.pick(&[(5 * MILLISECOND, 80 * MILLISECOND), (20 * MILLISECOND, 300 * MILLISECOND)]),
+            latency: rng.pick(&[(50, 500), (50, 5_000), (1_000, 40_000)]),
+            disk_delay: rng.pick(&[(50, 500), (50, 500), (100, 10_000), (1_000, 50_000)]),
+            drift_ppm: [drift(rng), drift(rng), drift(rng)],
+            raft_loss_permille: rng.pick(&[0, 5, 50]),
+            kinds,
+            fault_gap: rng.pick(&[400 * MILLISECOND, 1500 * MILLISECOND, 4 * SECOND]),
+            faults: (3 * SECOND, 40 * SECOND),
+            lasts: 60 * SECOND,
+            scripted: false,
+        }
+    }
+
+    /// One volume on two boxes and a witness, ideal clocks, no faults: for scenarios.
+    pub fn scripted() -> Self {
+        let volume = VolumeSetup { span: 16, durable: false, replicas: vec![0, 1], clients: 0 };
+        Self {
+            seed: 0,
+            third_stores: false,
+            volumes: vec![volume],
+            timing: timing(&mut Rng::new(0), false),
+            think: (20 * MILLISECOND, 100 * MILLISECOND),
+            latency: (50, 200),
+            disk_delay: (50, 200),
+            drift_ppm: [0; BOXES],
+            raft_loss_permille: 0,
+            kinds: Vec::new(),
+            fault_gap: SECOND,
+            faults: (0, 0),
+            lasts: 0,
+            scripted: true,
+        }
+    }
+
+    /// True if box `node` stores data.
+    pub fn stores(&self, node: usize) -> bool {
+        node + 1 < BOXES || self.third_stores
+    }
+}
+
+/// Short waits, so that what takes minutes in service fits into a run; their relations are those of the defaults.
+fn timing(rng: &mut Rng, confirmed_reads: bool) -> Timing {
+    Timing {
+        cold_wait: Micros::from_secs(5),
+        readmit_backoff: (Micros::from_millis(500), Micros::from_secs(4)),
+        io_timeout: Micros::from_secs(2),
+        confirmed_reads,
+        resync_chunk_blocks: rng.pick(&[16, 64]),
+        resync_chunks_in_flight: rng.pick(&[1, 4]) as usize,
+        check_invariants: true,
+        ..Timing::default()
+    }
+}
+
+fn volume(rng: &mut Rng, third_stores: bool) -> VolumeSetup {
+    let mut replicas = if rng.chance(500) { vec![0, 1] } else { vec![1, 0] };
+    if third_stores && rng.chance(500) {
+        replicas.push(2);
+    }
+    VolumeSetup {
+        span: rng.pick(&[4, 8, 24, 64]),
+        durable: rng.chance(200),
+        replicas,
+        clients: rng.between(2, 4) as usize,
+    }
+}

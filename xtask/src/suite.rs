@@ -60,7 +60,7 @@ pub(crate) fn run(options: &TestOptions) -> Result<()> {
         step("tests", &mut || run_tests(options, &skip_log));
         if options.filter.is_none() {
             step("simulation", &mut || {
-                shell::run_visibly(&mut sim::command(&shell::release_binary("sim"), options.seeds, None))
+                shell::run_visibly(&mut sim::command(&shell::release_binary("sim"), options.seeds, 0))
             });
             step("demo", &mut || {
                 shell::run_visibly(Command::new(shell::release_binary("tandem")).args(["demo", "--seconds", "10"]))

@@ -58,6 +58,7 @@ impl Workshop {
             }
         }
         copy_tree(root, &tree)?;
+        sim::build()?;
         Ok(Self { original: root.to_path_buf(), tree, target })
     }
 
@@ -68,7 +69,19 @@ impl Workshop {
         fs::write(&place, mutant.mutate(&source)?)?;
         let verdict = self.build(mutant).and_then(|()| self.simulate(mutant, seeds));
         fs::write(&place, source)?;
-        verdict
+        let verdict = verdict?;
+        if let Verdict::Killed { seed: Some(seed), .. } = verdict {
+            self.expect_clean(seed)?;
+        }
+        Ok(verdict)
+    }
+
+    /// A seed that the unchanged core fails, too, says nothing about a mutant.
+    fn expect_clean(&self, seed: u64) -> Result<()> {
+        match run_simulator(&shell::release_binary("sim"), 1, seed)? {
+            Verdict::Survived { .. } => Ok(()),
+            Verdict::Killed { .. } => bail!("the unchanged core fails seed {seed}; mend that first"),
+        }
     }
 
     fn build(&self, mutant: &Mutant) -> Result<()> {
@@ -84,16 +97,16 @@ impl Workshop {
     fn simulate(&self, mutant: &Mutant, seeds: u64) -> Result<Verdict> {
         let binary = self.target.join("release/sim");
         if let Some(seed) = mutant.killed_by {
-            let verdict = run_simulator(&binary, 1, Some(seed))?;
+            let verdict = run_simulator(&binary, 1, seed)?;
             if matches!(verdict, Verdict::Killed { .. }) {
                 return Ok(verdict);
             }
         }
-        run_simulator(&binary, seeds, None)
+        run_simulator(&binary, seeds, 0)
     }
 }
 
-fn run_simulator(binary: &Path, seeds: u64, first: Option<u64>) -> Result<Verdict> {
+fn run_simulator(binary: &Path, seeds: u64, first: u64) -> Result<Verdict> {
     let output =
         sim::command(binary, seeds, first).stdin(Stdio::null()).output().context("cannot start the simulator")?;
     let text = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
@@ -101,19 +114,15 @@ fn run_simulator(binary: &Path, seeds: u64, first: Option<u64>) -> Result<Verdic
         return Ok(Verdict::Survived { seeds });
     }
     match output.status.code() {
-        Some(1) => Ok(Verdict::Killed { seed: seed_in(&text).or(first), by: "violation".to_owned() }),
-        Some(101) => Ok(Verdict::Killed { seed: seed_in(&text).or(first), by: "assertion".to_owned() }),
+        Some(1) => Ok(Verdict::Killed { seed: seed_in(&text), by: "violation".to_owned() }),
+        Some(101) => Ok(Verdict::Killed { seed: seed_in(&text), by: "assertion".to_owned() }),
         _ => bail!("the simulator ended with {}: {}", output.status, text.lines().last().unwrap_or_default()),
     }
 }
 
-/// The first `seed=N` or `seed N` of a text.
+/// The seed of the first line `seed N: …`.
 fn seed_in(text: &str) -> Option<u64> {
-    text.match_indices("seed").find_map(|(at, word)| {
-        let rest = text[at + word.len()..].trim_start_matches(['=', ':', ' ']);
-        let digits: String = rest.chars().take_while(char::is_ascii_digit).collect();
-        digits.parse().ok()
-    })
+    text.lines().find_map(|line| line.strip_prefix("seed ")?.split_once(':')?.0.parse().ok())
 }
 
 /// Makes `to` a copy of `from` without what cargo and git keep there. Files that are equal already are not touched, so that
@@ -163,12 +172,12 @@ mod tests {
     #[test]
     fn the_exit_code_of_the_simulator_decides() {
         let home = tempfile::tempdir().expect("temporary directory");
-        let verdict = |script: &str| run_simulator(&fake_simulator(home.path(), script), 9, None);
+        let verdict = |script: &str| run_simulator(&fake_simulator(home.path(), script), 9, 0);
         assert_eq!(verdict("exit 0").expect("ran"), Verdict::Survived { seeds: 9 });
         let killed = Verdict::Killed { seed: Some(41), by: "violation".into() };
-        assert_eq!(verdict("echo 'violation at seed=41: lost write'; exit 1").expect("ran"), killed);
+        assert_eq!(verdict("echo 'trace: seed 1'; echo 'seed 41: lost write'; exit 1").expect("ran"), killed);
         let killed = Verdict::Killed { seed: Some(7), by: "assertion".into() };
-        assert_eq!(verdict("echo 'seed 7' >&2; exit 101").expect("ran"), killed);
+        assert_eq!(verdict("echo 'seed 7: x' >&2; exit 101").expect("ran"), killed);
         assert!(verdict("exit 2").is_err(), "a wrong option is no kill");
         assert!(verdict("kill -9 $$").is_err(), "running out of memory is no kill");
     }

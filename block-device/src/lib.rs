@@ -5,11 +5,15 @@
 
 pub mod buffer;
 pub mod error;
+pub mod ram;
+pub mod recording;
 
 use bytes::Bytes;
 
 pub use buffer::AlignedBuf;
 pub use error::BlockError;
+pub use ram::RamDevice;
+pub use recording::{CrashCursor, RecordingDevice};
 
 /// A run of bytes of a device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

@@ -182,6 +182,11 @@ impl Store {
         self.inflight.is_empty()
     }
 
+    /// It may hold less than it acknowledged.
+    pub fn suspect(&self) -> bool {
+        self.suspect
+    }
+
     /// Content as reads see it.
     pub fn visible(&self, block: u64) -> Block {
         self.visible[block as usize]

@@ -268,7 +268,8 @@ impl World {
         let b = &mut self.boxes[node];
         b.runs += 1;
         let run = b.runs;
-        let clean = (0..volumes).filter(|v| b.stores[*v].as_ref().is_some_and(|store| store.clean)).collect();
+        let whole = |store: &Store| store.clean && !store.suspect();
+        let clean = (0..volumes).filter(|v| b.stores[*v].as_ref().is_some_and(whole)).collect();
         let raft = match super::raft::start(b.id, raft_seed, b.raft_log.clone()) {
             Ok(raft) => raft,
             Err(error) => return self.violate(None, "raft_log_refused", format!("node {}: {error}", node + 1)),

@@ -57,7 +57,8 @@ pub enum NodeCommand {
         incarnation: Incarnation,
         /// Its power-on.
         boot: Boot,
-        /// Volumes whose store was stopped cleanly before (flushed, closed): they are not cold.
+        /// Volumes whose store was stopped cleanly before (flushed, closed) and is not suspect: they are not cold. A
+        /// clean stop of a copy that had lost power earlier makes nothing whole.
         clean: Vec<VolumeId>,
         /// Lowest and highest feature level supported.
         feature_levels: (u32, u32),

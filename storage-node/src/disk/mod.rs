@@ -1,31 +1,82 @@
 //! The disk engine: io_uring, volume stores, the fence file.
+//!
+//! - [`Ring`]: one io_uring of a shard; the only `unsafe` of this crate.
+//! - [`Store`]: an open volume store; operations go to its ring, their ends come to a sink.
+//! - [`StorePool`]: where stores are kept: scanning, creating, removing.
+//! - [`FenceFile`]: what this node has promised about epochs.
+//!
+//! The layout on disk is described in `docs/disk-format.md`. This module does not order operations, does not know
+//! replicas, and never retries a failed flush.
 
-use std::cell::Cell;
+mod backing;
+mod batch;
+mod create;
+mod erase;
+mod fence;
+mod layout;
+mod pool;
+mod ring;
+mod store;
+mod superblock;
+#[cfg(test)]
+mod tests;
+
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::rc::Rc;
 
 use bytes::Bytes;
 use proto::peer::message::WriteKind;
-use proto::{BlockRange, Boot, ClusterId, ConfigVersion, DiskId, Epoch, VolumeId};
+use proto::{BlockRange, Boot, ClusterId, ConfigVersion, DiskId, VolumeId};
 use thiserror::Error;
+
+pub use fence::{FENCES_MAX, FenceFile};
+pub use layout::VOLUME_BYTES_MAX;
+pub use pool::StorePool;
+pub use ring::Ring;
+pub use store::{OPERATIONS_MAX, Store};
 
 /// One operation on a volume's store.
 #[derive(Clone, Debug)]
 pub enum DiskOp {
     /// Read blocks; `DiskDone` holds them in an aligned buffer.
-    Read { range: BlockRange },
+    Read {
+        /// Blocks to read.
+        range: BlockRange,
+    },
     /// Write, zero (allocated) or discard (punch) blocks. `data` is exactly as long as the range, for `WriteKind::Data`.
-    Write { range: BlockRange, kind: WriteKind, fua: bool, data: Option<Bytes> },
+    Write {
+        /// Blocks to write.
+        range: BlockRange,
+        /// What to do with them.
+        kind: WriteKind,
+        /// On stable media at the end of the operation.
+        fua: bool,
+        /// The content, for `WriteKind::Data`. Written without a copy if it is 4096-aligned in memory.
+        data: Option<Bytes>,
+    },
     /// Ordered groups, a flush after each.
-    Batch { groups: Vec<Vec<BlockRange>>, data: Bytes },
-    /// Flush.
+    Batch {
+        /// The ranges of each group.
+        groups: Vec<Vec<BlockRange>>,
+        /// The content of all ranges, in order.
+        data: Bytes,
+    },
+    /// Put every write that has ended before on stable media. Once a flush of a store has failed, every later one does.
     Flush,
     /// Make extents hot in the activity log (until the log exists every extent of an open store counts as hot, so this
     /// completes at once).
-    ActivityLog { extents: Vec<u64> },
+    ActivityLog {
+        /// Numbers of 4 MiB extents.
+        extents: Vec<u64>,
+    },
     /// Record in both superblocks, durably.
-    PersistState { last_in_sync: ConfigVersion, suspect: bool },
+    PersistState {
+        /// Newest configuration version at which the copy is known to be in sync.
+        last_in_sync: ConfigVersion,
+        /// The copy may hold less than it acknowledged. False also takes back the mark of a failed disk.
+        suspect: bool,
+    },
 }
 
 /// The end of an operation.
@@ -43,29 +94,33 @@ pub enum DiskError {
     /// The store has no space left.
     #[error("no space left in the backing store")]
     OutOfSpace,
-    /// The kernel reported this errno, or a short transfer (0).
+    /// The kernel reported this errno, or a short transfer (0). EBUSY: more operations at once than a store bears;
+    /// EINVAL: the operation does not fit the store. Both are the caller's mistake, and nothing was done.
     #[error("I/O error (errno {0})")]
     Io(i32),
 }
 
+impl DiskError {
+    fn from_errno(errno: i32) -> DiskError {
+        match errno {
+            libc::ENOSPC | libc::EDQUOT => DiskError::OutOfSpace,
+            other => DiskError::Io(other),
+        }
+    }
+}
+
+impl From<DiskError> for io::Error {
+    fn from(error: DiskError) -> io::Error {
+        match error {
+            DiskError::OutOfSpace => io::Error::from_raw_os_error(libc::ENOSPC),
+            DiskError::Io(0) => io::ErrorKind::UnexpectedEof.into(),
+            DiskError::Io(errno) => io::Error::from_raw_os_error(errno),
+        }
+    }
+}
+
 /// Receives completions on the shard's thread. May call back into the store.
 pub type DiskSink = Rc<dyn Fn(DiskDone)>;
-
-/// One io_uring of a shard, polled by its tokio current-thread runtime. Lives inside a `LocalSet`.
-pub struct Ring {
-    _private: Cell<()>,
-}
-
-impl Ring {
-    /// A ring with `entries` submission slots; starts its completion task with `spawn_local`.
-    pub fn start(_entries: u32) -> io::Result<Rc<Ring>> {
-        unimplemented!()
-    }
-    /// Submits what was queued since the last call, in one system call. Called once per turn of the event loop.
-    pub fn submit(&self) {
-        unimplemented!()
-    }
-}
 
 /// What a scan of the stores found.
 #[derive(Clone, Debug)]
@@ -112,93 +167,18 @@ pub struct StoreSpec {
 pub enum StoreError {
     /// Not one of ours, truncated, damaged, of a newer format, of another cluster, or held by another process.
     #[error("{path}: {why}")]
-    Refused { path: PathBuf, why: String },
+    Refused {
+        /// The file or device.
+        path: PathBuf,
+        /// What is wrong, and what to do.
+        why: String,
+    },
     /// The operating system refused.
     #[error("{path}: {source}")]
-    Io { path: PathBuf, source: io::Error },
-}
-
-/// The places where a node keeps stores: a directory, and raw block devices.
-#[derive(Clone, Debug)]
-pub struct StorePool {
-    _private: (),
-}
-
-impl StorePool {
-    /// `directory` is created if missing; each device of `devices` holds at most one volume.
-    pub fn new(_directory: &Path, _devices: &[PathBuf]) -> Result<Self, StoreError> {
-        unimplemented!()
-    }
-    /// Every store found, or why it is refused.
-    pub fn scan(&self, _cluster: Option<ClusterId>) -> Vec<Result<FoundStore, StoreError>> {
-        unimplemented!()
-    }
-    /// Makes a store (blocking; call it off the shard). `progress(done, total)` in bytes. Interrupted, it leaves nothing.
-    pub fn create(&self, _spec: &StoreSpec, _progress: &dyn Fn(u64, u64)) -> Result<FoundStore, StoreError> {
-        unimplemented!()
-    }
-    /// Removes the store of a deleted volume.
-    pub fn remove(&self, _found: &FoundStore) -> Result<(), StoreError> {
-        unimplemented!()
-    }
-}
-
-/// An open store. Operations run in parallel; the caller orders what must be ordered.
-pub struct Store {
-    _private: (),
-}
-
-impl Store {
-    /// Locks (waits up to `lock_wait` for a former process's I/O to end) and opens it; durably records `boot` and
-    /// not-clean. A store that was open when the box lost power (other boot, not clean) is reported `suspect`.
-    pub async fn open(
-        _ring: Rc<Ring>,
-        _found: &FoundStore,
-        _boot: Boot,
-        _lock_wait: std::time::Duration,
-        _sink: DiskSink,
-    ) -> Result<Store, StoreError> {
-        unimplemented!()
-    }
-    /// Its superblock as of opening.
-    pub fn found(&self) -> &FoundStore {
-        unimplemented!()
-    }
-    /// Starts an operation; its end comes to the sink, never from within this call.
-    pub fn start(&self, _tag: u64, _op: DiskOp) {
-        unimplemented!()
-    }
-    /// Operations started and not ended.
-    pub fn in_flight(&self) -> usize {
-        unimplemented!()
-    }
-    /// Which parts of `range` are holes, in order, without gaps.
-    pub fn allocation(&self, _range: BlockRange) -> Result<Vec<(BlockRange, bool)>, DiskError> {
-        unimplemented!()
-    }
-    /// Waits for operations, and with `clean` flushes and records an orderly stop.
-    pub async fn close(self, _clean: bool) -> Result<(), StoreError> {
-        unimplemented!()
-    }
-}
-
-/// The node's fence file: per volume a durable (epoch, version) that only grows.
-#[derive(Debug)]
-pub struct FenceFile {
-    _private: (),
-}
-
-impl FenceFile {
-    /// Opens or creates it; a damaged file is refused.
-    pub fn open(_path: &Path) -> Result<Self, StoreError> {
-        unimplemented!()
-    }
-    /// The fence of a volume, zeros if none.
-    pub fn get(&self, _volume: VolumeId) -> (Epoch, ConfigVersion) {
-        unimplemented!()
-    }
-    /// Raises it durably (blocking; group several with one call).
-    pub fn raise(&mut self, _fences: &[(VolumeId, Epoch, ConfigVersion)]) -> Result<(), StoreError> {
-        unimplemented!()
-    }
+    Io {
+        /// The file, directory or device.
+        path: PathBuf,
+        /// Its words.
+        source: io::Error,
+    },
 }

@@ -231,6 +231,14 @@ impl Core {
         }
     }
 
+    /// A resync has made the copy whole, whatever had befallen its disk.
+    pub(crate) fn resynced(&mut self) {
+        if let Disk::Attached(report) = &mut self.disk {
+            report.failed = false;
+            report.suspect = false;
+        }
+    }
+
     /// The next `record_in_sync` writes again.
     pub(crate) fn forget_recorded(&mut self) {
         self.recorded_in_sync = ConfigVersion(0);

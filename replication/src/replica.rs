@@ -204,6 +204,7 @@ impl Replica {
                 secondary.answer_hello(core);
                 secondary.answer_handoff(core);
                 secondary.progress_take_over(core);
+                secondary.progress_resignation(core);
             }
             Role::Secondary(_) => self.progress_stop(),
             Role::Stopped => {}

@@ -4,7 +4,7 @@
 //! writes is in `resync/target.rs`, the take-over in `takeover.rs`.
 
 use proto::peer::message::{Envelope, Message, NackReason};
-use proto::{ConfigVersion, Epoch, NodeId, SessionId, Timestamp};
+use proto::{ConfigVersion, Epoch, NodeId, RequestId, SessionId, Timestamp};
 
 use crate::action::{Action, Notice};
 use crate::core::{Core, Disk};
@@ -50,6 +50,8 @@ pub(crate) struct Secondary {
     /// The primary released its lease for good.
     pub(crate) released: bool,
     pub(crate) take_over: Option<TakeOver>,
+    /// The last proposal to leave the in-sync set: against which version, as which request, when.
+    pub(crate) resignation: Option<(ConfigVersion, RequestId, Timestamp)>,
 }
 
 impl Secondary {
@@ -58,7 +60,13 @@ impl Secondary {
         core.next_generation();
         core.forget_recorded();
         core.record_in_sync();
-        Self { session: None, grant_until: core.now + core.timing.grace, released: false, take_over: None }
+        Self {
+            session: None,
+            grant_until: core.now + core.timing.grace,
+            released: false,
+            take_over: None,
+            resignation: None,
+        }
     }
 
     /// The name of the state, as in the state table.
@@ -96,6 +104,9 @@ impl Secondary {
         if member && !was_member {
             self.grant_until = self.grant_until.max(core.now + core.timing.grace);
             if let Some(session) = &mut self.session {
+                if session.stage == Stage::PreSync {
+                    core.resynced();
+                }
                 session.stage = Stage::Live;
             }
         }

@@ -7,7 +7,7 @@ use proto::{ConfigVersion, Epoch, RequestId, Timestamp};
 
 use crate::action::Action;
 use crate::config::{Phase, VolumeCommand};
-use crate::core::Core;
+use crate::core::{Core, Disk};
 use crate::secondary::Secondary;
 
 /// A take-over or resume under way.
@@ -53,6 +53,28 @@ impl Secondary {
         };
         core.propose(attempt.request, command);
         self.take_over = Some(TakeOver { proposed: Some(core.now), ..attempt });
+    }
+
+    /// A member whose disk is lost, or had failed and is not the last one, leaves the in-sync set by itself: the primary
+    /// may be gone, and another member may wait for this one. Called after every event.
+    pub(crate) fn progress_resignation(&mut self, core: &mut Core) {
+        let unfit = match core.disk {
+            Disk::Absent => false,
+            Disk::Detached { .. } => true,
+            Disk::Attached(report) => report.failed,
+        };
+        if !unfit || !core.is_member() || core.is_last_member() {
+            return;
+        }
+        let version = core.version();
+        let same = self.resignation.filter(|(against, ..)| *against == version);
+        let request = match same {
+            Some((_, _, at)) if core.now.since(at) < core.timing.proposal_retry => return,
+            Some((_, request, _)) => request,
+            None => core.next_request(),
+        };
+        core.propose(request, VolumeCommand::Resign { by: (core.node, core.incarnation) });
+        self.resignation = Some((version, request, core.now));
     }
 
     fn begin_if_due(&mut self, core: &mut Core) {

@@ -242,7 +242,11 @@ impl History {
             if op.eras.0 > era || op.eras.1 < era {
                 continue;
             }
-            if value == 0 { zeros.push(clusters.len()) } else { by_value.push((value, clusters.len())) }
+            if value == 0 {
+                zeros.push(clusters.len())
+            } else {
+                by_value.push((value, clusters.len()))
+            }
             clusters.push(Cluster { value, start: op.start, first_end: op.end, last_start: op.start });
         }
         by_value.sort_unstable();
@@ -305,9 +309,8 @@ impl History {
             return true;
         }
         if value == 0 && writer.is_none() {
-            let zero_survives = |write: &u32| {
-                self.value_of(*write) == 0 && self.may_survive(0, Some(*write), era, writes, flushes)
-            };
+            let zero_survives =
+                |write: &u32| self.value_of(*write) == 0 && self.may_survive(0, Some(*write), era, writes, flushes);
             if writes.iter().any(zero_survives) {
                 return true;
             }
@@ -359,7 +362,8 @@ impl History {
                     && !clusters.iter().enumerate().any(|(index, other)| index != **zero && between(other))
             };
             if !zeros.iter().any(|zero| suits(&zero)) {
-                let newer = clusters.iter().filter(|c| c.value != 0 && c.first_end < op.start).max_by_key(|c| c.first_end);
+                let newer =
+                    clusters.iter().filter(|c| c.value != 0 && c.first_end < op.start).max_by_key(|c| c.first_end);
                 return Err(self.fault("stale_read", half, read, 0, newer.copied()));
             }
         }
@@ -383,9 +387,8 @@ impl History {
 
     fn fault(&self, rule: &'static str, half: usize, read: u32, value: u32, newer: Option<Cluster>) -> Fault {
         let op = &self.ops[read as usize];
-        let newer = newer.map_or(String::new(), |c| {
-            format!("; value {} was done or seen by {}", c.value, seconds(c.first_end))
-        });
+        let newer = newer
+            .map_or(String::new(), |c| format!("; value {} was done or seen by {}", c.value, seconds(c.first_end)));
         let detail = format!(
             "half {} of block {}: a read from {} to {} returned value {value}{newer}",
             half % 2,

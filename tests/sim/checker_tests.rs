@@ -66,7 +66,10 @@ fn a_lost_write_is_found() {
 #[test]
 fn concurrent_writes_may_land_in_either_order_but_stay_there() {
     assert_eq!(Bench::new().write(7, 1, 5).write(8, 2, 6).read(7, 7, 8).rule(), None);
-    assert_eq!(Bench::new().write(7, 1, 5).write(8, 2, 6).read(8, 7, 8).read(7, 9, 10).rule(), Some("not_linearizable"));
+    assert_eq!(
+        Bench::new().write(7, 1, 5).write(8, 2, 6).read(8, 7, 8).read(7, 9, 10).rule(),
+        Some("not_linearizable")
+    );
 }
 
 #[test]

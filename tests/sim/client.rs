@@ -188,7 +188,15 @@ impl World {
     }
 
     /// A request reaches the node's process.
-    pub fn request(&mut self, node: usize, run: u32, volume: usize, op: OpId, request: Request, payload: Option<Blocks>) {
+    pub fn request(
+        &mut self,
+        node: usize,
+        run: u32,
+        volume: usize,
+        op: OpId,
+        request: Request,
+        payload: Option<Blocks>,
+    ) {
         let volume_run = self.boxes[node].worker_of(run).and_then(|worker| worker.volumes[volume].as_mut());
         let Some(volume_run) = volume_run.filter(|_| self.ops.contains_key(&op.0)) else { return };
         if let Some(payload) = payload {
@@ -256,7 +264,8 @@ impl World {
         }
         let server = *self.volumes[volume].server_of.entry(epoch).or_insert((node, run));
         if server != (node, run) {
-            let detail = format!("nodes (from 0) and runs {server:?} and {:?} both answered under epoch {epoch}", (node, run));
+            let detail =
+                format!("nodes (from 0) and runs {server:?} and {:?} both answered under epoch {epoch}", (node, run));
             return self.violate(Some(volume), "I2_two_primaries_in_an_epoch", detail);
         }
         self.volumes[volume].last_completion = self.now;
@@ -334,7 +343,15 @@ impl World {
 
     /// (I1) An acknowledged write is complete on every committed member. Looks at the copies themselves; silent where
     /// they may differ for a good reason: a newer epoch, a member that lost power, a disk that fails.
-    fn check_copies_hold(&mut self, node: usize, volume: usize, epoch: Epoch, halves: (u64, u64), value: u32, batch: bool) {
+    fn check_copies_hold(
+        &mut self,
+        node: usize,
+        volume: usize,
+        epoch: Epoch,
+        halves: (u64, u64),
+        value: u32,
+        batch: bool,
+    ) {
         let Some(config) = self.volumes[volume].newest.as_ref().filter(|config| config.epoch == epoch) else { return };
         let mut missing = None;
         for (member, record) in config.in_sync.iter().filter(|_| !batch) {

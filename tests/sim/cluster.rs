@@ -26,8 +26,9 @@ pub fn volume_id(volume: usize) -> VolumeId {
     VolumeId(100 + volume as u128)
 }
 
-/// Something that is to happen.
+/// Something that is to happen. Boxes and volumes are named by their number in the run, processes by their `run`.
 #[derive(Debug)]
+#[expect(missing_docs, reason = "the fields' names say what they are")]
 pub enum Ev {
     /// A member's Raft tick.
     RaftTick { node: usize, run: u32 },
@@ -54,7 +55,14 @@ pub enum Ev {
     /// A client thinks of something.
     Client { client: usize, turn: u64 },
     /// A client's request reaches a node.
-    Request { node: usize, run: u32, volume: usize, op: OpId, request: Box<Request>, payload: Option<super::disk::Blocks> },
+    Request {
+        node: usize,
+        run: u32,
+        volume: usize,
+        op: OpId,
+        request: Box<Request>,
+        payload: Option<super::disk::Blocks>,
+    },
     /// A supervisor's word arrives.
     Goodbye { to: usize, node: usize, incarnation: Incarnation },
     /// The Raft leader's word arrives.
@@ -403,7 +411,6 @@ impl World {
             self.arm_timer(node, volume);
         }
     }
-
 }
 
 /// The state that the cluster starts from: three nodes that have joined.

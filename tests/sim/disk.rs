@@ -167,14 +167,21 @@ impl Store {
         self.suspect |= self.failed || torn_away;
         self.opened = Some(boot);
         self.clean = false;
-        DiskReport { disk_id: self.disk_id, last_in_sync: self.last_in_sync, suspect: self.suspect, fence, failed: self.failed }
+        DiskReport {
+            disk_id: self.disk_id,
+            last_in_sync: self.last_in_sync,
+            suspect: self.suspect,
+            fence,
+            failed: self.failed,
+        }
     }
 
-    /// Closes it in order: everything is on the media.
+    /// Closes it in order: everything is on the media. A copy that may miss something stays so: a clean stop does not
+    /// bring back what an earlier power loss took.
     pub fn close_clean(&mut self) {
         self.write_back(u64::MAX);
-        self.clean = !self.failed;
-        self.opened = None;
+        self.clean = !self.failed && !self.suspect;
+        self.opened = self.opened.filter(|_| !self.clean);
     }
 
     /// True when no operation is in flight, so that a successor gets the store's lock.
@@ -368,8 +375,7 @@ mod tests {
     use super::*;
 
     fn write(store: &mut Store, rng: &mut Rng, token: u64, block: u64, value: u32) {
-        let work =
-            Work::Write { range: BlockRange::new(block, 1), data: Some(Rc::from([[value, value]])), fua: false };
+        let work = Work::Write { range: BlockRange::new(block, 1), data: Some(Rc::from([[value, value]])), fua: false };
         store.submit(token, 1, IoId(token), work, 0, rng);
         assert!(store.land(token, rng).is_some_and(|landed| landed.ok));
     }

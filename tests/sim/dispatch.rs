@@ -153,8 +153,7 @@ impl World {
         if !volume_run.dial[peer] || volume_run.outbound[peer].is_some() {
             return;
         }
-        let connected =
-            there.and_then(|there| self.net.connect(volume, (node, run), there, self.now, &mut self.rng));
+        let connected = there.and_then(|there| self.net.connect(volume, (node, run), there, self.now, &mut self.rng));
         match connected {
             Some((connection, later)) => {
                 if let Some(volume_run) = self.boxes[node].volume(volume) {

@@ -15,6 +15,7 @@ pub mod node;
 pub mod operator;
 pub mod raft;
 pub mod run;
+pub mod scenario;
 pub mod scheduler;
 pub mod setup;
 pub mod trace;

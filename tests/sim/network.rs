@@ -193,7 +193,14 @@ impl Network {
     }
 
     /// Connects two runs; both learn of it in due time. None if a path is blocked.
-    pub fn connect(&mut self, volume: usize, from: (usize, u32), to: (usize, u32), now: SimTime, rng: &mut Rng) -> Option<(usize, Later)> {
+    pub fn connect(
+        &mut self,
+        volume: usize,
+        from: (usize, u32),
+        to: (usize, u32),
+        now: SimTime,
+        rng: &mut Rng,
+    ) -> Option<(usize, Later)> {
         let there = now + self.delay(from.0, to.0, rng)?;
         let back = there + self.delay(to.0, from.0, rng)?;
         let end = |(node, run)| End { node, run, up: false, down: false };
@@ -201,10 +208,7 @@ impl Network {
         let directions = [direction(there), direction(back)];
         self.connections.push(Connection { volume, ends: [end(from), end(to)], directions });
         let connection = self.connections.len() - 1;
-        let later = vec![
-            (there, NetEvent::Up { connection, side: 1 }),
-            (back, NetEvent::Up { connection, side: 0 }),
-        ];
+        let later = vec![(there, NetEvent::Up { connection, side: 1 }), (back, NetEvent::Up { connection, side: 0 })];
         Some((connection, later))
     }
 
@@ -224,7 +228,15 @@ impl Network {
     }
 
     /// Sends on a connection, from `side`.
-    pub fn send(&mut self, connection: usize, side: usize, frame: Frame, now: SimTime, rng: &mut Rng, later: &mut Later) {
+    pub fn send(
+        &mut self,
+        connection: usize,
+        side: usize,
+        frame: Frame,
+        now: SimTime,
+        rng: &mut Rng,
+        later: &mut Later,
+    ) {
         let c = &self.connections[connection];
         if c.ends[side].down || c.directions[side].dead {
             return;

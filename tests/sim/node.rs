@@ -45,6 +45,8 @@ pub struct SimBox {
     pub fences: Vec<(Epoch, ConfigVersion)>,
     /// What the Raft log holds durably.
     pub raft_log: Restored,
+    /// Highest log index seen applied here, for the trace.
+    pub applied_max: u64,
 }
 
 /// One run of the worker process.
@@ -118,6 +120,7 @@ impl SimBox {
             stores: (0..volumes).map(|_| None).collect(),
             fences: vec![(Epoch(0), ConfigVersion(0)); volumes],
             raft_log,
+            applied_max: 0,
         }
     }
 
@@ -366,8 +369,7 @@ impl World {
         }
         if worker.volumes[volume].is_none() {
             let now = Timestamp(b.clock.read(self.now));
-            let replica =
-                Replica::new(volume_id(volume), b.id, worker.incarnation, boot, self.setup.timing, now);
+            let replica = Replica::new(volume_id(volume), b.id, worker.incarnation, boot, self.setup.timing, now);
             worker.volumes[volume] = Some(VolumeRun::new(replica));
         }
         if let Some(run) = worker.volumes[volume].as_mut() {

@@ -119,13 +119,25 @@ impl World {
         for node in 0..BOXES {
             for volume in 0..self.volumes.len() {
                 let b = &mut self.boxes[node];
+                let id = b.id;
                 let works = b.stores[volume].as_ref().is_some_and(|store| store.faults.error_permille == 0);
                 let detached = b.volume(volume).is_some_and(|run| !run.attached && !run.opening && !run.stopped);
-                if works && detached && self.rng.chance(200) {
+                if !works || !detached {
+                    continue;
+                }
+                if self.rng.chance(200) {
                     self.schedule_open(node, volume, 0);
+                } else if self.rng.chance(100) && self.is_sole_primary(volume, id) {
+                    // Nobody else can serve, and a primary does not take its disk back: only a new run does.
+                    self.crash_worker(node);
                 }
             }
         }
+    }
+
+    fn is_sole_primary(&self, volume: usize, id: NodeId) -> bool {
+        let config = self.volumes[volume].newest.as_ref();
+        config.is_some_and(|config| config.primary == id && config.in_sync.keys().eq([&id]))
     }
 
     /// Adds or removes the copy on the third box.
@@ -160,8 +172,7 @@ impl World {
         self.power_off(off);
         self.boxes[off].held_off = true;
         let token = self.rng.bits();
-        self.operator.force =
-            Some(ForceInHand { volume, off, target, token, gives_up: self.now + FORCE_PATIENCE });
+        self.operator.force = Some(ForceInHand { volume, off, target, token, gives_up: self.now + FORCE_PATIENCE });
     }
 
     fn drive_force(&mut self) {

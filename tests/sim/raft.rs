@@ -1,9 +1,9 @@
 //! Drives the shipped consensus: ticks, messages over a lossy network, and a log that is durable only after a while.
 
 use raft::eraftpb::Message;
+use replication::Event;
 use replication::config::Command;
 use replication::config::consensus::{Consensus, ConsensusConfig, Persist, RestoreError, Restored, Settled};
-use replication::Event;
 
 use proto::NodeId;
 
@@ -125,7 +125,10 @@ impl World {
                 self.trace.mix(entry.index);
             }
             if self.trace.recording() {
-                for entry in settled.applied {
+                // A log that is replayed after a start is no news.
+                let seen = self.boxes[node].applied_max;
+                for entry in settled.applied.into_iter().filter(|entry| entry.index > seen) {
+                    self.boxes[node].applied_max = entry.index;
                     let what = Command::decode(&entry.data).map(|command| format!("{:?}", command.body));
                     let line = format!("{}: applies #{} {:?}: {:?}", node + 1, entry.index, what, entry.outcome);
                     self.note(None, || line);

@@ -1,6 +1,7 @@
 //! Runs seeds: one with a full record, or many on all cores with results in the order of seeds.
 
 use std::cell::RefCell;
+use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Once;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -12,6 +13,8 @@ use super::setup::Setup;
 
 /// Lines of the trace that a violation prints.
 const TRACE_LINES: usize = 400;
+/// Seeds named for each rule that was broken.
+const SEEDS_PER_RULE_MAX: usize = 8;
 
 /// What came of one seed.
 #[derive(Clone, Debug)]
@@ -37,6 +40,8 @@ pub struct Totals {
     pub stats: Stats,
     /// Runs that broke a rule.
     pub violations: u64,
+    /// By rule: how many, and the first seeds that broke it.
+    pub rules: BTreeMap<&'static str, (u64, Vec<u64>)>,
     /// The first of them.
     pub first: Option<Report>,
     /// Over all runs' hashes, in order.
@@ -53,8 +58,13 @@ impl Totals {
         self.stats.unavailable += report.stats.unavailable;
         self.stats.events += report.stats.events;
         self.stats.losses += report.stats.losses;
-        if report.violation.is_some() {
+        if let Some(violation) = &report.violation {
             self.violations += 1;
+            let (count, seeds) = self.rules.entry(violation.rule).or_default();
+            *count += 1;
+            if seeds.len() < SEEDS_PER_RULE_MAX {
+                seeds.push(report.seed);
+            }
             self.first.get_or_insert(report);
         }
     }
@@ -103,21 +113,23 @@ pub fn conclude(world: &mut World) {
     }
 }
 
-/// Runs one seed; `recording` keeps the trace.
-pub fn run_seed(seed: u64, recording: bool) -> Report {
+/// Runs one seed; `recording` keeps the trace, `whole` all of it even if a rule is broken.
+pub fn run_seed(seed: u64, recording: bool, whole: bool) -> Report {
     let mut world = World::new(Setup::random(seed), recording);
     if recording {
         let line = format!("{:?}", world.setup);
         world.note(None, || line);
     }
     conclude(&mut world);
-    let volume = world.violation.as_ref().and_then(|violation| violation.volume);
-    let until = world.violation.as_ref().map_or(NEVER, |violation| violation.at);
+    let (volume, until, lines) = match &world.violation {
+        Some(violation) if !whole => (violation.volume, violation.at, TRACE_LINES),
+        _ => (None, NEVER, usize::MAX),
+    };
     Report {
         seed,
         hash: world.trace.hash(),
         stats: world.stats,
-        trace: world.trace.tail(volume, until, if world.violation.is_some() { TRACE_LINES } else { usize::MAX }),
+        trace: world.trace.tail(volume, until, lines),
         violation: world.violation,
     }
 }
@@ -138,7 +150,7 @@ pub fn run_seeds(first: u64, count: u64, stop_early: bool) -> Totals {
                     if seed >= first + count || (stop_early && failed.load(Ordering::Relaxed)) {
                         return;
                     }
-                    let report = run_seed(seed, false);
+                    let report = run_seed(seed, false, false);
                     failed.fetch_or(report.violation.is_some(), Ordering::Relaxed);
                     if sender.send(report).is_err() {
                         return;
@@ -147,7 +159,7 @@ pub fn run_seeds(first: u64, count: u64, stop_early: bool) -> Totals {
             });
         }
         drop(sender);
-        let mut early = std::collections::BTreeMap::new();
+        let mut early = BTreeMap::new();
         let mut wanted = first;
         for report in receiver {
             early.insert(report.seed, report);

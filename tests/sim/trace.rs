@@ -60,8 +60,22 @@ impl Trace {
 /// A debug print without the names of the newtypes, so that lines stay readable.
 pub fn brief(text: &str) -> String {
     const NAMES: [&str; 16] = [
-        "NodeId", "VolumeId", "DiskId", "Epoch", "ConfigVersion", "Incarnation", "Boot", "SessionId", "RequestId",
-        "Timestamp", "Micros", "OpId", "IoId", "LinkId", "Seq", "BlockRange ",
+        "NodeId",
+        "VolumeId",
+        "DiskId",
+        "Epoch",
+        "ConfigVersion",
+        "Incarnation",
+        "Boot",
+        "SessionId",
+        "RequestId",
+        "Timestamp",
+        "Micros",
+        "OpId",
+        "IoId",
+        "LinkId",
+        "Seq",
+        "BlockRange ",
     ];
     let mut out = String::with_capacity(text.len());
     let mut rest = text;

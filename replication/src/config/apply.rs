@@ -267,6 +267,13 @@ impl ClusterState {
             }
             VolumeCommand::Handoff { by, epoch, to } => volume.hand_off(*by, *epoch, *to)?,
             VolumeCommand::Renew { by, epoch } => volume.require_primary(*by, *epoch)?,
+            VolumeCommand::Resign { by } => {
+                let registered = volume.replicas.get(&by.0).map(|replica| replica.incarnation);
+                require(registered == Some(by.1), "the node has restarted since")?;
+                require(volume.in_sync.contains_key(&by.0), "the node is not in sync")?;
+                require(volume.in_sync.len() > 1, "one member at least must stay")?;
+                volume.in_sync.remove(&by.0);
+            }
             VolumeCommand::AddReplica { node, .. } => {
                 require(!volume.replicas.contains_key(node), "the node holds a replica already")?;
                 require(volume.replicas.len() < REPLICAS_MAX, "a volume has 4 replicas at most")?;

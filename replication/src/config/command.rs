@@ -157,6 +157,11 @@ pub enum VolumeCommand {
         /// Its epoch.
         epoch: Epoch,
     },
+    /// A member whose disk is lost drops itself; nobody else may know of it.
+    Resign {
+        /// The member.
+        by: (NodeId, Incarnation),
+    },
     /// Adds a copy, to be resynced.
     AddReplica {
         /// Its node.

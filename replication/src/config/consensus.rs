@@ -5,12 +5,15 @@
 //! [`Consensus::ready`] → send its messages → make [`Persist`] durable → [`Consensus::persisted`] → send those messages,
 //! tell the outcomes. While a write is outstanding inputs wait in a bounded queue, so the shell may write as it likes.
 //!
-//! It deliberately knows no clock and no randomness: time is `tick`, and raft-rs's election timeout, drawn from a
-//! thread-local generator, is overwritten after every input by one drawn from the configured seed. The same inputs give
+//! It deliberately knows no clock and no randomness: time is `tick`, and raft-rs's election timeout, which it
+//! draws from a generator of its own, is overwritten after every input by one drawn from the configured seed. The same inputs give
 //! the same outputs. It keeps nothing durable itself, and it never waits: proposals may vanish, their proposers repeat them.
 
 mod membership;
+mod restore;
 mod storage;
+#[cfg(test)]
+mod tests;
 mod validate;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -23,9 +26,10 @@ use raft::{Config, RawNode, StateRole, Storage as _};
 use thiserror::Error;
 
 pub use membership::{MembershipRefused, VOTERS_MAX};
+pub use restore::{RestoreError, Restored};
 use storage::Mirror;
 pub use validate::{MEMBERS_MAX, StepError, TERM_MAX};
-use validate::{View, check, check_conf_state, check_consecutive, is_command};
+use validate::{View, check, is_command};
 
 use super::{ApplyError, ClusterState, Outcome};
 use proto::NodeId;
@@ -40,6 +44,8 @@ pub const READS_MAX: usize = 1024;
 pub const INBOX_MAX: usize = 4096;
 /// Entries above which the log is compacted, unless configured otherwise.
 pub const LOG_ENTRIES_MAX: u64 = 4096;
+/// Bytes of applied commands above which the log is compacted.
+const LOG_BYTES_MAX: u64 = 16 * 1024 * 1024;
 /// Bytes of entries in one message (one entry always fits).
 const MESSAGE_BYTES_MAX: u64 = 256 * 1024;
 /// Bytes proposed and not committed; beyond it proposals are refused.
@@ -62,80 +68,6 @@ pub struct ConsensusConfig {
     pub seed: u64,
     /// Entries above which the log is compacted to a snapshot.
     pub log_entries_max: u64,
-}
-
-/// What a log gives back at a start. `Default` is a node that was never part of a cluster and waits for its leader.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct Restored {
-    /// Term, vote, and the commit index as far as it was written.
-    pub hard_state: HardState,
-    /// Consecutive entries; they may begin before the snapshot's end.
-    pub entries: Vec<Entry>,
-    /// State and membership at an index.
-    pub snapshot: Option<Snapshot>,
-}
-
-/// Why a node cannot start from what its log holds.
-#[derive(Clone, Debug, Error, PartialEq, Eq)]
-pub enum RestoreError {
-    /// The parts contradict each other.
-    #[error("the Raft log contradicts itself: {0}")]
-    Inconsistent(&'static str),
-    /// The snapshot's state cannot be read.
-    #[error(transparent)]
-    State(#[from] ApplyError),
-    /// raft-rs refuses.
-    #[error("raft: {0}")]
-    Raft(String),
-}
-
-impl Restored {
-    /// A new cluster's first log: `voters` agree, without ever having met, on `state` at index 1.
-    pub fn founding(voters: &[NodeId], state: &ClusterState) -> Self {
-        Self::founding_at(voters, state, 1, 1)
-    }
-
-    /// The same at a given index and term: for a survivor that starts over alone.
-    pub fn founding_at(voters: &[NodeId], state: &ClusterState, index: u64, term: u64) -> Self {
-        let mut snapshot = Snapshot { data: state.to_snapshot().into(), ..Snapshot::default() };
-        let meta = snapshot.mut_metadata();
-        meta.index = index;
-        meta.term = term;
-        meta.mut_conf_state().voters = voters.iter().map(|node| node.0).collect();
-        let hard_state = HardState { term, commit: index, ..HardState::default() };
-        Self { hard_state, entries: Vec::new(), snapshot: Some(snapshot) }
-    }
-
-    /// Refuses what raft-rs would panic on, and drops entries that the snapshot covers entirely.
-    fn check(&mut self) -> Result<ClusterState, RestoreError> {
-        let inconsistent = RestoreError::Inconsistent;
-        let (mut index, mut term, mut state) = (0, 0, ClusterState::default());
-        if let Some(snapshot) = &self.snapshot {
-            let meta = snapshot.get_metadata();
-            check_conf_state(meta.get_conf_state()).map_err(inconsistent)?;
-            (index, term) = (meta.index, meta.term);
-            state = ClusterState::from_snapshot(&snapshot.data)?;
-            if index == 0 {
-                return Err(inconsistent("a snapshot of nothing"));
-            }
-        }
-        if self.entries.last().is_some_and(|last| last.index < index) {
-            self.entries.clear();
-        }
-        if let Some(first) = self.entries.first() {
-            if first.index == 0 || first.index > index + 1 {
-                return Err(inconsistent("a gap between snapshot and entries"));
-            }
-            let floor = if first.index > index { term } else { 0 };
-            check_consecutive(&self.entries, first.index, floor, self.hard_state.term).map_err(inconsistent)?;
-        }
-        let last = self.entries.last().map_or(index, |last| last.index);
-        self.hard_state.commit = self.hard_state.commit.max(index);
-        if self.hard_state.commit > last || self.hard_state.term > TERM_MAX || term > self.hard_state.term {
-            return Err(inconsistent("its commit index or term is out of range"));
-        }
-        Ok(state)
-    }
 }
 
 /// What must be durable before [`Consensus::persisted`] is called: first the snapshot, then entries, then the hard state.
@@ -224,6 +156,8 @@ pub struct Consensus {
     state: ClusterState,
     conf_state: ConfState,
     applied: u64,
+    /// Bytes of the commands applied since the newest snapshot.
+    applied_bytes: u64,
     halt: Option<Halt>,
     /// The write that is outstanding, and whether it brings a snapshot.
     in_flight: Option<raft::Ready>,
@@ -237,7 +171,7 @@ pub struct Consensus {
     election: ElectionTimeout,
 }
 
-/// The deterministic stand-in for raft-rs's thread-local draw.
+/// The deterministic stand-in for raft-rs's own draw.
 struct ElectionTimeout {
     generator: u64,
     ticks: usize,
@@ -277,6 +211,7 @@ impl Consensus {
             state,
             conf_state,
             applied,
+            applied_bytes: 0,
             halt: None,
             in_flight: None,
             inbox: VecDeque::new(),
@@ -290,6 +225,15 @@ impl Consensus {
         };
         consensus.after_input(false);
         Ok(consensus)
+    }
+
+    /// A sole voter need not wait for an election timeout: nobody else can lead.
+    pub fn campaign_alone(&mut self) {
+        if self.is_sole_voter() && self.in_flight.is_none() && self.halt.is_none() && !self.raw.has_ready() {
+            // raft-rs refuses while a committed change of membership is not applied; a timeout comes later.
+            let _ = self.raw.campaign();
+            self.after_input(false);
+        }
     }
 
     /// One tick of time.
@@ -408,6 +352,9 @@ impl Consensus {
         let from = message.from;
         if message.get_msg_type() == MessageType::MsgTimeoutNow && view.persisted != view.last && self.is_sole_voter() {
             return Err(StepError::Refused("an election before the log is durable"));
+        }
+        if message.get_msg_type() == MessageType::MsgPropose && self.take_membership_request(&message) {
+            return Ok(());
         }
         // What raft-rs itself refuses (a stranger's answer, a proposal over the bound) is an ordinary loss.
         let _ = self.raw.step(message);
@@ -540,6 +487,7 @@ impl Consensus {
             }
         }
         self.applied = entry.index;
+        self.applied_bytes += entry.data.len() as u64;
         Ok(())
     }
 
@@ -555,7 +503,10 @@ impl Consensus {
     fn compact(&mut self) -> bool {
         let mirror = self.raw.store();
         let covered = mirror.snapshot.get_metadata().index;
-        if self.applied.saturating_sub(covered) <= self.config.log_entries_max {
+        // A follower refuses a snapshot whose membership lacks it, so each change of membership makes a new one.
+        let outdated = mirror.conf_state() != &self.conf_state && self.applied > covered;
+        let large = self.applied_bytes > LOG_BYTES_MAX;
+        if !outdated && !large && self.applied.saturating_sub(covered) <= self.config.log_entries_max {
             return false;
         }
         let Ok(term) = mirror.term(self.applied) else { return false };
@@ -564,7 +515,9 @@ impl Consensus {
         meta.index = self.applied;
         meta.term = term;
         meta.set_conf_state(self.conf_state.clone());
-        self.raw.mut_store().compact(snapshot, self.config.log_entries_max / 4);
+        let tail = if large { 0 } else { self.config.log_entries_max / 4 };
+        self.raw.mut_store().compact(snapshot, tail);
+        self.applied_bytes = 0;
         true
     }
 

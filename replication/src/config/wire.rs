@@ -237,6 +237,7 @@ wire_enum!(VolumeCommand {
     10 => PrepareForce { target, attested, token },
     11 => ForcePrimary { token },
     12 => SetFeatureLevel { level },
+    13 => Resign { by },
 });
 
 impl Wire for NodeCommand {

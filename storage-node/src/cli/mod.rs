@@ -1,1 +1,63 @@
-//! Placeholder.
+//! The command line: `tandem node|witness` run the daemon, everything else speaks to one over the admin API.
+
+mod arguments;
+mod cluster;
+mod daemon;
+mod exit;
+mod json;
+mod progress;
+mod session;
+mod table;
+mod text;
+mod volume;
+mod watch;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use replication::config::NodeKind;
+
+use arguments::{Arguments, ClusterCommand, Command, NodeArguments, NodeCommand};
+use exit::{Failure, end};
+use session::Session;
+
+/// The whole program: parses the process's arguments, does what they say, and gives the exit code. `main.rs` is a call
+/// of this.
+pub fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    match arguments.command {
+        Command::Node(NodeArguments { config: Some(config), .. }) => daemon::supervise(&config, NodeKind::Storage),
+        Command::Witness { config } => daemon::supervise(&config, NodeKind::Witness),
+        Command::Worker { arguments } => daemon::work(arguments),
+        Command::Demo(options) => crate::demo::main(options.seconds, options.keep),
+        command => {
+            let session = Session::new(arguments.admin, arguments.json);
+            end(runtime().and_then(|runtime| runtime.block_on(ask(&session, command))))
+        }
+    }
+}
+
+fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
+    Ok(tokio::runtime::Builder::new_current_thread().enable_all().build()?)
+}
+
+/// Commands that speak to a node.
+async fn ask(session: &Session, command: Command) -> Result<(), Failure> {
+    match command {
+        Command::Cluster(ClusterCommand::Init) => cluster::init(session).await,
+        Command::Cluster(ClusterCommand::Join { member }) => cluster::join(session, &member).await,
+        Command::Cluster(ClusterCommand::Status) => cluster::status(session).await,
+        Command::Node(NodeArguments { command: Some(command), .. }) => match command {
+            NodeCommand::List => cluster::list_nodes(session).await,
+            NodeCommand::Join { member } => cluster::join(session, &member).await,
+            NodeCommand::Remove { node, yes } => cluster::remove_node(session, &node, yes).await,
+            NodeCommand::Status => cluster::node_status(session).await,
+            NodeCommand::Stop => cluster::stop_node(session).await,
+        },
+        Command::Volume(command) => volume::run(session, command).await,
+        Command::Watch { volume } => watch::watch(session, volume.unwrap_or_default()).await,
+        Command::Node(_) | Command::Witness { .. } | Command::Worker { .. } | Command::Demo(_) => {
+            Err(Failure::Usage("this command runs by itself".into()))
+        }
+    }
+}

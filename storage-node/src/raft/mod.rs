@@ -1,4 +1,16 @@
 //! The Raft driver and its log. The consensus core itself is pure and lives in `replication::config`.
+//!
+//! This file is the contract: how to start a driver, and the handle by which the node talks to its thread. `driver` owns
+//! that thread, `log` the file, `recover` the offline way out when a majority is gone for good.
+
+mod driver;
+#[cfg(test)]
+mod driver_tests;
+mod log;
+#[cfg(test)]
+mod log_tests;
+mod recover;
+mod superblock;
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -8,10 +20,14 @@ use std::time::Duration;
 use proto::{ClusterId, NodeId};
 use replication::config::{ClusterState, Command, Outcome};
 use thiserror::Error;
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
+
+use driver::{Order, Shared};
+pub use log::{LOG_NAME, Log, LogIdentity};
+pub use recover::recover_quorum;
 
 /// What the driver tells about itself.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct RaftStatus {
     /// Current leader, NONE if unknown.
     pub leader: NodeId,
@@ -38,6 +54,9 @@ pub enum ProposeError {
     /// The driver has stopped, for this reason.
     #[error("{0}")]
     Stopped(String),
+    /// Not done, and it will not happen later, for this reason.
+    #[error("{0}")]
+    Refused(String),
 }
 
 /// Why the driver cannot start.
@@ -45,16 +64,31 @@ pub enum ProposeError {
 pub enum RaftError {
     /// The log is damaged or older than what this node has promised: it must not vote.
     #[error("{path}: {why}")]
-    LogRefused { path: std::path::PathBuf, why: String },
+    LogRefused {
+        /// The log.
+        path: std::path::PathBuf,
+        /// What is wrong, and what to do.
+        why: String,
+    },
     /// The operating system refused.
     #[error("{path}: {source}")]
-    Io { path: std::path::PathBuf, source: std::io::Error },
+    Io {
+        /// File or directory.
+        path: std::path::PathBuf,
+        /// The error.
+        source: std::io::Error,
+    },
 }
 
 /// Sends Raft messages to other nodes; lossy, never blocks.
 pub trait RaftSend: Send + 'static {
     /// `message` is a protobuf `eraftpb::Message`.
     fn send(&self, to: NodeId, message: Vec<u8>);
+
+    /// The leader's report of whom it hears, about every second tick.
+    fn send_liveness(&self, to: NodeId, heard: &[(NodeId, bool)]) {
+        let _ = (to, heard);
+    }
 }
 
 /// How to start.
@@ -69,55 +103,110 @@ pub struct RaftConfig {
     pub election_ticks: usize,
 }
 
-/// A handle to the driver's thread; cheap to clone.
+/// A handle to the driver's thread; cheap to clone. When the last one is dropped the thread ends, without handing over.
 #[derive(Clone)]
-pub struct RaftHandle {}
+pub struct RaftHandle {
+    shared: Arc<LastHandle>,
+    state: watch::Receiver<Arc<ClusterState>>,
+    status: watch::Receiver<RaftStatus>,
+    stopped: watch::Receiver<Option<String>>,
+}
+
+/// Ends the thread when the last handle goes.
+struct LastHandle(Arc<Shared>);
+
+impl Drop for LastHandle {
+    fn drop(&mut self) {
+        self.0.close();
+    }
+}
 
 impl RaftHandle {
     /// Starts a driver over the log in `directory`. A fresh log is made with `bootstrap` (the first node, alone, as a
-    /// voter, its `Init` command committed) or empty (a joining node that waits for the leader).
+    /// voter, its `Init` command committed) or empty (a joining node that waits for the leader). A log that is there
+    /// already is continued, whatever `bootstrap` says.
     pub fn start(
-        _config: RaftConfig,
-        _directory: &Path,
-        _bootstrap: Option<Command>,
-        _send: Box<dyn RaftSend>,
+        config: RaftConfig,
+        directory: &Path,
+        bootstrap: Option<Command>,
+        send: Box<dyn RaftSend>,
     ) -> Result<RaftHandle, RaftError> {
-        unimplemented!()
+        let (shared, watches) = driver::start(config, directory, bootstrap, send)?;
+        let driver::Watches { state, status, stopped } = watches;
+        Ok(RaftHandle { shared: Arc::new(LastHandle(shared)), state, status, stopped })
     }
-    /// A message from another node.
-    pub fn deliver(&self, _message: Vec<u8>) {
-        unimplemented!()
+
+    /// A message from another node. Over the queue's bound it is dropped: Raft repeats itself.
+    pub fn deliver(&self, message: Vec<u8>) {
+        self.shared.0.deliver(message);
     }
+
     /// Proposes without waiting; may be lost.
-    pub fn propose(&self, _command: Command) {
-        unimplemented!()
+    pub fn propose(&self, command: Command) {
+        // A full queue loses the proposal, like the network may.
+        let _ = self.shared.0.order(Order::Propose(command));
     }
-    /// Proposes, repeats until applied here (the request id makes that safe), and tells the outcome.
-    pub async fn propose_and_wait(&self, _command: Command, _patience: Duration) -> Result<Outcome, ProposeError> {
-        unimplemented!()
+
+    /// Proposes, repeats until applied here (the request id makes that safe), and tells the outcome. Refused at once
+    /// when too many proposals wait already.
+    pub async fn propose_and_wait(&self, command: Command, patience: Duration) -> Result<Outcome, ProposeError> {
+        self.ask(patience, |reply| Order::ProposeAndWait(command, reply)).await
     }
+
     /// A linearizable point: returns once everything committed before the call is applied here.
-    pub async fn read_index(&self, _patience: Duration) -> Result<(), ProposeError> {
-        unimplemented!()
+    pub async fn read_index(&self, patience: Duration) -> Result<(), ProposeError> {
+        self.ask(patience, Order::Read).await
     }
+
     /// The replicated state as applied here.
     pub fn state(&self) -> watch::Receiver<Arc<ClusterState>> {
-        unimplemented!()
+        self.state.clone()
     }
+
     /// Leader, term, members.
     pub fn status(&self) -> watch::Receiver<RaftStatus> {
-        unimplemented!()
+        self.status.clone()
     }
-    /// On the leader: adds a learner; promotes it to a voter once it has caught up.
-    pub async fn add_voter(&self, _node: NodeId, _patience: Duration) -> Result<(), ProposeError> {
-        unimplemented!()
+
+    /// Why the driver has stopped; None while it runs. The node cannot go on without it.
+    pub fn stopped(&self) -> watch::Receiver<Option<String>> {
+        self.stopped.clone()
     }
-    /// On the leader: removes a voter or learner.
-    pub async fn remove_voter(&self, _node: NodeId, _patience: Duration) -> Result<(), ProposeError> {
-        unimplemented!()
+
+    /// Adds a learner, through the leader; that makes it a voter once it has caught up. Returns when it is one.
+    pub async fn add_voter(&self, node: NodeId, patience: Duration) -> Result<(), ProposeError> {
+        self.ask(patience, |reply| Order::Membership { node, add: true, reply }).await
     }
+
+    /// Removes a voter or learner, through the leader. Returns when it is gone.
+    pub async fn remove_voter(&self, node: NodeId, patience: Duration) -> Result<(), ProposeError> {
+        self.ask(patience, |reply| Order::Membership { node, add: false, reply }).await
+    }
+
     /// Hands leadership to another voter if this node leads, then stops the thread.
     pub async fn stop(&self) {
-        unimplemented!()
+        let mut stopped = self.stopped.clone();
+        self.shared.0.request_stop();
+        // An error means that the thread is gone, which is what was asked for.
+        let _ = stopped.wait_for(Option::is_some).await;
+    }
+
+    async fn ask<T>(
+        &self,
+        patience: Duration,
+        order: impl FnOnce(oneshot::Sender<Result<T, ProposeError>>) -> Order,
+    ) -> Result<T, ProposeError> {
+        let (reply, answer) = oneshot::channel();
+        self.shared.0.order(order(reply))?;
+        match tokio::time::timeout(patience, answer).await {
+            Ok(Ok(result)) => result,
+            // The thread dropped the question because it ends; its reason follows at once.
+            Ok(Err(_)) => {
+                let mut stopped = self.stopped.clone();
+                let why = stopped.wait_for(Option::is_some).await.ok().and_then(|why| why.clone());
+                Err(ProposeError::Stopped(why.unwrap_or_else(|| "Raft has stopped".into())))
+            }
+            Err(_) => Err(ProposeError::Timeout(patience)),
+        }
     }
 }

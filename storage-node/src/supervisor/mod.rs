@@ -1,1 +1,255 @@
-//! Placeholder.
+//! The small parent of a worker: starts it, reaps it, says goodbye for it, and starts the next one.
+//!
+//! A goodbye lets the other boxes take over at once, so only the process that has reaped the worker may say it: then no
+//! thread of it runs any more. The parent touches no data and has no runtime; its one other thread reads what the worker
+//! tells about itself. When the parent dies the kernel kills the worker, and nobody says goodbye: the lease runs out.
+//!
+//! Listeners that outlive the worker, and duplicates of its clients' sockets, come with the NFS gateway.
+
+mod announcement;
+mod goodbye;
+
+use std::ffi::OsString;
+use std::io::{BufRead, BufReader, IsTerminal, Read};
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::path::Path;
+use std::process::{Child, Command, ExitCode, ExitStatus, Stdio};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{SigSet, Signal, kill};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+use nix::unistd::Pid;
+use replication::config::NodeKind;
+use tracing::{error, info, warn};
+
+pub use announcement::Announcement;
+
+use crate::node::WorkerArguments;
+
+/// The worker failed; another start may succeed.
+pub const EXIT_FAILED: u8 = 1;
+/// The worker failed in a way that another start would repeat (`EX_CONFIG` of `sysexits.h`).
+pub const EXIT_FATAL: u8 = 78;
+/// What a worker says once it serves.
+pub const UP_LINE: &str = "up\n";
+
+/// Longest line a worker may say, in bytes; more is not ours.
+const LINE_BYTES_MAX: u64 = 1 << 20;
+const BACKOFF_FIRST: Duration = Duration::from_millis(100);
+const BACKOFF_MAX: Duration = Duration::from_secs(5);
+/// A worker that ran this long makes the next one start without a wait.
+const RAN_LONG_ENOUGH: Duration = Duration::from_secs(30);
+/// Between two looks at signals while waiting to start the next worker.
+const BACKOFF_STEP: Duration = Duration::from_millis(20);
+
+/// What a worker has told about itself.
+#[derive(Debug, Default)]
+struct Told {
+    up: bool,
+    announcement: Option<Announcement>,
+}
+
+/// How a worker ended, and whether the supervisor was told to end.
+struct Ended {
+    status: ExitStatus,
+    asked: bool,
+}
+
+/// Logs to standard error; `TANDEM_LOG` filters, by default `info`.
+pub fn start_logging() {
+    let filter = tracing_subscriber::EnvFilter::try_from_env("TANDEM_LOG")
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
+    // A second call, in a test, keeps the first.
+    let _ = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_target(false)
+        .try_init();
+}
+
+/// Runs `tandem node` or `tandem witness` with the configuration at `config` until it is told to end, or until the
+/// worker fails for good.
+pub fn run(config: &Path, kind: NodeKind) -> ExitCode {
+    start_logging();
+    let program = "/proc/self/exe";
+    let arguments = WorkerArguments { config: config.to_path_buf(), kind, supervisor_pid: std::process::id() };
+    let mut command = vec![OsString::from("worker")];
+    command.extend(arguments.to_arguments());
+    match supervise(Path::new(program), &command) {
+        Ok(code) => code,
+        Err(why) => {
+            error!("the supervisor fails: {why}");
+            ExitCode::from(EXIT_FAILED)
+        }
+    }
+}
+
+fn supervise(program: &Path, arguments: &[OsString]) -> std::io::Result<ExitCode> {
+    let mut signals = SigSet::empty();
+    for signal in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGCHLD] {
+        signals.add(signal);
+    }
+    // Blocked, not handled: they are taken by `wait`, one at a time, and no handler runs.
+    signals.thread_block()?;
+    let mut backoff = Duration::ZERO;
+    let mut was_up = false;
+    loop {
+        let started = Instant::now();
+        let mut child = start(program, arguments)?;
+        let told = listen(&mut child);
+        let ended = wait(&mut child, &signals)?;
+        let told = std::mem::take(&mut *told.lock().unwrap_or_else(PoisonError::into_inner));
+        // Only now, with the worker reaped, is it certain that no thread of it serves a client any more.
+        if let Some(announcement) = &told.announcement {
+            goodbye::say(announcement);
+        }
+        was_up |= told.up;
+        if let Some(code) = verdict(&ended, was_up) {
+            return Ok(code);
+        }
+        backoff = match started.elapsed() >= RAN_LONG_ENOUGH {
+            true => BACKOFF_FIRST,
+            false => (backoff * 2).clamp(BACKOFF_FIRST, BACKOFF_MAX),
+        };
+        warn!("the worker ended ({}); starting another in {backoff:?}", ended.status);
+        if told_to_end_within(backoff)? {
+            return Ok(ExitCode::SUCCESS);
+        }
+    }
+}
+
+/// What the end of a worker means for the supervisor: `None` is another start.
+fn verdict(ended: &Ended, was_up: bool) -> Option<ExitCode> {
+    match ended.status.code() {
+        Some(0) => Some(ExitCode::SUCCESS),
+        _ if ended.asked => {
+            warn!("the worker did not end in order ({})", ended.status);
+            Some(ExitCode::from(EXIT_FAILED))
+        }
+        Some(code) if code == i32::from(EXIT_FATAL) => Some(ExitCode::from(EXIT_FATAL)),
+        // It never came up, at the first try: whoever started it is best told at once.
+        Some(_) if !was_up => Some(ExitCode::from(EXIT_FAILED)),
+        _ => None,
+    }
+}
+
+fn start(program: &Path, arguments: &[OsString]) -> std::io::Result<Child> {
+    // Its own process group: a Ctrl-C at the terminal reaches it through its parent, once.
+    Command::new(program)
+        .arg0("tandem")
+        .args(arguments)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .process_group(0)
+        .spawn()
+}
+
+/// Reads what the worker says, until its end of the pipe closes.
+fn listen(child: &mut Child) -> Arc<Mutex<Told>> {
+    let told = Arc::new(Mutex::new(Told::default()));
+    let Some(pipe) = child.stdout.take() else { return told };
+    let heard = Arc::clone(&told);
+    std::thread::spawn(move || {
+        let mut lines = BufReader::new(pipe);
+        let mut line = String::new();
+        loop {
+            line.clear();
+            match lines.by_ref().take(LINE_BYTES_MAX).read_line(&mut line) {
+                Ok(1..) => {}
+                _ => return,
+            }
+            let mut told = heard.lock().unwrap_or_else(PoisonError::into_inner);
+            if line == UP_LINE {
+                told.up = true;
+            } else if let Some(announcement) = Announcement::parse(&line) {
+                told.announcement = Some(announcement);
+            }
+        }
+    });
+    told
+}
+
+/// Waits for the worker's end and passes signals on to it. The second one kills it.
+fn wait(child: &mut Child, signals: &SigSet) -> std::io::Result<Ended> {
+    let mut asked = false;
+    loop {
+        if let Some(status) = child.try_wait()? {
+            if let Some(signal) = status.signal() {
+                info!("the worker was killed by signal {signal}");
+            }
+            return Ok(Ended { status, asked });
+        }
+        match signals.wait()? {
+            Signal::SIGCHLD => {}
+            _ if asked => child.kill()?,
+            _ => {
+                asked = true;
+                info!("stopping in order; a second signal stops at once");
+                kill(Pid::from_raw(child.id().cast_signed()), Signal::SIGTERM)?;
+            }
+        }
+    }
+}
+
+/// Waits, but not through a signal to end.
+fn told_to_end_within(backoff: Duration) -> std::io::Result<bool> {
+    let mut ends = SigSet::empty();
+    ends.add(Signal::SIGTERM);
+    ends.add(Signal::SIGINT);
+    let pending = SignalFd::with_flags(&ends, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)?;
+    let started = Instant::now();
+    while started.elapsed() < backoff {
+        if pending.read_signal()?.is_some() {
+            return Ok(true);
+        }
+        std::thread::sleep(BACKOFF_STEP);
+    }
+    Ok(false)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ended(raw: i32, asked: bool) -> Ended {
+        Ended { status: ExitStatus::from_raw(raw), asked }
+    }
+
+    /// Raw wait status of an exit with `code`.
+    fn exit(code: u8) -> i32 {
+        i32::from(code) << 8
+    }
+
+    #[test]
+    fn a_killed_worker_is_started_again_and_a_finished_one_is_not() {
+        let is = |code: Option<ExitCode>, expected: Option<u8>| {
+            format!("{code:?}") == format!("{:?}", expected.map(ExitCode::from))
+        };
+        assert!(is(verdict(&ended(9, false), true), None));
+        assert!(is(verdict(&ended(9, false), false), None));
+        assert!(is(verdict(&ended(exit(0), false), true), Some(0)));
+        assert!(is(verdict(&ended(exit(EXIT_FAILED), false), true), None));
+        assert!(is(verdict(&ended(exit(EXIT_FAILED), false), false), Some(EXIT_FAILED)));
+        assert!(is(verdict(&ended(exit(EXIT_FATAL), false), true), Some(EXIT_FATAL)));
+        assert!(is(verdict(&ended(9, true), true), Some(EXIT_FAILED)));
+    }
+
+    #[test]
+    fn what_the_worker_says_is_heard_and_noise_is_not() {
+        let announcement = Announcement { cluster: 1, node: 2, incarnation: 3, peers: vec!["127.0.0.1:7".into()] };
+        let script = format!("echo noise; printf '{}'; echo up", announcement.to_line().replace('\n', "\\n"));
+        let arguments = [OsString::from("-c"), script.into()];
+        let mut child = start(Path::new("/bin/sh"), &arguments).expect("a shell");
+        let told = listen(&mut child);
+        assert!(child.wait().expect("reaped").success());
+        // The pipe is closed by the child's end; the reader drops its half of the cell when it has read all.
+        while Arc::strong_count(&told) > 1 {
+            std::thread::yield_now();
+        }
+        let told = told.lock().unwrap_or_else(PoisonError::into_inner);
+        assert!(told.up);
+        assert_eq!(told.announcement.as_ref(), Some(&announcement));
+    }
+}

@@ -45,14 +45,14 @@ fn print_violation(report: &Report) {
 }
 
 fn one(seed: u64, trace: bool) -> Totals {
-    let report = run_seed(seed, true);
+    let report = run_seed(seed, true, trace);
     if trace && report.violation.is_none() {
         report.trace.iter().for_each(|line| println!("{line}"));
     }
     print_violation(&report);
     println!("seed {seed}: trace hash {:016x}, {} events", report.hash, report.stats.events);
     let violations = u64::from(report.violation.is_some());
-    Totals { seeds: 1, stats: report.stats, violations, first: Some(report), hash: 0 }
+    Totals { seeds: 1, stats: report.stats, violations, first: Some(report), ..Totals::default() }
 }
 
 fn main() -> ExitCode {
@@ -70,7 +70,10 @@ fn main() -> ExitCode {
             let totals = run_seeds(options.first, seeds.unwrap_or(1000), options.stop);
             if let Some(report) = &totals.first {
                 // The same seed again, this time with a record.
-                print_violation(&run_seed(report.seed, true));
+                print_violation(&run_seed(report.seed, true, false));
+            }
+            for (rule, (count, seeds)) in &totals.rules {
+                println!("{count} times {rule}, as in seeds {seeds:?}");
             }
             let per_second = totals.seeds as f64 / started.elapsed().as_secs_f64();
             let stats = &totals.stats;

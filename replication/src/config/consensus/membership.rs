@@ -7,6 +7,7 @@ use raft::eraftpb::{ConfChange, ConfChangeType, ConfChangeV2, Message, MessageTy
 use raft::{ProgressState, SnapshotStatus};
 use thiserror::Error;
 
+use super::validate::membership_request;
 use super::{Consensus, MEMBERS_MAX, SNAPSHOT_PATIENCE_ELECTIONS};
 use crate::config::NodeKind;
 
@@ -20,9 +21,9 @@ const TRANSFER_BACKOFF_ELECTIONS: u64 = 20;
 /// Why a change of membership was not proposed.
 #[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
 pub enum MembershipRefused {
-    /// Only the leader changes the membership.
-    #[error("this node is not the Raft leader")]
-    NotLeader,
+    /// Only a leader changes the membership: try again.
+    #[error("no Raft leader is known")]
+    NoLeader,
     /// Another change is not finished, or a write is outstanding: try again.
     #[error("another change of the membership is not finished yet")]
     Busy,
@@ -41,13 +42,14 @@ pub enum MembershipRefused {
 }
 
 impl Consensus {
-    /// Adds a learner; the leader makes it a voter once it has caught up. True if it is a voter already.
+    /// Adds a learner, through the leader if that is another node; the leader makes it a voter once it has caught up.
+    /// True if it is a voter already; otherwise ask again, a request may be lost.
     pub fn add_voter(&mut self, node: NodeId) -> Result<bool, MembershipRefused> {
         if self.conf_state.voters.contains(&node.0) {
             return Ok(true);
         }
         if self.conf_state.learners.contains(&node.0) {
-            return if self.is_leader() { Ok(false) } else { Err(MembershipRefused::NotLeader) };
+            return Ok(false);
         }
         if self.conf_state.voters.len() + self.conf_state.learners.len() >= MEMBERS_MAX {
             return Err(MembershipRefused::Full);
@@ -56,7 +58,7 @@ impl Consensus {
         Ok(false)
     }
 
-    /// Removes a voter or learner. True if it is gone already.
+    /// Removes a voter or learner, through the leader if that is another node. True if it is gone already.
     pub fn remove_voter(&mut self, node: NodeId) -> Result<bool, MembershipRefused> {
         let voter = self.conf_state.voters.contains(&node.0);
         if !voter && !self.conf_state.learners.contains(&node.0) {
@@ -80,11 +82,27 @@ impl Consensus {
         Ok(false)
     }
 
-    fn change(&mut self, kind: ConfChangeType, node: NodeId) -> Result<(), MembershipRefused> {
-        if !self.is_leader() {
-            return Err(MembershipRefused::NotLeader);
+    /// On the leader: a change that a follower passed on, under the leader's own rules. False: not such a request.
+    pub(super) fn take_membership_request(&mut self, message: &Message) -> bool {
+        let Some(change) = membership_request(message) else { return false };
+        let node = NodeId(change.node_id);
+        // A refusal shows to the asker as a change that does not come about; it asks again.
+        match change.get_change_type() {
+            ConfChangeType::AddLearnerNode => drop(self.add_voter(node)),
+            ConfChangeType::RemoveNode if self.remove_voter(node) == Err(MembershipRefused::Leader) => {
+                self.step_aside();
+            }
+            _ => {}
         }
-        if self.in_flight.is_some() || self.halt.is_some() || self.raw.raft.has_pending_conf() {
+        true
+    }
+
+    fn change(&mut self, kind: ConfChangeType, node: NodeId) -> Result<(), MembershipRefused> {
+        if self.leader() == NodeId::NONE {
+            return Err(MembershipRefused::NoLeader);
+        }
+        let pending = self.is_leader() && self.raw.raft.has_pending_conf();
+        if self.in_flight.is_some() || self.halt.is_some() || pending {
             return Err(MembershipRefused::Busy);
         }
         let mut change = ConfChange { node_id: node.0, ..ConfChange::default() };
@@ -185,7 +203,9 @@ impl Consensus {
         let election = self.config.election_ticks as u64;
         let ready = |id: &&u64| {
             let near = self.raw.raft.prs().get(**id).is_some_and(|progress| {
-                progress.state == ProgressState::Replicate && progress.matched + PROMOTE_LAG_MAX >= last
+                progress.state != ProgressState::Snapshot
+                    && progress.matched > 0
+                    && progress.matched + PROMOTE_LAG_MAX >= last
             });
             near && self.last_heard.get(*id).is_some_and(|tick| self.ticks - tick <= election)
         };
@@ -205,9 +225,10 @@ impl Consensus {
     pub(super) fn retry_snapshots(&mut self) {
         let patience = SNAPSHOT_PATIENCE_ELECTIONS * self.config.election_ticks as u64;
         let now = self.ticks;
-        let lost: Vec<u64> =
-            self.snapshots_sent.extract_if(.., |_, sent| now - *sent >= patience).map(|(id, _)| id).collect();
-        for id in lost {
+        let lost = |sent: &u64| now - *sent >= patience;
+        let overdue: Vec<u64> = self.snapshots_sent.iter().filter(|(_, sent)| lost(sent)).map(|(id, _)| *id).collect();
+        self.snapshots_sent.retain(|_, sent| !lost(sent));
+        for id in overdue {
             // Ignored by raft-rs unless that follower's progress still waits for a snapshot.
             self.raw.report_snapshot(id, SnapshotStatus::Failure);
         }

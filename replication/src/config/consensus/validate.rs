@@ -11,7 +11,8 @@
 //!   proposals that are no command (they would halt every node);
 //! - a vote won while entries are not durable yet (`become_leader` asserts that they are).
 
-use raft::eraftpb::{ConfState, Entry, EntryType, Message, MessageType, Snapshot};
+use protobuf::Message as _;
+use raft::eraftpb::{ConfChange, ConfState, Entry, EntryType, Message, MessageType, Snapshot};
 use thiserror::Error;
 
 use super::{COMMAND_BYTES_MAX, READ_CONTEXT_BYTES_MAX};
@@ -124,12 +125,26 @@ fn check_proposal(message: &Message, view: &View) -> Result<(), StepError> {
     if !view.leads || message.get_entries().is_empty() {
         return Err(StepError::Refused("a proposal that this node cannot take"));
     }
+    if membership_request(message).is_some() {
+        return Ok(());
+    }
     for entry in message.get_entries() {
         if entry.get_entry_type() != EntryType::EntryNormal || !is_command(&entry.data) {
             return Err(StepError::Refused("a proposal that is no command"));
         }
     }
     Ok(())
+}
+
+/// The change that a follower passes on to its leader, which judges it by its own rules.
+pub(super) fn membership_request(message: &Message) -> Option<ConfChange> {
+    let [entry] = message.get_entries() else { return None };
+    if entry.get_entry_type() != EntryType::EntryConfChange {
+        return None;
+    }
+    let mut change = ConfChange::default();
+    change.merge_from_bytes(&entry.data).ok()?;
+    (change.node_id != 0).then_some(change)
 }
 
 /// True for bytes that this software can apply.

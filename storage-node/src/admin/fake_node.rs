@@ -1,0 +1,152 @@
+//! A node without disks or peers, for tests of the services: real configuration state machine, everything else by hand.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use futures_util::future::BoxFuture;
+use proto::{ClusterId, Incarnation, NodeId, RequestId, Timestamp, VolumeId};
+use replication::config::command::CommandBody;
+use replication::config::{ClusterState, Command, NodeCommand, NodeRecord, Outcome};
+use replication::event::Control;
+use tokio::sync::{broadcast, watch};
+
+use super::operations::*;
+use crate::raft::RaftStatus;
+
+/// See the module.
+pub(super) struct FakeNode {
+    pub(super) record: NodeRecord,
+    pub(super) identity: Mutex<Option<(ClusterId, NodeId)>>,
+    pub(super) state: watch::Sender<Arc<ClusterState>>,
+    pub(super) raft: watch::Sender<RaftStatus>,
+    pub(super) events: broadcast::Sender<NodeEvent>,
+    pub(super) replicas: Mutex<Vec<ReplicaReport>>,
+    pub(super) controls: Mutex<Vec<(VolumeId, Control)>>,
+    pub(super) stopped: AtomicBool,
+}
+
+impl FakeNode {
+    pub(super) fn new(name: &str, admin_address: &str) -> Arc<Self> {
+        let record = NodeRecord {
+            name: name.into(),
+            peer_address: "127.0.0.1:1".into(),
+            admin_address: admin_address.into(),
+            nbd_address: "127.0.0.1:2".into(),
+            incarnation: Incarnation(rand::random()),
+            feature_levels: (1, 1),
+            join_request: RequestId(rand::random()),
+            ..NodeRecord::default()
+        };
+        Arc::new(FakeNode {
+            record,
+            identity: Mutex::new(None),
+            state: watch::Sender::new(Arc::default()),
+            raft: watch::Sender::new(RaftStatus::default()),
+            events: broadcast::Sender::new(NODE_EVENTS_MAX),
+            replicas: Mutex::default(),
+            controls: Mutex::default(),
+            stopped: AtomicBool::new(false),
+        })
+    }
+
+    /// Applies a command as if a majority had agreed.
+    pub(super) fn apply(&self, body: CommandBody) -> Outcome {
+        let mut outcome = Outcome::Applied;
+        self.state.send_modify(|state| {
+            outcome = Arc::make_mut(state).apply(&Command { request: RequestId(rand::random()), body });
+        });
+        outcome
+    }
+}
+
+impl NodeOperations for FakeNode {
+    fn facts(&self) -> NodeFacts {
+        NodeFacts {
+            identity: *self.identity.lock().unwrap(),
+            record: self.record.clone(),
+            incarnation: self.record.incarnation,
+            supervisor_pid: 0,
+            worker_pid: std::process::id(),
+            started: Timestamp(0),
+            software: "test".into(),
+            insecure_plaintext: false,
+        }
+    }
+
+    fn now(&self) -> Timestamp {
+        Timestamp(1_000_000)
+    }
+
+    fn state(&self) -> watch::Receiver<Arc<ClusterState>> {
+        self.state.subscribe()
+    }
+
+    fn raft(&self) -> watch::Receiver<RaftStatus> {
+        self.raft.subscribe()
+    }
+
+    fn events(&self) -> broadcast::Receiver<NodeEvent> {
+        self.events.subscribe()
+    }
+
+    fn replicas(&self) -> BoxFuture<'_, Vec<ReplicaReport>> {
+        Box::pin(async { self.replicas.lock().unwrap().clone() })
+    }
+
+    fn init(&self, _: Duration) -> BoxFuture<'_, Result<ClusterId, OperationError>> {
+        Box::pin(async {
+            if self.identity.lock().unwrap().is_some() {
+                return Err(OperationError::Refused("in a cluster already".into()));
+            }
+            let cluster = ClusterId(rand::random());
+            self.apply(CommandBody::Node(NodeCommand::Init { cluster, node: self.record.clone() }));
+            *self.identity.lock().unwrap() = Some((cluster, NodeId(1)));
+            let members = [(NodeId(1), true)].into();
+            self.raft.send_replace(RaftStatus { leader: NodeId(1), term: 1, members, ..RaftStatus::default() });
+            Ok(cluster)
+        })
+    }
+
+    fn adopt(&self, adoption: Adoption) -> BoxFuture<'_, Result<(), OperationError>> {
+        Box::pin(async move {
+            *self.identity.lock().unwrap() = Some((adoption.cluster, adoption.node));
+            Ok(())
+        })
+    }
+
+    fn propose(&self, command: Command, _: Duration) -> BoxFuture<'_, Result<Outcome, OperationError>> {
+        Box::pin(async { Ok(self.apply(command.body)) })
+    }
+
+    fn read_index(&self, _: Duration) -> BoxFuture<'_, Result<(), OperationError>> {
+        Box::pin(async { Ok(()) })
+    }
+
+    fn add_voter(&self, node: NodeId, _: Duration) -> BoxFuture<'_, Result<(), OperationError>> {
+        self.raft.send_modify(|raft| {
+            raft.members.insert(node, true);
+        });
+        Box::pin(async { Ok(()) })
+    }
+
+    fn remove_voter(&self, node: NodeId, _: Duration) -> BoxFuture<'_, Result<(), OperationError>> {
+        self.raft.send_modify(|raft| {
+            raft.members.remove(&node);
+        });
+        Box::pin(async { Ok(()) })
+    }
+
+    fn control(&self, volume: VolumeId, control: Control) -> BoxFuture<'_, Result<(), OperationError>> {
+        self.controls.lock().unwrap().push((volume, control));
+        Box::pin(async { Ok(()) })
+    }
+
+    fn attach(&self, _: VolumeId) -> BoxFuture<'_, Result<(), OperationError>> {
+        Box::pin(async { Ok(()) })
+    }
+
+    fn stop(&self) {
+        self.stopped.store(true, Ordering::SeqCst);
+    }
+}

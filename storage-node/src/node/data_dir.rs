@@ -1,0 +1,241 @@
+//! The node's own directory: its lock, who it is, and small files that are replaced as a whole.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Read, Seek, Write};
+use std::path::{Path, PathBuf};
+
+use nix::errno::Errno;
+use nix::fcntl::{Flock, FlockArg};
+use proto::{ClusterId, NodeId, RequestId};
+use rand::Rng;
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+/// Largest small file read, in bytes; a larger one is not ours.
+const SMALL_FILE_BYTES_MAX: u64 = 1 << 20;
+
+/// Why the directory cannot be used. The text names the path and what to do.
+#[derive(Debug, Error)]
+pub enum DataDirError {
+    /// Another worker runs on it.
+    #[error("{path} is in use by another tandem process (pid {pid}); two nodes cannot share a data directory")]
+    InUse {
+        /// The directory.
+        path: PathBuf,
+        /// What the lock file says.
+        pid: String,
+    },
+    /// A file holds what this software did not write.
+    #[error("{path}: {why}")]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        why: String,
+    },
+    /// The operating system refused.
+    #[error("{path}: {source}")]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+}
+
+/// The directory, locked for this process.
+#[derive(Debug)]
+pub struct DataDir {
+    path: PathBuf,
+    _lock: Flock<File>,
+}
+
+/// Who this node is; kept from `init` or `join` on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NodeIdentity {
+    /// Its cluster.
+    pub cluster: ClusterId,
+    /// Its id.
+    pub node: NodeId,
+    /// True until the first entry of a new cluster is in this node's log: only then may a missing log be made anew.
+    pub founding: bool,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct IdentityFile {
+    format: u32,
+    cluster: String,
+    node: u64,
+    founding: bool,
+}
+
+const IDENTITY_FORMAT: u32 = 1;
+
+impl DataDir {
+    /// Makes the directory if it is missing, and locks it.
+    pub fn open(path: &Path) -> Result<Self, DataDirError> {
+        std::fs::create_dir_all(path).map_err(|source| DataDirError::Io { path: path.to_path_buf(), source })?;
+        let lock_path = path.join("lock");
+        let at_lock = |source| DataDirError::Io { path: lock_path.clone(), source };
+        let file =
+            OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&lock_path).map_err(at_lock)?;
+        match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+            Ok(mut lock) => {
+                let pid = std::process::id().to_string();
+                lock.set_len(0)
+                    .and_then(|()| lock.rewind())
+                    .and_then(|()| lock.write_all(pid.as_bytes()))
+                    .map_err(at_lock)?;
+                Ok(Self { path: path.to_path_buf(), _lock: lock })
+            }
+            Err((mut file, Errno::EWOULDBLOCK)) => {
+                let mut pid = String::new();
+                let _ = Read::by_ref(&mut file).take(32).read_to_string(&mut pid);
+                let pid = if pid.is_empty() { "unknown".into() } else { pid };
+                Err(DataDirError::InUse { path: path.to_path_buf(), pid })
+            }
+            Err((_, errno)) => Err(at_lock(errno.into())),
+        }
+    }
+
+    /// Where the Raft log lives.
+    pub fn raft(&self) -> PathBuf {
+        self.path.join("raft")
+    }
+
+    /// Where the stores of volumes live.
+    pub fn stores(&self) -> PathBuf {
+        self.path.join("stores")
+    }
+
+    /// The fence file.
+    pub fn fences(&self) -> PathBuf {
+        self.path.join("fences")
+    }
+
+    /// The list of detached disks.
+    pub fn detached(&self) -> PathBuf {
+        self.path.join("detached.json")
+    }
+
+    /// Who this node is; `None` before `init` or `join`.
+    pub fn identity(&self) -> Result<Option<NodeIdentity>, DataDirError> {
+        let path = self.identity_path();
+        let Some(bytes) = read_small(&path)? else { return Ok(None) };
+        let damaged = |why: String| DataDirError::Damaged { path: path.clone(), why };
+        let file: IdentityFile =
+            serde_json::from_slice(&bytes).map_err(|why| damaged(format!("it is not a node's identity: {why}")))?;
+        if file.format != IDENTITY_FORMAT {
+            return Err(damaged(format!(
+                "its format is {}; this version of tandem knows {IDENTITY_FORMAT}",
+                file.format
+            )));
+        }
+        let cluster =
+            u128::from_str_radix(&file.cluster, 16).map_err(|_| damaged("its cluster is no hexadecimal id".into()))?;
+        if cluster == 0 || file.node == 0 {
+            return Err(damaged("its cluster or node is 0".into()));
+        }
+        Ok(Some(NodeIdentity { cluster: ClusterId(cluster), node: NodeId(file.node), founding: file.founding }))
+    }
+
+    /// Keeps who this node is, durably.
+    pub fn set_identity(&self, identity: NodeIdentity) -> Result<(), DataDirError> {
+        let NodeIdentity { cluster, node, founding } = identity;
+        let file = IdentityFile { format: IDENTITY_FORMAT, cluster: cluster.to_string(), node: node.0, founding };
+        replace_durably(&self.identity_path(), &to_json(&file))
+    }
+
+    /// The request under which this node joins: drawn once, so that a repeated join is recognised.
+    pub fn join_request(&self) -> Result<RequestId, DataDirError> {
+        let path = self.path.join("join-request");
+        if let Some(bytes) = read_small(&path)? {
+            let text = String::from_utf8_lossy(&bytes);
+            return match u128::from_str_radix(text.trim(), 16) {
+                Ok(id) => Ok(RequestId(id)),
+                Err(_) => Err(DataDirError::Damaged { path, why: "it is no hexadecimal id".into() }),
+            };
+        }
+        let request = RequestId(rand::rng().random());
+        replace_durably(&path, request.to_string().as_bytes())?;
+        Ok(request)
+    }
+
+    fn identity_path(&self) -> PathBuf {
+        self.path.join("identity.json")
+    }
+}
+
+/// The whole content of a small file; `None` when there is none.
+pub(crate) fn read_small(path: &Path) -> Result<Option<Vec<u8>>, DataDirError> {
+    let at_path = |source| DataDirError::Io { path: path.to_path_buf(), source };
+    let file = match File::open(path) {
+        Ok(file) => file,
+        Err(why) if why.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(why) => return Err(at_path(why)),
+    };
+    let mut bytes = Vec::new();
+    file.take(SMALL_FILE_BYTES_MAX + 1).read_to_end(&mut bytes).map_err(at_path)?;
+    if bytes.len() as u64 > SMALL_FILE_BYTES_MAX {
+        return Err(DataDirError::Damaged { path: path.to_path_buf(), why: "it is too large to be ours".into() });
+    }
+    Ok(Some(bytes))
+}
+
+/// Replaces a file as a whole: after a crash it holds the old or the new content.
+pub(crate) fn replace_durably(path: &Path, content: &[u8]) -> Result<(), DataDirError> {
+    let at = |at: &Path| {
+        let at = at.to_path_buf();
+        move |source| DataDirError::Io { path: at, source }
+    };
+    let temporary = path.with_extension("new");
+    let mut file = File::create(&temporary).map_err(at(&temporary))?;
+    file.write_all(content).and_then(|()| file.sync_all()).map_err(at(&temporary))?;
+    std::fs::rename(&temporary, path).map_err(at(path))?;
+    let directory = path.parent().unwrap_or(Path::new("."));
+    File::open(directory).and_then(|directory| directory.sync_all()).map_err(at(directory))
+}
+
+pub(crate) fn to_json(value: &impl Serialize) -> Vec<u8> {
+    serde_json::to_vec_pretty(value).expect("plain data has a JSON form")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_second_process_is_told_who_holds_the_directory() {
+        let directory = tempfile::tempdir().expect("temporary directory");
+        let first = DataDir::open(directory.path()).expect("free");
+        let text = DataDir::open(directory.path()).expect_err("locked").to_string();
+        assert!(text.contains(&std::process::id().to_string()), "{text}");
+        drop(first);
+        DataDir::open(directory.path()).expect("free again");
+    }
+
+    #[test]
+    fn identity_survives_and_a_damaged_one_is_refused() {
+        let directory = tempfile::tempdir().expect("temporary directory");
+        let data = DataDir::open(directory.path()).expect("free");
+        assert_eq!(data.identity().expect("readable"), None);
+        let identity = NodeIdentity { cluster: ClusterId(7 << 100), node: NodeId(3), founding: true };
+        data.set_identity(identity).expect("writable");
+        assert_eq!(data.identity().expect("readable"), Some(identity));
+        std::fs::write(data.identity_path(), b"{\"format\":1,\"cluster\":\"zz\",\"node\":1,\"founding\":false}")
+            .expect("written");
+        assert!(data.identity().is_err());
+        std::fs::write(data.identity_path(), b"{\"format\":9,\"cluster\":\"1\",\"node\":1,\"founding\":false}")
+            .expect("written");
+        assert!(data.identity().expect_err("newer").to_string().contains("format is 9"));
+    }
+
+    #[test]
+    fn the_join_request_is_drawn_once() {
+        let directory = tempfile::tempdir().expect("temporary directory");
+        let data = DataDir::open(directory.path()).expect("free");
+        let first = data.join_request().expect("drawn");
+        assert_eq!(data.join_request().expect("kept"), first);
+    }
+}

@@ -1,0 +1,451 @@
+//! One volume's task on its shard: takes what happened from the inbox, asks the core, and has its orders carried out.
+//!
+//! A turn handles everything that waits, then submits to the ring once. The core sees the time of each event by itself,
+//! read just before: a lease must not be judged by the clock of a turn that was held up.
+
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use proto::{BlockRange, DiskId, Timestamp, VolumeId};
+use replication::config::VolumeConfig;
+use replication::event::{Control, DiskReport, Event, IoResult, PayloadId};
+use replication::{Action, Replica};
+use rustc_hash::FxHashMap;
+use slab::Slab;
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio_util::sync::CancellationToken;
+use tracing::{error, info, warn};
+
+use super::boot_time;
+use super::device::{OpenOperation, Shared, VolumeDevice};
+use super::handle::{DiskStart, Remote, VolumeEnv, VolumeReport, VolumeStatus};
+use super::inbox::{Inbox, Input};
+use super::links::Links;
+use super::payloads::{Held, Payloads};
+use super::store_slot::{DiskState, Merge, PendingIo};
+use crate::disk::{DiskDone, DiskOp, DiskSink, FoundStore, Ring, Store, StoreError};
+use crate::peer::LinkEvent;
+
+/// Inputs handled before the ring is submitted to and other tasks of the shard get their turn.
+const INPUTS_PER_TURN_MAX: usize = 512;
+/// A core that asks to be woken in the past is woken this much later: a defect must not stop the shard.
+const TICK_LEAST: Duration = Duration::from_millis(1);
+/// How long an opening store waits for the I/O of a former process to end.
+const STORE_LOCK_WAIT: Duration = Duration::from_secs(30);
+
+/// How the actor ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Ending {
+    /// It goes on.
+    No,
+    /// Drained and flushed: the store may be recorded as clean.
+    Stopped,
+    /// The volume is gone.
+    Removed,
+}
+
+/// One volume's shell.
+pub(crate) struct Actor {
+    pub(super) volume: VolumeId,
+    pub(super) replica: Replica,
+    pub(super) env: VolumeEnv,
+    pub(super) ring: Rc<Ring>,
+    pub(super) inbox: Rc<Inbox>,
+    pub(super) shared: Rc<Shared>,
+    pub(super) links: Links,
+    pub(super) payloads: Payloads,
+    pub(super) clients: FxHashMap<replication::OpId, OpenOperation>,
+    pub(super) pending: Slab<PendingIo>,
+    pub(super) merges: FxHashMap<replication::IoId, Merge>,
+    pub(super) disk: DiskState,
+    /// Counts stores opened, so that the end of an older one is not taken for that of the newest.
+    pub(super) generation: u64,
+    /// The newest error of the local disk, for people.
+    pub(super) disk_error: Option<String>,
+    pub(super) ending: Ending,
+    /// The copy had failed and is not in sync again yet.
+    copy_failed: bool,
+    attach_waiter: Option<oneshot::Sender<Result<(), String>>>,
+    attach_next: Option<(FoundStore, bool)>,
+    end_waiters: Vec<oneshot::Sender<()>>,
+    remote: mpsc::Receiver<Remote>,
+    config: watch::Receiver<Arc<VolumeConfig>>,
+    actions: Vec<Action>,
+}
+
+impl Actor {
+    /// A volume's shell that has not begun yet. Called on its shard.
+    pub(crate) fn new(
+        env: VolumeEnv,
+        ring: Rc<Ring>,
+        remote: mpsc::Receiver<Remote>,
+        config: watch::Receiver<Arc<VolumeConfig>>,
+    ) -> Self {
+        let (volume, size_bytes) = {
+            let held = config.borrow();
+            (held.id, held.size_bytes)
+        };
+        let inbox = Rc::new(Inbox::default());
+        let shared = Rc::new(Shared::new(Rc::clone(&inbox), size_bytes, env.cluster.clone()));
+        let me = env.identity;
+        Self {
+            volume,
+            replica: Replica::new(volume, me.node, me.incarnation, env.boot, env.timing, boot_time()),
+            env,
+            ring,
+            inbox,
+            shared,
+            links: Links::default(),
+            payloads: Payloads::default(),
+            clients: FxHashMap::default(),
+            pending: Slab::new(),
+            merges: FxHashMap::default(),
+            disk: DiskState::Absent("not looked for yet".into()),
+            generation: 0,
+            disk_error: None,
+            ending: Ending::No,
+            copy_failed: false,
+            attach_waiter: None,
+            attach_next: None,
+            end_waiters: Vec::new(),
+            remote,
+            config,
+            actions: Vec::new(),
+        }
+    }
+
+    /// Runs until the volume is stopped or removed.
+    pub(crate) async fn run(mut self, disk: DiskStart) {
+        self.config.mark_changed();
+        match disk {
+            DiskStart::Open { found, suspect } => self.open(found, suspect),
+            DiskStart::Without(state) => self.disk = state,
+        }
+        let sleep = tokio::time::sleep(Duration::ZERO);
+        tokio::pin!(sleep);
+        loop {
+            self.turn();
+            if self.ending != Ending::No {
+                break;
+            }
+            let deadline = self.replica.next_deadline();
+            let now = boot_time();
+            let wait = Duration::from_micros(deadline.since(now).0).max(TICK_LEAST);
+            let timed = deadline != Timestamp::NEVER;
+            if timed {
+                sleep.as_mut().reset(tokio::time::Instant::now() + wait);
+            }
+            if !self.inbox.is_empty() {
+                tokio::task::yield_now().await;
+                continue;
+            }
+            tokio::select! {
+                () = self.inbox.pushed() => {}
+                remote = self.remote.recv() => match remote {
+                    Some(remote) => self.inbox.push(Input::Remote(remote)),
+                    None => self.ending = Ending::Removed,
+                },
+                changed = self.config.changed() => match changed {
+                    Ok(()) => self.config.mark_changed(),
+                    Err(_) => self.ending = Ending::Removed,
+                },
+                () = &mut sleep, if timed => {}
+            }
+        }
+        self.finish().await;
+    }
+
+    /// Handles what waits, then submits what came of it.
+    fn turn(&mut self) {
+        if self.config.has_changed().unwrap_or(false) {
+            let config = self.config.borrow_and_update().clone();
+            self.on_config(&config);
+        }
+        while let Ok(remote) = self.remote.try_recv() {
+            self.inbox.push(Input::Remote(remote));
+        }
+        if boot_time() >= self.replica.next_deadline() {
+            self.handle(Event::Tick);
+        }
+        for _ in 0..INPUTS_PER_TURN_MAX {
+            let Some(input) = self.inbox.pop() else { break };
+            self.on_input(input);
+            if self.ending != Ending::No {
+                break;
+            }
+        }
+        self.ring.submit();
+    }
+
+    /// Gives the core a fact and carries out what it orders.
+    pub(super) fn handle(&mut self, event: Event) {
+        let mut actions = std::mem::take(&mut self.actions);
+        self.replica.handle(boot_time(), event, &mut actions);
+        for action in actions.drain(..) {
+            self.dispatch(action);
+        }
+        self.actions = actions;
+    }
+
+    fn on_config(&mut self, config: &Arc<VolumeConfig>) {
+        let me = self.env.identity;
+        self.handle(Event::Config(Box::new(VolumeConfig::clone(config))));
+        // Served elsewhere, or by another run of this node: whoever is connected here must look for the primary anew.
+        if config.primary != me.node || config.primary_incarnation != me.incarnation {
+            self.shared.serving.replace(CancellationToken::new()).cancel();
+        }
+    }
+
+    fn on_input(&mut self, input: Input) {
+        match input {
+            Input::Fact(event) => self.handle(event),
+            Input::Remote(remote) => self.on_remote(remote),
+            Input::Client { op, request, payload, open } => {
+                if let Some(held) = payload {
+                    self.payloads.hold(PayloadId::Client(op), held);
+                }
+                self.clients.insert(op, open);
+                self.handle(Event::Client { op, request });
+            }
+            Input::Disk(done) => self.on_disk_done(done),
+            Input::Link { link, event: LinkEvent::Frame { envelope, message, payload } } => {
+                let payload = payload.map(|bytes| self.payloads.hold_frame(bytes));
+                if self.payloads.is_over_frame_bound() || self.inbox.is_full_of_frames() {
+                    self.links.close(link, "more data than this node can hold is in flight on this link");
+                }
+                self.handle(Event::Frame { link, envelope, message, payload });
+            }
+            Input::Link { link, event: LinkEvent::Down { .. } } => {
+                if self.links.ended(link, self.volume, &self.env, &self.inbox) {
+                    self.handle(Event::LinkDown { link });
+                }
+            }
+            Input::Dialled { peer, ready } => {
+                if self.links.wants(peer) && !self.start_link(ready, true) {
+                    self.links.dial_ended(peer, Duration::ZERO, self.volume, &self.env, &self.inbox);
+                }
+            }
+            Input::Opened { generation, result, suspect, fence } => self.on_opened(generation, result, suspect, fence),
+            Input::Closed { generation } => self.on_closed(generation),
+        }
+    }
+
+    fn on_remote(&mut self, remote: Remote) {
+        match remote {
+            Remote::Fact(event) => self.handle(event),
+            Remote::Accepted(ready) => {
+                self.start_link(ready, false);
+            }
+            Remote::Session(start) => self.start_session(start),
+            Remote::Status(answer) => {
+                let replica = self.replica.status(boot_time());
+                let _ =
+                    answer.send(VolumeStatus { replica, disk: self.disk.clone(), clients: self.shared.clients.get() });
+            }
+            Remote::Attach { found, suspect, done } => self.on_attach(found, suspect, done),
+            Remote::Stop(done) => {
+                self.end_waiters.push(done);
+                self.handle(Event::Control(Control::Stop));
+            }
+            Remote::Removed(done) => {
+                self.end_waiters.push(done);
+                self.handle(Event::VolumeRemoved);
+                self.ending = Ending::Removed;
+            }
+        }
+    }
+
+    fn start_link(&mut self, ready: crate::peer::ReadyLink, outbound: bool) -> bool {
+        match self.links.start(ready, outbound, &self.inbox) {
+            Ok((link, peer)) => {
+                self.handle(Event::LinkUp { peer, link, outbound });
+                true
+            }
+            Err(why) => {
+                warn!(volume = %self.volume, "a link could not be started: {why}");
+                false
+            }
+        }
+    }
+
+    fn start_session(&mut self, start: super::SessionStart) {
+        let shared = Rc::clone(&self.shared);
+        let serving = shared.serving.borrow().clone();
+        let session = start(Rc::new(VolumeDevice::new(Rc::clone(&shared))), serving);
+        shared.clients.set(shared.clients.get() + 1);
+        tokio::task::spawn_local(async move {
+            session.await;
+            shared.clients.set(shared.clients.get() - 1);
+        });
+    }
+
+    /// Begins to open a store; `Opened` follows.
+    fn open(&mut self, found: FoundStore, suspect: bool) {
+        self.generation += 1;
+        let generation = self.generation;
+        self.disk = DiskState::Opening { disk_id: found.disk_id, path: found.path.clone() };
+        let (env, ring, inbox, volume) = (self.env.clone(), Rc::clone(&self.ring), Rc::clone(&self.inbox), self.volume);
+        let sink: DiskSink = {
+            let inbox = Rc::clone(&inbox);
+            Rc::new(move |done| inbox.push(Input::Disk(done)))
+        };
+        tokio::task::spawn_local(async move {
+            let fence = env.fences.get(volume).await;
+            let result = Store::open(ring, &found, env.boot, STORE_LOCK_WAIT, sink).await.map(Box::new);
+            inbox.push(Input::Opened { generation, result, suspect, fence });
+        });
+    }
+
+    fn on_opened(
+        &mut self,
+        generation: u64,
+        result: Result<Box<Store>, StoreError>,
+        suspect: bool,
+        fence: (proto::Epoch, proto::ConfigVersion),
+    ) {
+        if generation != self.generation {
+            return;
+        }
+        let store = match result {
+            Ok(store) => store,
+            Err(why) => {
+                error!(volume = %self.volume, "store not used: {why}");
+                self.disk = DiskState::Absent(why.to_string());
+                return self.answer_attach(Err(why.to_string()));
+            }
+        };
+        let found = store.found().clone();
+        let FoundStore { disk_id, last_in_sync, .. } = found;
+        let report = DiskReport { disk_id, last_in_sync, suspect: found.suspect || suspect, failed: suspect, fence };
+        info!(volume = %self.volume, path = %found.path.display(), suspect = report.suspect, "store open");
+        self.disk = DiskState::Open { disk_id, path: found.path, data_offset: found.data_offset };
+        self.shared.store.replace(Some(*store));
+        self.disk_error = None;
+        self.copy_failed = suspect;
+        if suspect && !found.suspect {
+            let mark = PendingIo::SuspectMark(Box::new(report));
+            self.start_io(mark, DiskOp::PersistState { last_in_sync, suspect: true });
+        } else {
+            self.handle(Event::DiskAttached(report));
+            self.answer_attach(Ok(()));
+        }
+    }
+
+    fn answer_attach(&mut self, answer: Result<(), String>) {
+        if let Some(waiter) = self.attach_waiter.take() {
+            let _ = waiter.send(answer);
+        }
+    }
+
+    fn on_attach(&mut self, found: FoundStore, suspect: bool, done: oneshot::Sender<Result<(), String>>) {
+        match &self.disk {
+            DiskState::Open { .. } | DiskState::Opening { .. } => {
+                let _ = done.send(Err("the volume's disk is attached already".into()));
+            }
+            DiskState::Closing { .. } => {
+                self.attach_waiter = Some(done);
+                self.attach_next = Some((found, suspect));
+            }
+            DiskState::Absent(_) | DiskState::Detached { .. } => {
+                self.attach_waiter = Some(done);
+                self.open(found, suspect);
+            }
+        }
+    }
+
+    fn on_closed(&mut self, generation: u64) {
+        if generation != self.generation {
+            return;
+        }
+        if let DiskState::Closing { disk_id, failed, why } = self.disk.clone() {
+            self.disk = DiskState::Detached { disk_id, failed, why };
+        }
+        if let Some((found, suspect)) = self.attach_next.take() {
+            self.open(found, suspect);
+        }
+    }
+
+    fn on_disk_done(&mut self, done: DiskDone) {
+        let Some(pending) = usize::try_from(done.tag).ok().and_then(|tag| self.pending.try_remove(tag)) else {
+            error!(volume = %self.volume, tag = done.tag, "a disk operation ended that was not started");
+            return;
+        };
+        let (result, data) = match done.result {
+            Ok(data) => (IoResult::Ok, data),
+            Err(why) => {
+                warn!(volume = %self.volume, "disk: {pending:?} failed: {why}");
+                self.disk_error = Some(why.to_string());
+                (IoResult::Failed, None)
+            }
+        };
+        self.on_io_done(pending, result, data);
+    }
+
+    /// The end of a disk operation, or of one that had no disk.
+    pub(super) fn on_io_done(&mut self, pending: PendingIo, result: IoResult, data: Option<bytes::Bytes>) {
+        match pending {
+            PendingIo::Read(io) => {
+                if let Some(data) = data {
+                    self.payloads.hold(PayloadId::Io(io), Held::Whole(data));
+                }
+                self.handle(Event::LocalDone { io, result });
+            }
+            PendingIo::Write(io) => self.handle(Event::LocalDone { io, result }),
+            PendingIo::ActivityLog(io) => self.handle(Event::ActivityLogPersisted { io, result }),
+            PendingIo::ReplicaState { io, suspect } => {
+                if self.copy_failed && !suspect && result == IoResult::Ok {
+                    self.copy_failed = false;
+                    let report = VolumeReport::CopyRestored { volume: self.volume, disk_id: self.disk_id() };
+                    // Lost, it costs a comparison of the whole volume at the next start, and no data.
+                    let _ = self.env.reports.try_send(report);
+                }
+                self.handle(Event::ReplicaStatePersisted { io, result });
+            }
+            PendingIo::SuspectMark(report) if result == IoResult::Ok => {
+                self.handle(Event::DiskAttached(*report));
+                self.answer_attach(Ok(()));
+            }
+            PendingIo::SuspectMark(_) => {
+                self.detach_disk(true);
+                self.answer_attach(Err("the store's superblock cannot be written".into()));
+            }
+            PendingIo::Edge { merge, block } => self.on_edge_read(merge, block, result, data),
+        }
+    }
+
+    async fn finish(mut self) {
+        let clean = self.ending == Ending::Stopped;
+        self.shared.serving.borrow().cancel();
+        self.links.close_all("the volume stops");
+        self.inbox.close();
+        self.remote.close();
+        self.clients.clear();
+        let store = self.shared.store.take();
+        if let Some(store) = store {
+            // A store whose operations hang must not keep the others from stopping: the node bounds this wait.
+            match store.close(clean).await {
+                Ok(()) => info!(volume = %self.volume, clean, "store closed"),
+                Err(why) => warn!(volume = %self.volume, "store not closed cleanly: {why}"),
+            }
+        }
+        let _ = self.env.reports.send(VolumeReport::Ended { volume: self.volume }).await;
+        self.end_waiters.clear();
+    }
+
+    /// The copy in use, or last used.
+    pub(super) fn disk_id(&self) -> DiskId {
+        match &self.disk {
+            DiskState::Absent(_) => DiskId::default(),
+            DiskState::Opening { disk_id, .. }
+            | DiskState::Open { disk_id, .. }
+            | DiskState::Closing { disk_id, .. }
+            | DiskState::Detached { disk_id, .. } => *disk_id,
+        }
+    }
+
+    /// True when `range` lies inside the volume: the core's ranges may come from a peer's frame.
+    pub(super) fn is_inside(&self, range: BlockRange) -> bool {
+        range.start.checked_add(range.count).is_some_and(|end| end <= self.shared.size_bytes / proto::BLOCK_BYTES)
+    }
+}

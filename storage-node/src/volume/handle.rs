@@ -1,0 +1,208 @@
+//! What the control plane holds of a volume, and what the volume knows of its node. Everything here crosses threads.
+
+use std::rc::Rc;
+use std::sync::Arc;
+
+use futures_util::future::LocalBoxFuture;
+use proto::{Boot, DiskId, VolumeId};
+use replication::config::{ClusterState, VolumeConfig};
+use replication::event::{Control, Event};
+use replication::{Notice, Status, Timing};
+use tokio::sync::{broadcast, mpsc, oneshot, watch};
+use tokio_util::sync::CancellationToken;
+
+use super::device::VolumeDevice;
+use super::store_slot::DiskState;
+use crate::disk::FoundStore;
+use crate::net::transport::Transport;
+use crate::node::fences::Fences;
+use crate::peer::{Identity, ReadyLink};
+use crate::raft::RaftHandle;
+
+/// Messages from other threads that may wait for a volume.
+pub const REMOTE_INBOX_MAX: usize = 1024;
+
+/// A client session that runs on the volume's shard. The token is cancelled when the volume is not served here any more:
+/// the session then ends by itself, because only it knows which of its operations are in flight.
+pub type SessionStart = Box<dyn FnOnce(Rc<VolumeDevice>, CancellationToken) -> LocalBoxFuture<'static, ()> + Send>;
+
+/// What every volume of the node shares; cheap to clone.
+#[derive(Clone)]
+pub struct VolumeEnv {
+    /// Who this node is.
+    pub identity: Identity,
+    /// This power-on.
+    pub boot: Boot,
+    /// Protocol timers.
+    pub timing: Timing,
+    /// How to reach others.
+    pub transport: Transport,
+    /// The replicated state: addresses and names of the other nodes.
+    pub cluster: watch::Receiver<Arc<ClusterState>>,
+    /// Where proposals go.
+    pub raft: RaftHandle,
+    /// The node's durable fences.
+    pub fences: Fences,
+    /// Facts that the node must act on.
+    pub reports: mpsc::Sender<VolumeReport>,
+    /// For watchers: the volume and what it says.
+    pub notices: broadcast::Sender<(VolumeId, Notice)>,
+}
+
+/// What a volume tells its node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum VolumeReport {
+    /// The copy is not used any more and must stay unused until an operator attaches it.
+    DiskDetached {
+        /// The volume.
+        volume: VolumeId,
+        /// The copy.
+        disk_id: DiskId,
+        /// An error caused it.
+        failed: bool,
+        /// The error, or who asked.
+        why: String,
+    },
+    /// A copy that had failed is whole again.
+    CopyRestored {
+        /// The volume.
+        volume: VolumeId,
+        /// The copy.
+        disk_id: DiskId,
+    },
+    /// The actor has ended.
+    Ended {
+        /// The volume.
+        volume: VolumeId,
+    },
+}
+
+/// A volume's own account of itself.
+#[derive(Clone, Debug)]
+pub struct VolumeStatus {
+    /// The core's.
+    pub replica: Status,
+    /// The local copy's.
+    pub disk: DiskState,
+    /// Clients connected here.
+    pub clients: usize,
+}
+
+/// The local disk that an actor starts with, or is given later.
+pub enum DiskStart {
+    /// Open this store. `suspect`: it failed before, and only a comparison with the peer can bring it back.
+    Open {
+        /// Where it is.
+        found: FoundStore,
+        /// It is not to be trusted.
+        suspect: bool,
+    },
+    /// There is none to use; the state says why.
+    Without(DiskState),
+}
+
+/// A message from another thread.
+pub(crate) enum Remote {
+    /// A fact for the core.
+    Fact(Event),
+    /// A connection that a peer dialled.
+    Accepted(ReadyLink),
+    /// A client session to run.
+    Session(SessionStart),
+    /// Asks for the status.
+    Status(oneshot::Sender<VolumeStatus>),
+    /// Gives it a disk again. The answer comes once it is open.
+    Attach { found: FoundStore, suspect: bool, done: oneshot::Sender<Result<(), String>> },
+    /// Orderly stop; the sender is dropped once the store is closed.
+    Stop(oneshot::Sender<()>),
+    /// The volume is gone from the configuration; the sender is dropped once the store is closed.
+    Removed(oneshot::Sender<()>),
+}
+
+/// The volume's actor is gone or its inbox is full.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the volume does not take messages now")]
+pub struct Unreachable;
+
+/// A running volume.
+#[derive(Clone)]
+pub struct VolumeHandle {
+    pub(crate) volume: VolumeId,
+    pub(crate) shard: usize,
+    pub(crate) remote: mpsc::Sender<Remote>,
+    pub(crate) config: Arc<watch::Sender<Arc<VolumeConfig>>>,
+}
+
+impl VolumeHandle {
+    /// The volume.
+    pub fn volume(&self) -> VolumeId {
+        self.volume
+    }
+
+    /// The shard that it is pinned to.
+    pub fn shard(&self) -> usize {
+        self.shard
+    }
+
+    /// Tells it its configuration; older ones not yet taken are skipped.
+    pub fn set_config(&self, config: &VolumeConfig) {
+        self.config.send_if_modified(|held| {
+            let newer = held.version < config.version || (held.version == config.version && **held != *config);
+            if newer {
+                *held = Arc::new(config.clone());
+            }
+            newer
+        });
+    }
+
+    /// Passes a fact that may be lost when the volume is overwhelmed: goodbyes and liveness reports only speed things up.
+    pub fn hint(&self, event: Event) {
+        let _ = self.remote.try_send(Remote::Fact(event));
+    }
+
+    /// Passes an operator's wish.
+    pub async fn control(&self, control: Control) -> Result<(), Unreachable> {
+        self.remote.send(Remote::Fact(Event::Control(control))).await.map_err(|_| Unreachable)
+    }
+
+    /// Gives it a connection that a peer dialled; dropped when the volume is overwhelmed, the peer dials again.
+    pub fn accept(&self, ready: ReadyLink) -> Result<(), Unreachable> {
+        self.remote.try_send(Remote::Accepted(ready)).map_err(|_| Unreachable)
+    }
+
+    /// Runs a client session on the volume's shard.
+    pub async fn run_session(&self, session: SessionStart) -> Result<(), Unreachable> {
+        self.remote.send(Remote::Session(session)).await.map_err(|_| Unreachable)
+    }
+
+    /// Its account of itself.
+    pub async fn status(&self) -> Result<VolumeStatus, Unreachable> {
+        let (answer, answered) = oneshot::channel();
+        self.remote.try_send(Remote::Status(answer)).map_err(|_| Unreachable)?;
+        answered.await.map_err(|_| Unreachable)
+    }
+
+    /// Opens a store for it, after a detach. An error tells why it cannot be used.
+    pub async fn attach(&self, found: FoundStore, suspect: bool) -> Result<(), String> {
+        let (done, answered) = oneshot::channel();
+        let gone = |_| Unreachable.to_string();
+        self.remote.send(Remote::Attach { found, suspect, done }).await.map_err(|_| Unreachable.to_string())?;
+        answered.await.map_err(gone)?
+    }
+
+    /// Drains, flushes, hands the lease back, and closes the store. Returns when that is done.
+    pub async fn stop(&self) {
+        let (done, ended) = oneshot::channel();
+        if self.remote.send(Remote::Stop(done)).await.is_ok() {
+            let _ = ended.await;
+        }
+    }
+
+    /// Ends the actor of a volume that is gone. Returns when its store is closed.
+    pub async fn removed(&self) {
+        let (done, ended) = oneshot::channel();
+        if self.remote.send(Remote::Removed(done)).await.is_ok() {
+            let _ = ended.await;
+        }
+    }
+}

@@ -1,0 +1,70 @@
+//! The plain cases: a primary or a secondary goes, and comes back.
+
+use replication::Control;
+use tandem_tests::sim::scenario::Scenario;
+
+#[test]
+fn secondary_takes_over_when_the_primary_loses_power() {
+    let mut s = Scenario::new();
+    s.write_done(1, 3, 7);
+    s.power_off(1);
+    s.served_by(2, 10_000);
+    assert_eq!(s.read_done(2, 3), [7, 7]);
+    assert_eq!(s.losses(), 0);
+    s.finish();
+}
+
+#[test]
+fn primary_goes_on_alone_when_the_secondary_loses_power() {
+    let mut s = Scenario::new();
+    s.power_off(2);
+    s.write_done(1, 3, 7);
+    assert_eq!(s.in_sync(), [1], "an acknowledgement without the secondary needs its Shrink first");
+    s.power_on(2);
+    s.both_in_sync();
+    s.finish();
+}
+
+#[test]
+fn isolated_primary_acknowledges_nothing_and_serves_no_stale_read() {
+    let mut s = Scenario::new();
+    s.write_done(1, 3, 7);
+    s.isolate(1);
+    let lost = s.write(1, 3, 8);
+    s.served_by(2, 10_000);
+    s.write_done(2, 3, 9);
+    let stale = s.read(1, 3);
+    s.run(3_000);
+    assert_ne!(s.answer(lost), tandem_tests::sim::scenario::Answer::Done);
+    assert_ne!(s.answer(stale), tandem_tests::sim::scenario::Answer::Done);
+    s.finish();
+}
+
+#[test]
+fn planned_switchover_loses_nothing() {
+    let mut s = Scenario::new();
+    s.write_done(1, 3, 7);
+    s.control(1, Control::Switchover { to: proto::NodeId(2) });
+    s.served_by(2, 5_000);
+    assert_eq!(s.in_sync(), [1, 2], "a drained hand-over keeps both copies in sync");
+    assert_eq!(s.read_done(2, 3), [7, 7]);
+    s.finish();
+}
+
+#[test]
+fn flushed_writes_survive_power_loss_of_both_boxes() {
+    let mut s = Scenario::new();
+    s.write_done(1, 3, 7);
+    s.flush_done(1);
+    s.write_done(1, 4, 8);
+    s.power_off(1);
+    s.power_off(2);
+    s.run(500);
+    s.power_on(1);
+    s.power_on(2);
+    s.run_until("somebody serves", 30_000, |s| s.world.in_order(0));
+    assert_eq!(s.losses(), 1, "a cold start says that unflushed writes may be missing");
+    let primary = s.primary();
+    assert_eq!(s.read_done(primary, 3), [7, 7]);
+    s.finish();
+}

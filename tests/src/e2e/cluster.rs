@@ -20,6 +20,9 @@ pub const RESYNC_LIMIT: Duration = Duration::from_secs(90);
 
 const NBD_TIMEOUT: Duration = Duration::from_secs(20);
 
+/// How long a node that may be stopped is given to let a client in.
+const PROBE_LIMIT: Duration = Duration::from_secs(1);
+
 /// One cluster at a time: leases and elections are judged by the clock, and a test machine may have two cores.
 static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
 
@@ -171,14 +174,22 @@ impl Cluster {
 
     /// An NBD connection to one node.
     pub fn connect(&self, index: usize, name: &str) -> Result<NbdConnection, NbdError> {
-        NbdConnection::negotiate(self.network.connect(self.nodes[index].addresses.nbd)?, name, NBD_TIMEOUT)
+        self.connect_within(index, name, NBD_TIMEOUT)
+    }
+
+    fn connect_within(&self, index: usize, name: &str, limit: Duration) -> Result<NbdConnection, NbdError> {
+        let stream = self.network.connect(self.nodes[index].addresses.nbd)?;
+        let mut connection = NbdConnection::negotiate(stream, name, limit)?;
+        connection.set_timeout(NBD_TIMEOUT)?;
+        Ok(connection)
     }
 
     /// An NBD connection to whichever node serves, as soon as one does.
     #[track_caller]
     pub fn connect_serving(&self, name: &str) -> NbdConnection {
         eventually_some(RECOVERY_LIMIT, &format!("a node serves {name}"), || {
-            [ALPHA, BETA].into_iter().find_map(|index| self.connect(index, name).ok())
+            // A stopped node accepts and says nothing: do not wait for it as for one that serves.
+            [ALPHA, BETA].into_iter().find_map(|index| self.connect_within(index, name, PROBE_LIMIT).ok())
         })
     }
 

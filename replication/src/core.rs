@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 
 use proto::peer::message::{Envelope, Message, NackReason, Seq};
 use proto::{
-    BlockRange, Boot, ConfigVersion, DiskId, Epoch, Incarnation, NodeId, RequestId, SessionId, Timestamp, VolumeId,
+    BlockRange, Boot, ConfigVersion, DiskId, Epoch, Incarnation, Micros, NodeId, RequestId, SessionId, Timestamp,
+    VolumeId,
 };
 
 use crate::action::{Action, Notice, PayloadSlice};
@@ -71,6 +72,9 @@ pub(crate) struct Core {
     pub(crate) boot: Boot,
     pub(crate) timing: Timing,
     pub(crate) now: Timestamp,
+    /// Like `now`, without the spans in which this process itself stood still. What others owe us is aged by it: a
+    /// process that was paused has not waited for a disk or a peer. Leases know nothing of it.
+    pub(crate) active: Timestamp,
     pub(crate) started: Timestamp,
     pub(crate) config: Option<Box<VolumeConfig>>,
     pub(crate) disk: Disk,
@@ -111,6 +115,7 @@ impl Core {
             boot,
             timing,
             now,
+            active: now,
             started: now,
             config: None,
             disk: Disk::Absent,
@@ -126,6 +131,15 @@ impl Core {
             gone: BTreeMap::new(),
             actions: Vec::new(),
         }
+    }
+
+    /// Time has come to `now`.
+    pub(crate) fn advance(&mut self, now: Timestamp) {
+        let now = self.now.max(now);
+        let gap = now.since(self.now);
+        // A tick is due every beacon interval: a longer gap is our own.
+        self.active = self.active + gap.min(Micros(self.timing.beacon_interval.0 * 2));
+        self.now = now;
     }
 
     pub(crate) fn act(&mut self, action: Action) {
@@ -187,7 +201,7 @@ impl Core {
     pub(crate) fn start_io(&mut self, purpose: Purpose) -> IoId {
         self.next_io += 1;
         let io = IoId(self.next_io);
-        self.io.insert(io, Io { purpose, generation: self.generation, started: self.now });
+        self.io.insert(io, Io { purpose, generation: self.generation, started: self.active });
         io
     }
 

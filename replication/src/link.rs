@@ -177,7 +177,7 @@ impl Peer {
             base: None,
             member_since: core.version(),
             synced_at: core.now,
-            last_heard: core.now,
+            last_heard: core.active,
             unfit: false,
             retry_hello_at: core.now,
             resync_not_before: core.now,
@@ -222,9 +222,9 @@ impl Peer {
         self.unfit = false;
     }
 
-    /// How long nothing was heard of it.
-    pub(crate) fn silence(&self, now: Timestamp) -> Micros {
-        now.since(self.last_heard)
+    /// How long nothing was heard of it, by the clock that stands while we do.
+    pub(crate) fn silence(&self, active: Timestamp) -> Micros {
+        active.since(self.last_heard)
     }
 
     /// State for people: its standing, blocks dirty, blocks resynced.
@@ -302,7 +302,7 @@ impl Primary {
             return core.release(payload);
         }
         if !matches!(message, Message::Nack { .. }) {
-            peer.last_heard = core.now;
+            peer.last_heard = core.active;
         }
         match message {
             Message::HelloReply { incarnation, boot, disk_id, last_in_sync, suspect, stamp } if !session.open => {
@@ -468,12 +468,15 @@ impl Primary {
             let Some(peer) = self.peers.get(&node) else { continue };
             let timing = core.timing;
             let overdue = peer.session.as_ref().is_some_and(|session| {
-                session.pending.first_key_value().is_some_and(|(_, (_, at))| core.now.since(*at) >= timing.io_timeout)
+                session
+                    .pending
+                    .first_key_value()
+                    .is_some_and(|(_, (_, at))| core.active.since(*at) >= timing.io_timeout)
             });
             let unanswered = peer.session.is_some() && !peer.is_open() && core.now >= peer.retry_hello_at;
             if overdue {
                 self.drop_session(core, node, "the peer has not acknowledged an operation for too long");
-            } else if peer.is_open() && peer.silence(core.now) >= timing.shrink_after {
+            } else if peer.is_open() && peer.silence(core.active) >= timing.shrink_after {
                 self.drop_session(core, node, "the peer is silent");
             } else if unanswered {
                 self.drop_session(core, node, "the peer does not answer the hello");

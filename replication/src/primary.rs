@@ -324,7 +324,7 @@ impl Primary {
         }
         let silent = self.peers.iter().find(|(_, peer)| peer.sync.is_member() && !peer.is_open());
         silent.map(|(node, peer)| {
-            let since = core.now - peer.silence(core.now);
+            let since = core.now - peer.silence(core.active);
             (
                 format!("node {node} is in sync and not connected; it is dropped once a majority of the voters agrees"),
                 since,

@@ -83,7 +83,7 @@ impl Primary {
         let lost = |node: &NodeId| {
             self.peers.get(node).is_some_and(|peer| {
                 let gone = registered(node).is_some_and(|incarnation| core.is_gone(*node, incarnation));
-                let silent = !peer.is_open() && peer.silence(core.now) >= core.timing.shrink_after;
+                let silent = !peer.is_open() && peer.silence(core.active) >= core.timing.shrink_after;
                 peer.unfit || silent || (gone && !peer.is_open())
             })
         };

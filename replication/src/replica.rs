@@ -123,7 +123,7 @@ impl Replica {
 
     /// Takes one fact and appends the orders that follow from it.
     pub fn handle(&mut self, now: Timestamp, event: Event, actions: &mut Vec<Action>) {
-        self.core.now = self.core.now.max(now);
+        self.core.advance(now);
         std::mem::swap(&mut self.core.actions, actions);
         self.on_event(event);
         self.progress();
@@ -180,7 +180,7 @@ impl Replica {
 
     /// What follows from time and from any event.
     fn progress(&mut self) {
-        let hung = |io: &Io| self.core.now.since(io.started) >= self.core.timing.io_timeout;
+        let hung = |io: &Io| self.core.active.since(io.started) >= self.core.timing.io_timeout;
         if self.core.io.values().next().is_some_and(hung) && matches!(self.core.disk, Disk::Attached(_)) {
             self.on_disk_lost(true);
         }

@@ -44,12 +44,10 @@ impl Secondary {
         }
         let by = (core.node, core.incarnation);
         let cold_ok = core.cold_ok();
+        let failed = core.disk_report().is_some_and(|report| report.failed);
         let command = match attempt.resume {
-            true => {
-                let failed = core.disk_report().is_some_and(|report| report.failed);
-                VolumeCommand::Resume { by, disk_id, cold_ok, failed }
-            }
-            false => VolumeCommand::TakeOver { by, cold_ok },
+            true => VolumeCommand::Resume { by, disk_id, cold_ok, failed },
+            false => VolumeCommand::TakeOver { by, cold_ok, failed },
         };
         core.propose(attempt.request, command);
         self.take_over = Some(TakeOver { proposed: Some(core.now), ..attempt });

@@ -137,9 +137,15 @@ impl World {
             let at = self.now + self.rng.skewed(MILLISECOND, 30 * MILLISECOND);
             self.queue.push(at, Ev::Dial { node, run, volume, peer });
         }
-        if let (false, Some(connection)) = (on, open) {
-            self.close_link(node, link(connection, 0));
+        let (false, Some(connection)) = (on, open) else { return };
+        if self.net.connection(connection).ends[0].up {
+            return self.close_link(node, link(connection, 0));
         }
+        // It is not up on this side yet: the attempt is given up, and nobody here will hear of it.
+        volume_run.outbound[peer] = None;
+        self.net.mark_down(connection, 0);
+        let later = self.net.reset(connection, self.now, &mut self.rng);
+        self.schedule_net(later);
     }
 
     /// Tries to connect to a peer that the replica wants, again and again.

@@ -1,4 +1,5 @@
 //! Tests of the whole: the deterministic simulator, and what runs real processes.
 
+pub mod e2e;
 #[path = "../sim/mod.rs"]
 pub mod sim;

@@ -1,2 +1,58 @@
-//! x
-fn main() {}
+//! The project's own commands: `cargo xtask check | test | sim | mutants | bench`.
+//!
+//! Nothing here is linked into the product. The commands shell out to cargo, fio, qemu and the built binaries, so that what
+//! they measure and test is what a user runs.
+
+mod bench;
+mod check;
+mod mutants;
+mod shell;
+mod sim;
+mod suite;
+mod tools;
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+
+#[derive(Parser)]
+#[command(name = "cargo xtask", about = "Checks, tests and measurements of the Tandem workspace")]
+struct Options {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Verify imports between crates, purity of the cores, places of unsafe code and file sizes.
+    Check,
+    /// Install what the tests need, build, and run every test, a short simulation, the demo and a few mutants.
+    Test(suite::TestOptions),
+    /// Run the simulator over many seeds.
+    Sim(sim::SimOptions),
+    /// Delete guards from the core one by one and show that the simulator notices each.
+    Mutants(mutants::MutantsOptions),
+    /// Measure, side by side with the peers.
+    Bench(bench::BenchOptions),
+}
+
+fn main() -> ExitCode {
+    match execute(&Options::parse().command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn execute(command: &Command) -> Result<()> {
+    match command {
+        Command::Check => check::run(),
+        Command::Test(options) => suite::run(options),
+        Command::Sim(options) => sim::run(options),
+        Command::Mutants(options) => mutants::run(options),
+        Command::Bench(options) => bench::run(options),
+    }
+}

@@ -253,16 +253,14 @@ impl ClusterState {
                 require(!volume.in_sync.contains_key(node), "the replica is in sync already")?;
                 volume.in_sync.insert(*node, Member { disk_id: *disk_id, boot: *boot });
             }
-            VolumeCommand::TakeOver { by, cold_ok } => {
+            VolumeCommand::TakeOver { by, cold_ok, failed } => {
                 require(by.0 != volume.primary, "the node is primary already")?;
-                volume.begin_epoch_alone(*by, *cold_ok, false)?;
+                volume.begin_epoch_alone(*by, *cold_ok, *failed)?;
             }
             VolumeCommand::Resume { by, disk_id, cold_ok, failed } => {
                 require(by.0 == volume.primary, "the node is not the recorded primary")?;
                 let held = volume.replicas.get(&by.0).map(|replica| replica.disk_id);
                 require(held == Some(*disk_id), "the copy is not the registered one")?;
-                let sole = volume.in_sync.len() == 1;
-                require(!failed || sole, "the copy's disk had failed, and others are in sync")?;
                 volume.begin_epoch_alone(*by, *cold_ok, *failed)?;
             }
             VolumeCommand::Handoff { by, epoch, to } => volume.hand_off(*by, *epoch, *to)?,
@@ -351,6 +349,7 @@ impl VolumeConfig {
     /// TakeOver and Resume: a member serves alone under a new epoch.
     fn begin_epoch_alone(&mut self, by: (NodeId, Incarnation), cold_ok: bool, failed: bool) -> Guard {
         let member = *self.in_sync.get(&by.0).ok_or("the node is not in sync")?;
+        require(!failed || self.in_sync.len() == 1, "the copy's disk had failed, and others are in sync")?;
         let registered = *self.replicas.get(&by.0).ok_or("no such replica")?;
         require(registered.incarnation == by.1, "the node has restarted since")?;
         require(registered.disk_id == member.disk_id, "the copy is not the one in sync")?;

@@ -129,6 +129,8 @@ pub enum VolumeCommand {
         by: (NodeId, Incarnation),
         /// A cold member may.
         cold_ok: bool,
+        /// The copy's disk had failed; as in `Resume`.
+        failed: bool,
     },
     /// The recorded primary serves again after a restart.
     Resume {

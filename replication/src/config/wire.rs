@@ -228,7 +228,7 @@ wire_enum!(VolumeCommand {
     1 => ReplicaReady { node, disk_id },
     2 => Shrink { by, epoch, victims },
     3 => Admit { by, epoch, node, disk_id, incarnation, boot },
-    4 => TakeOver { by, cold_ok },
+    4 => TakeOver { by, cold_ok, failed },
     5 => Resume { by, disk_id, cold_ok, failed },
     6 => Handoff { by, epoch, to },
     7 => Renew { by, epoch },

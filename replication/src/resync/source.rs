@@ -111,7 +111,7 @@ impl Primary {
         chunk.stage = Stage::Loading { io, read: false, theirs: None, compare: peer.digest };
         core.act(Action::ReadLocal { io, range });
         if peer.digest {
-            let seq = session.await_ack(Awaited::Digest(number), core.now);
+            let seq = session.await_ack(Awaited::Digest(number), core.active);
             core.send(session.link, session.id, Message::DigestRequest { seq, range }, None);
         }
     }
@@ -177,7 +177,7 @@ impl Primary {
         let Some(chunk) = source.chunks.get_mut(&number) else { return };
         chunk.stage = Stage::Sending { io, acks: ranges.len() };
         for range in &ranges {
-            let seq = session.await_ack(Awaited::Chunk(number), core.now);
+            let seq = session.await_ack(Awaited::Chunk(number), core.active);
             let slice =
                 PayloadSlice { id: PayloadId::Io(io), first: range.start - chunk.range.start, blocks: range.count };
             let message = Message::ResyncData { seq, range: *range, kind: WriteKind::Data };
@@ -209,7 +209,7 @@ impl Primary {
             source.acked_since_flush = 0;
             source.flushing = true;
             peer.flushing.absorb(&mut peer.unflushed);
-            let seq = session.await_ack(Awaited::ResyncFlush, core.now);
+            let seq = session.await_ack(Awaited::ResyncFlush, core.active);
             core.send(session.link, session.id, Message::Flush { seq }, None);
         }
         if source.sent_blocks >= source.reported_blocks + FLUSH_EVERY_BLOCKS {
@@ -244,7 +244,7 @@ impl Primary {
         let settled = session.pending.first_key_value().is_none_or(|(seq, _)| *seq > *barrier);
         if settled && !*flushing {
             *flushing = true;
-            let seq = session.await_ack(Awaited::PreSyncFlush, core.now);
+            let seq = session.await_ack(Awaited::PreSyncFlush, core.active);
             core.send(session.link, session.id, Message::Flush { seq }, None);
         }
     }

@@ -51,7 +51,7 @@ impl Primary {
     fn send_flush(&mut self, core: &mut Core, node: NodeId, number: u64) {
         let Some(peer) = self.peers.get_mut(&node).filter(|peer| peer.takes_writes()) else { return };
         let Some(session) = peer.session.as_mut() else { return };
-        let seq = session.await_ack(Awaited::Flush(number), core.now);
+        let seq = session.await_ack(Awaited::Flush(number), core.active);
         core.send(session.link, session.id, Message::Flush { seq }, None);
     }
 

@@ -268,7 +268,7 @@ impl Primary {
 /// Puts a write on a peer's stream.
 fn send_write(core: &mut Core, node: NodeId, peer: &mut crate::link::Peer, number: u64, write: &mut Write) {
     let Some(session) = peer.session.as_mut() else { return };
-    let seq = session.await_ack(Awaited::Write(number), core.now);
+    let seq = session.await_ack(Awaited::Write(number), core.active);
     let payload = write.payload.map(|id| whole(id, write.blocks()));
     core.send(session.link, session.id, write.message(seq), payload);
     if !write.sent.contains(&node) {

@@ -3,13 +3,13 @@
 //! The services validate, find the node an operation belongs on, wait for its effect and explain it. They hold no state
 //! of their own; whatever they tell is read from the replicated state, from Raft, or asked of the nodes at that moment.
 
+#[cfg(test)]
+mod api_tests;
 pub mod client;
 mod cluster;
 mod context;
 mod convert;
 pub mod errors;
-#[cfg(test)]
-mod api_tests;
 #[cfg(test)]
 mod fake_node;
 mod force;

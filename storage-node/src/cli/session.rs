@@ -15,6 +15,8 @@ use crate::net::transport::Transport;
 pub(crate) const ADMIN_DEFAULT: &str = "127.0.0.1:7401";
 /// Environment variable that names the node to ask.
 pub(crate) const ADMIN_VARIABLE: &str = "TANDEM_ADMIN";
+/// Environment variable that, set to 1, allows asking a node on another machine without encryption.
+pub(crate) const PLAINTEXT_VARIABLE: &str = "TANDEM_INSECURE_PLAINTEXT";
 
 /// Whom to ask and how to print.
 #[derive(Clone, Debug)]
@@ -31,7 +33,9 @@ impl Session {
     /// `admin` goes before the environment.
     pub(crate) fn new(admin: Option<String>, json: bool) -> Self {
         let address = admin.or_else(|| std::env::var(ADMIN_VARIABLE).ok().filter(|address| !address.is_empty()));
-        Session { address: address.unwrap_or_else(|| ADMIN_DEFAULT.to_owned()), json, transport: Transport::default() }
+        let insecure_plaintext = std::env::var_os(PLAINTEXT_VARIABLE).is_some_and(|value| value == "1");
+        let address = address.unwrap_or_else(|| ADMIN_DEFAULT.to_owned());
+        Session { address, json, transport: Transport { insecure_plaintext } }
     }
 
     /// The same, asking another node.

@@ -65,7 +65,7 @@ pub(crate) struct Actor {
     pub(super) disk_error: Option<String>,
     pub(super) ending: Ending,
     /// The copy had failed and is not in sync again yet.
-    copy_failed: bool,
+    pub(super) copy_failed: bool,
     attach_waiter: Option<oneshot::Sender<Result<(), String>>>,
     attach_next: Option<(FoundStore, bool)>,
     end_waiters: Vec<oneshot::Sender<()>>,
@@ -312,10 +312,13 @@ impl Actor {
             Err(why) => {
                 error!(volume = %self.volume, "store not used: {why}");
                 self.disk = DiskState::Absent(why.to_string());
+                self.handle(Event::Control(Control::Detach));
                 return self.answer_attach(Err(why.to_string()));
             }
         };
         let found = store.found().clone();
+        // The mark of a failure a moment ago may still be on its way to the node's list.
+        let suspect = suspect || self.copy_failed;
         let FoundStore { disk_id, last_in_sync, .. } = found;
         let report = DiskReport { disk_id, last_in_sync, suspect: found.suspect || suspect, failed: suspect, fence };
         info!(volume = %self.volume, path = %found.path.display(), suspect = report.suspect, "store open");

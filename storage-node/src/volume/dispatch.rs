@@ -198,6 +198,7 @@ impl Actor {
         let Some(store) = self.shared.store.take() else { return };
         let disk_id = self.disk_id();
         warn!(volume = %self.volume, failed, "local disk detached: {why}");
+        self.copy_failed |= failed;
         self.disk = DiskState::Closing { disk_id, failed, why: why.clone() };
         let report = VolumeReport::DiskDetached { volume: self.volume, disk_id, failed, why };
         if let Err(lost) = self.env.reports.try_send(report) {
@@ -205,6 +206,10 @@ impl Actor {
         }
         let (inbox, generation, volume) = (Rc::clone(&self.inbox), self.generation, self.volume);
         tokio::task::spawn_local(async move {
+            // The copy carries the mark itself too, if its disk still takes it: it must never be taken for whole.
+            if failed && let Err(why) = store.mark_failed().await {
+                warn!(%volume, "the store does not take the mark of its failure: {why}");
+            }
             if let Err(why) = store.close(false).await {
                 warn!(%volume, "closing the detached store: {why}");
             }

@@ -1,0 +1,87 @@
+//! A Tandem cluster on loopback, started through the `cluster` binary of the tests.
+
+use std::io::{BufRead, BufReader};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+
+use anyhow::{Context, Result, bail};
+use serde::Deserialize;
+
+use crate::shell;
+
+/// A running cluster. It ends when this is dropped: the binary stops when its standard input closes.
+pub(super) struct DemoCluster {
+    child: Child,
+    ready: Ready,
+}
+
+/// The line that the binary prints once all volumes serve.
+#[derive(Deserialize)]
+struct Ready {
+    uris: Vec<String>,
+    nodes: Vec<NodeProcess>,
+}
+
+/// One node's parent process.
+#[derive(Clone, Deserialize)]
+pub(super) struct NodeProcess {
+    pub(super) name: String,
+    pub(super) pid: u32,
+}
+
+impl DemoCluster {
+    /// Builds and starts two nodes and a witness in `directory`, with volumes of a size each.
+    pub(super) fn start(directory: &Path, size_bytes: u64, volumes: usize) -> Result<Self> {
+        shell::run_visibly(&mut shell::cargo(&[
+            "build",
+            "--release",
+            "--quiet",
+            "--package",
+            "storage-node",
+            "--bin",
+            "tandem",
+        ]))?;
+        shell::run_visibly(&mut shell::cargo(&[
+            "build",
+            "--release",
+            "--quiet",
+            "--package",
+            "tandem-tests",
+            "--bin",
+            "cluster",
+        ]))?;
+        let mut command = Command::new(shell::release_binary("cluster"));
+        command.arg("--dir").arg(directory);
+        command.arg("--size").arg(size_bytes.to_string()).arg("--volumes").arg(volumes.to_string());
+        command.env("TANDEM_BIN", shell::release_binary("tandem"));
+        let mut child =
+            command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().context("cannot start the cluster")?;
+        let mut line = String::new();
+        let stdout = child.stdout.take().context("no standard output")?;
+        BufReader::new(stdout).read_line(&mut line)?;
+        match serde_json::from_str(&line) {
+            Ok(ready) => Ok(Self { child, ready }),
+            Err(_) => {
+                let status = child.wait()?;
+                bail!("the cluster did not come up: {status}; it printed {line:?}");
+            }
+        }
+    }
+
+    /// The first volume's export.
+    pub(super) fn uri(&self) -> &str {
+        self.ready.uris.first().map_or("", String::as_str)
+    }
+
+    pub(super) fn nodes(&self) -> &[NodeProcess] {
+        &self.ready.nodes
+    }
+}
+
+impl Drop for DemoCluster {
+    fn drop(&mut self) {
+        drop(self.child.stdin.take());
+        // Fails only if it has ended already.
+        let _ = self.child.wait();
+    }
+}

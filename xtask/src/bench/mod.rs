@@ -1,0 +1,33 @@
+//! `cargo xtask bench`: measurements. Never part of the tests, since a busy machine must not fail a build.
+
+mod block;
+mod cluster;
+mod fio;
+mod idle;
+mod report;
+mod targets;
+
+use anyhow::Result;
+use clap::{Args, Subcommand};
+
+#[derive(Args)]
+pub(crate) struct BenchOptions {
+    #[command(subcommand)]
+    what: What,
+}
+
+#[derive(Subcommand)]
+enum What {
+    /// fio on the raw file, qemu-storage-daemon with one copy, its quorum of two, and Tandem's pair.
+    Block(block::BlockOptions),
+    /// Memory and processor time of a node with ten idle 100 GB volumes.
+    Idle(idle::IdleOptions),
+}
+
+/// Runs one measurement.
+pub(crate) fn run(options: &BenchOptions) -> Result<()> {
+    match &options.what {
+        What::Block(options) => block::run(options),
+        What::Idle(options) => idle::run(options),
+    }
+}

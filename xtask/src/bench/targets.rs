@@ -1,0 +1,114 @@
+//! What is measured: a raw file and NBD servers, each started on loopback.
+
+use std::fs::File;
+use std::net::{TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+
+use super::cluster::DemoCluster;
+use crate::shell;
+
+const START_LIMIT: Duration = Duration::from_secs(10);
+
+/// How fio reaches a target.
+enum Reach {
+    File(PathBuf),
+    Nbd(String),
+}
+
+/// Something to measure; its processes end with it.
+pub(super) struct Target {
+    pub(super) name: &'static str,
+    reach: Reach,
+    _servers: Vec<Server>,
+    _cluster: Option<DemoCluster>,
+}
+
+impl Target {
+    /// fio's global options for this target, one per line.
+    pub(super) fn fio_globals(&self) -> String {
+        match &self.reach {
+            Reach::File(path) => format!("ioengine=io_uring\ndirect=1\nfilename={}\n", path.display()),
+            Reach::Nbd(uri) => format!("ioengine=nbd\nuri={uri}\n"),
+        }
+    }
+
+    /// The disk itself: a file, O_DIRECT, io_uring.
+    pub(super) fn raw(directory: &Path, size_bytes: u64) -> Result<Self> {
+        let path = image(directory, "raw.img", size_bytes)?;
+        Ok(Self { name: "raw", reach: Reach::File(path), _servers: Vec::new(), _cluster: None })
+    }
+
+    /// qemu-storage-daemon with one copy.
+    pub(super) fn qemu_single(directory: &Path, size_bytes: u64) -> Result<Self> {
+        let path = image(directory, "single.img", size_bytes)?;
+        let port = free_port()?;
+        let server = storage_daemon(&["--blockdev", &file_node("f0", &path)], "f0", port)?;
+        Ok(Self { name: "qemu", reach: nbd(port), _servers: vec![server], _cluster: None })
+    }
+
+    /// Two qemu-storage-daemons: a quorum of a local file and of the other's export.
+    pub(super) fn qemu_quorum(directory: &Path, size_bytes: u64) -> Result<Self> {
+        let (near, far) = (image(directory, "near.img", size_bytes)?, image(directory, "far.img", size_bytes)?);
+        let (far_port, port) = (free_port()?, free_port()?);
+        let far_server = storage_daemon(&["--blockdev", &file_node("f1", &far)], "f1", far_port)?;
+        let remote =
+            format!("driver=nbd,node-name=n1,server.type=inet,server.host=127.0.0.1,server.port={far_port},export=vol");
+        let quorum = "driver=quorum,node-name=q0,vote-threshold=2,read-pattern=fifo,children.0=f0,children.1=n1";
+        let nodes = ["--blockdev", &file_node("f0", &near), "--blockdev", &remote, "--blockdev", quorum];
+        let server = storage_daemon(&nodes, "q0", port)?;
+        Ok(Self { name: "quorum", reach: nbd(port), _servers: vec![far_server, server], _cluster: None })
+    }
+
+    /// Tandem: two nodes and a witness as real processes.
+    pub(super) fn tandem(directory: &Path, size_bytes: u64) -> Result<Self> {
+        let cluster = DemoCluster::start(&directory.join("tandem"), size_bytes, 1)?;
+        let reach = Reach::Nbd(cluster.uri().to_owned());
+        Ok(Self { name: "tandem", reach, _servers: Vec::new(), _cluster: Some(cluster) })
+    }
+}
+
+fn nbd(port: u16) -> Reach {
+    Reach::Nbd(format!("nbd://127.0.0.1:{port}/vol"))
+}
+
+fn file_node(name: &str, path: &Path) -> String {
+    format!("driver=file,node-name={name},filename={},cache.direct=on,aio=io_uring", path.display())
+}
+
+fn image(directory: &Path, name: &str, size_bytes: u64) -> Result<PathBuf> {
+    let path = directory.join(name);
+    File::create(&path).with_context(|| format!("creating {}", path.display()))?.set_len(size_bytes)?;
+    Ok(path)
+}
+
+fn free_port() -> Result<u16> {
+    Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
+}
+
+fn storage_daemon(nodes: &[&str], exported: &str, port: u16) -> Result<Server> {
+    let mut command = Command::new("qemu-storage-daemon");
+    command
+        .args(nodes)
+        .arg("--nbd-server")
+        .arg(format!("addr.type=inet,addr.host=127.0.0.1,addr.port={port},max-connections=0"));
+    command.arg("--export").arg(format!("type=nbd,id=e0,node-name={exported},name=vol,writable=on"));
+    let child = command.stdin(Stdio::null()).spawn().context("cannot start qemu-storage-daemon")?;
+    let server = Server(child);
+    shell::wait_until(START_LIMIT, "qemu-storage-daemon", || TcpStream::connect(("127.0.0.1", port)).is_ok())?;
+    Ok(server)
+}
+
+/// A process that ends with its owner.
+struct Server(Child);
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        // Both fail only if it has ended already.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}

@@ -1,0 +1,149 @@
+//! `cargo xtask test`: everything that shows that the workspace works, in one go and one build profile.
+
+use std::path::PathBuf;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use clap::Args;
+
+use crate::{mutants, shell, sim, tools};
+
+/// Where tests write the names of what they skip (see `tests/src/e2e/skip.rs`).
+const SKIP_LOG: &str = "TANDEM_SKIP_LOG";
+
+#[derive(Args)]
+pub(crate) struct TestOptions {
+    /// Seeds of the short simulation.
+    #[arg(long, default_value_t = 300)]
+    seeds: u64,
+    /// Mutants of the short form.
+    #[arg(long, default_value_t = 2)]
+    mutants: usize,
+    /// Seeds per mutant in the short form.
+    #[arg(long, default_value_t = 2000)]
+    mutant_seeds: u64,
+    /// Leave the system's packages alone.
+    #[arg(long)]
+    no_install: bool,
+    /// Only tests whose names contain this; leaves out the simulation, the demo and the mutants.
+    filter: Option<String>,
+}
+
+/// One step and how it went.
+struct Step {
+    name: &'static str,
+    outcome: Result<()>,
+    took: Duration,
+}
+
+/// Runs all steps, prints a summary, and fails if a step failed.
+pub(crate) fn run(options: &TestOptions) -> Result<()> {
+    let mut skipped: Vec<String> = Vec::new();
+    if !options.no_install {
+        skipped
+            .extend(tools::ensure(&[])?.iter().map(|package| format!("package {package}: cannot be installed here")));
+    }
+    let mut steps = Vec::new();
+    let mut step = |name, work: &mut dyn FnMut() -> Result<()>| {
+        println!("== {name}");
+        let started = Instant::now();
+        let outcome = work();
+        let fine = outcome.is_ok();
+        steps.push(Step { name, outcome, took: started.elapsed() });
+        fine
+    };
+    let skip_log = SkipLog::create()?;
+    let built =
+        step("build", &mut || shell::run_visibly(&mut shell::cargo(&["build", "--release", "--workspace", "--bins"])));
+    if built {
+        step("tests", &mut || run_tests(options, &skip_log));
+        if options.filter.is_none() {
+            step("simulation", &mut || {
+                shell::run_visibly(&mut sim::command(&shell::release_binary("sim"), options.seeds, 0))
+            });
+            step("demo", &mut || {
+                shell::run_visibly(Command::new(shell::release_binary("tandem")).args(["demo", "--seconds", "10"]))
+            });
+            if options.mutants > 0 {
+                step("mutants", &mut || mutants::run_some(options.mutants, options.mutant_seeds));
+            }
+        }
+    }
+    skipped.extend(skip_log.read()?);
+    summarize(&steps, &skipped)
+}
+
+fn run_tests(options: &TestOptions, skip_log: &SkipLog) -> Result<()> {
+    let mut command = shell::cargo(&["test", "--release", "--workspace", "--no-fail-fast"]);
+    command.env(SKIP_LOG, &skip_log.path).env("TANDEM_BIN", shell::release_binary("tandem"));
+    if let Some(filter) = &options.filter {
+        command.arg("--").arg(filter);
+    }
+    shell::run_visibly(&mut command)
+}
+
+fn summarize(steps: &[Step], skipped: &[String]) -> Result<()> {
+    println!("== summary");
+    for reason in skipped {
+        println!("skipped: {reason}");
+    }
+    let mut failed = Vec::new();
+    for step in steps {
+        match &step.outcome {
+            Ok(()) => println!("passed: {} ({} s)", step.name, step.took.as_secs()),
+            Err(error) => {
+                println!("FAILED: {} ({} s): {error:#}", step.name, step.took.as_secs());
+                failed.push(step.name);
+            }
+        }
+    }
+    println!("test: steps={} failed={} skipped={}", steps.len(), failed.len(), skipped.len());
+    if !failed.is_empty() {
+        bail!("failed: {}", failed.join(", "));
+    }
+    Ok(())
+}
+
+/// A file into which tests write what they leave out, since cargo hides the output of tests that pass.
+struct SkipLog {
+    path: PathBuf,
+    _home: tempfile::TempDir,
+}
+
+impl SkipLog {
+    fn create() -> Result<Self> {
+        let home = tempfile::tempdir().context("temporary directory")?;
+        let path = home.path().join("skipped");
+        std::fs::write(&path, "")?;
+        Ok(Self { path, _home: home })
+    }
+
+    /// The names and reasons, each once.
+    fn read(&self) -> Result<Vec<String>> {
+        let text = std::fs::read_to_string(&self.path)?;
+        let mut lines: Vec<String> = text.lines().map(str::to_owned).collect();
+        lines.sort();
+        lines.dedup();
+        Ok(lines)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_failed_step_fails_the_run_and_a_skipped_test_does_not() {
+        let step = |outcome| Step { name: "x", outcome, took: Duration::ZERO };
+        assert!(summarize(&[step(Ok(()))], &["uml: not installed".to_owned()]).is_ok());
+        assert!(summarize(&[step(Ok(())), step(Err(anyhow::anyhow!("no")))], &[]).is_err());
+    }
+
+    #[test]
+    fn the_skip_log_names_each_once() {
+        let log = SkipLog::create().expect("temporary file");
+        std::fs::write(&log.path, "b: why\na: why\nb: why\n").expect("write");
+        assert_eq!(log.read().expect("read"), ["a: why", "b: why"]);
+    }
+}

@@ -163,7 +163,7 @@ fn the_fence_is_durable_before_the_take_over_is_proposed() {
     assert_eq!(pair.held, [(B, Action::PersistFence { epoch, version })]);
     assert!(pair.proposed(B).is_empty());
     pair.release(|_, _| true);
-    assert_eq!(pair.proposed(B), [VolumeCommand::TakeOver { by: (B, run_of(B)), cold_ok: false }]);
+    assert_eq!(pair.proposed(B), [VolumeCommand::TakeOver { by: (B, run_of(B)), cold_ok: false, failed: false }]);
 }
 
 #[test]

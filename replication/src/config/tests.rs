@@ -281,7 +281,10 @@ fn a_volume_serves_nobody_until_every_store_stands() {
     assert!(made.in_sync.is_empty() && made.create_request == request && made.feature_level == 1);
     assert_eq!(world.state.apply(&creation), Outcome::Applied, "a retry");
     assert_eq!(*world.config(), made);
-    world.refused(VolumeCommand::TakeOver { by: (B, RUN), cold_ok: true }, "the volume is still being created");
+    world.refused(
+        VolumeCommand::TakeOver { by: (B, RUN), cold_ok: true, failed: false },
+        "the volume is still being created",
+    );
     let ready = |node, disk_id| VolumeCommand::ReplicaReady { node, disk_id };
     world.refused(ready(C, disk(C)), "no such replica");
     world.refused(ready(A, disk(B)), "the copy is not the registered one");
@@ -325,7 +328,7 @@ fn every_change_of_a_volume_is_guarded_by_its_version() {
     let commands = [
         VolumeCommand::Shrink { by, epoch, victims: vec![B] },
         admit(B),
-        VolumeCommand::TakeOver { by: (B, RUN), cold_ok: false },
+        VolumeCommand::TakeOver { by: (B, RUN), cold_ok: false, failed: false },
         VolumeCommand::Resume { by, disk_id: disk(A), cold_ok: false, failed: false },
         VolumeCommand::Handoff { by, epoch, to: B },
         VolumeCommand::Renew { by, epoch },
@@ -420,12 +423,13 @@ fn admit_wants_the_very_run_copy_and_power_on_that_was_resynced() {
 #[test]
 fn a_member_takes_over_alone_under_a_new_epoch() {
     let mut world = World::new();
-    world.refused(VolumeCommand::TakeOver { by: (A, RUN), cold_ok: true }, "the node is primary already");
-    world.refused(VolumeCommand::TakeOver { by: (C, RUN), cold_ok: true }, "the node is not in sync");
-    let old = VolumeCommand::TakeOver { by: (B, Incarnation(99)), cold_ok: true };
+    world
+        .refused(VolumeCommand::TakeOver { by: (A, RUN), cold_ok: true, failed: false }, "the node is primary already");
+    world.refused(VolumeCommand::TakeOver { by: (C, RUN), cold_ok: true, failed: false }, "the node is not in sync");
+    let old = VolumeCommand::TakeOver { by: (B, Incarnation(99)), cold_ok: true, failed: false };
     world.refused(old, "the node has restarted since");
     world.ok(VolumeCommand::PrepareForce { target: B, attested: (A, RUN), token: 1 });
-    world.ok(VolumeCommand::TakeOver { by: (B, RUN), cold_ok: false });
+    world.ok(VolumeCommand::TakeOver { by: (B, RUN), cold_ok: false, failed: false });
     let config = world.config();
     assert_eq!((config.epoch, config.primary, config.primary_incarnation), (Epoch(2), B, RUN));
     assert_eq!((config.unflushed_loss, config.loss_possible, config.force_plan), (None, None, None));
@@ -436,18 +440,29 @@ fn a_member_takes_over_alone_under_a_new_epoch() {
 fn a_dropped_member_never_takes_over() {
     let mut world = World::new();
     world.shrink(&[B]);
-    world.refused(VolumeCommand::TakeOver { by: (B, RUN), cold_ok: true }, "the node is not in sync");
+    world.refused(VolumeCommand::TakeOver { by: (B, RUN), cold_ok: true, failed: false }, "the node is not in sync");
 }
 
 #[test]
 fn a_cold_member_takes_over_only_with_leave_and_that_is_recorded() {
     let mut world = World::new();
     world.restart(B, 200, Boot(6), &[]);
-    let take = |cold_ok| VolumeCommand::TakeOver { by: (B, Incarnation(200)), cold_ok };
+    let take = |cold_ok| VolumeCommand::TakeOver { by: (B, Incarnation(200)), cold_ok, failed: false };
     world.refused(take(false), "the copy lost power without a clean stop and may miss unflushed writes");
     world.ok(take(true));
     assert_eq!(world.config().unflushed_loss, Some(Epoch(2)));
     assert!(!world.config().is_cold(B), "it is the standard now");
+}
+
+#[test]
+fn a_failed_copy_takes_over_only_as_the_last_one_and_on_record() {
+    let mut world = World::new();
+    let take = VolumeCommand::TakeOver { by: (B, RUN), cold_ok: true, failed: true };
+    world.refused(take.clone(), "the copy's disk had failed, and others are in sync");
+    world.shrink(&[A]);
+    world.ok(take);
+    let config = world.config();
+    assert_eq!((config.primary, config.unflushed_loss, config.loss_possible), (B, Some(Epoch(2)), None));
 }
 
 #[test]

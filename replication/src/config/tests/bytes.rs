@@ -35,7 +35,7 @@ fn every_command() -> Vec<Command> {
         VolumeCommand::ReplicaReady { node: A, disk_id: disk(A) },
         VolumeCommand::Shrink { by, epoch, victims: vec![A, B] },
         VolumeCommand::Admit { by, epoch, node: B, disk_id: disk(B), incarnation: RUN, boot: BOOT },
-        VolumeCommand::TakeOver { by, cold_ok: true },
+        VolumeCommand::TakeOver { by, cold_ok: false, failed: true },
         VolumeCommand::Resume { by, disk_id: disk(A), cold_ok: false, failed: true },
         VolumeCommand::Handoff { by, epoch, to: B },
         VolumeCommand::Renew { by, epoch },

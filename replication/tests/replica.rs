@@ -513,17 +513,18 @@ fn the_last_copy_in_sync_is_not_detached_on_request() {
     assert_eq!((pair.role(A), pair.count(A, |action| matches!(action, Action::DetachDisk { .. }))), ("primary", 0));
 }
 
-/// The state table of `docs/protocol.md`: every move that a replica may make.
+/// The state table of `docs/protocol.md`: every move that a replica may make. Those to a primary from outside the in-sync set
+/// are a ForcePrimary's; `outdated` to `secondary` is an Admit that commits after its session has ended.
 const MOVES: [(&str, &[&str]); 9] = [
-    ("unknown", &["primary", "primary, suspended", "secondary", "outdated", "fenced", "diskless"]),
-    ("primary", &["primary, suspended", "secondary", "outdated", "diskless"]),
+    ("unknown", &["primary", "primary, suspended", "secondary", "outdated", "fenced", "diskless", "stopped"]),
+    ("primary", &["primary, suspended", "secondary", "outdated", "diskless", "stopped"]),
     ("primary, suspended", &["primary", "secondary", "outdated", "diskless", "stopped"]),
     ("secondary", &["primary", "primary, suspended", "outdated", "fenced", "diskless", "stopped"]),
     ("fenced", &["primary", "primary, suspended", "secondary", "outdated", "diskless", "stopped"]),
-    ("outdated", &["resyncing", "diskless", "primary", "primary, suspended", "stopped"]),
-    ("resyncing", &["presync", "outdated", "diskless", "stopped"]),
-    ("presync", &["secondary", "outdated", "diskless", "stopped"]),
-    ("diskless", &["outdated", "secondary", "fenced", "stopped"]),
+    ("outdated", &["resyncing", "secondary", "diskless", "primary", "primary, suspended", "stopped"]),
+    ("resyncing", &["presync", "outdated", "diskless", "primary", "primary, suspended", "stopped"]),
+    ("presync", &["secondary", "outdated", "diskless", "primary", "primary, suspended", "stopped"]),
+    ("diskless", &["outdated", "secondary", "fenced", "primary", "primary, suspended", "stopped"]),
 ];
 
 #[test]

@@ -1,4 +1,4 @@
-//! Defects found in the core and not mended yet: each test fails until its defect is.
+//! Defects that the core once had, each with the test that failed.
 
 mod common;
 

@@ -176,7 +176,7 @@ mod tests {
             let range = BlockRange::new(start, count.min(blocks - start));
             if state >> 62 & 1 == 0 {
                 bitmap.clear(range);
-                range.blocks().for_each(|block| drop(model.remove(&block)));
+                model.retain(|block| !range.blocks().contains(block));
             } else {
                 bitmap.set(range);
                 model.extend(range.blocks());

@@ -66,7 +66,8 @@ impl PeerSession {
     }
 }
 
-/// How a peer's copy stands to the in_sync set.
+/// How a peer's copy stands to the in_sync set. `PreSync` is the protocol's own word.
+#[allow(clippy::enum_variant_names)]
 #[derive(Debug)]
 pub(crate) enum Sync {
     /// In the committed set.

@@ -85,6 +85,8 @@ pub(crate) struct Core {
     next_io: u64,
     /// Grows whenever the role or the session changes: I/O of an older generation only has to end.
     pub(crate) generation: u64,
+    /// The newest epoch in which this run has given up being primary: it serves again only under a later one.
+    pub(crate) given_up: Epoch,
     /// Configuration version recorded in the superblock as in sync, or being recorded.
     recorded_in_sync: ConfigVersion,
     requests: u64,
@@ -123,6 +125,7 @@ impl Core {
             io: BTreeMap::new(),
             next_io: 0,
             generation: 0,
+            given_up: Epoch(0),
             recorded_in_sync: ConfigVersion(0),
             requests: 0,
             links: BTreeMap::new(),
@@ -231,7 +234,8 @@ impl Core {
         let version = config.version;
         let warm = config.in_sync.contains_key(&self.node) && !self.is_cold();
         // A copy whose disk had failed is whole again only once it was admitted, or began an epoch of its own.
-        let own_epoch = (config.primary, config.primary_incarnation) == (self.node, self.incarnation);
+        let mine = (config.primary, config.primary_incarnation) == (self.node, self.incarnation);
+        let own_epoch = mine && config.epoch > self.given_up;
         let fit = self.disk_report().is_some_and(|report| !report.failed || (own_epoch && config.in_sync.len() == 1));
         if warm && fit && self.recorded_in_sync == ConfigVersion(0) {
             self.recorded_in_sync = version;

@@ -90,6 +90,11 @@ impl Primary {
         }
     }
 
+    /// True when an orderly stop is under way.
+    pub(crate) fn is_stopping(&self) -> bool {
+        self.handoff.is_some_and(|handoff| handoff.to.is_none())
+    }
+
     /// True when an orderly stop has drained and flushed.
     pub(crate) fn stop_is_complete(&self) -> bool {
         self.handoff.is_some_and(|handoff| handoff.to.is_none() && handoff.step == Step::Flushing)
@@ -108,7 +113,15 @@ impl Primary {
         let stopping = self.handoff.is_some_and(|handoff| handoff.to.is_none());
         let connected =
             |handoff: &Handoff| handoff.to.is_some_and(|to| self.peers.get(&to).is_some_and(|peer| peer.is_open()));
-        if !diskless || stopping || self.handoff.as_ref().is_some_and(connected) {
+        if !diskless || stopping {
+            return;
+        }
+        if let Some(handoff) = self.handoff.as_mut().filter(|handoff| handoff.step == Step::Preparing) {
+            // Nobody is served any more, so there is nothing to prepare for.
+            handoff.step = Step::Draining;
+            self.service = Service::Suspended;
+        }
+        if self.handoff.as_ref().is_some_and(connected) {
             return;
         }
         let target = self.peers.iter().find(|(_, peer)| peer.sync.is_member() && peer.is_open()).map(|(node, _)| *node);

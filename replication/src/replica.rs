@@ -100,8 +100,6 @@ pub struct Replica {
     core: Core,
     role: Role,
     stop: Stop,
-    /// The newest epoch in which this run has given up being primary: it serves again only under a later one.
-    given_up: Epoch,
     state: &'static str,
 }
 
@@ -118,7 +116,7 @@ impl Replica {
         assert!(timing.lease < timing.grace, "a lease must end before the grace of the node that granted it");
         let mut core = Core::new(volume, node, incarnation, boot, timing, now);
         let role = Role::Secondary(Box::new(Secondary::enter(&mut core)));
-        Self { core, role, stop: Stop::No, given_up: Epoch(0), state: "unknown" }
+        Self { core, role, stop: Stop::No, state: "unknown" }
     }
 
     /// Takes one fact and appends the orders that follow from it.
@@ -224,7 +222,7 @@ impl Replica {
         let Some(config) = &core.config else { return };
         let mine = config.phase == Phase::Active
             && (config.primary, config.primary_incarnation) == (core.node, core.incarnation)
-            && config.epoch > self.given_up
+            && config.epoch > core.given_up
             && self.stop == Stop::No;
         let successor = config.primary;
         match (&mut self.role, mine) {
@@ -234,7 +232,13 @@ impl Replica {
             (_, mine) => {
                 let old = std::mem::replace(&mut self.role, Role::Stopped);
                 match old {
-                    Role::Primary(primary) => primary.leave(core, Refusal::NotPrimary(successor)),
+                    Role::Primary(primary) => {
+                        // A stop that was under way goes on in the new role.
+                        if primary.is_stopping() {
+                            self.stop = Stop::Flushing(None);
+                        }
+                        primary.leave(core, Refusal::NotPrimary(successor));
+                    }
                     Role::Secondary(mut secondary) => secondary.close_session(core, "this node has become primary"),
                     Role::Stopped => {}
                 }
@@ -278,7 +282,7 @@ impl Replica {
 
     /// The last copy's disk was lost and is back: it serves again under a new epoch, which records the possible loss.
     fn give_up_role(&mut self) {
-        self.given_up = self.core.epoch();
+        self.core.given_up = self.core.epoch();
         if let Role::Primary(primary) = std::mem::replace(&mut self.role, Role::Stopped) {
             primary.leave(&mut self.core, Refusal::Io);
         }
@@ -341,6 +345,9 @@ impl Replica {
     fn on_io_done(&mut self, id: IoId, result: IoResult) {
         let Some(io) = self.core.io.remove(&id) else { return };
         if io.purpose == Purpose::StopFlush {
+            if result == IoResult::Failed {
+                self.core.detach(true);
+            }
             return self.finish_stop();
         }
         let stale = io.generation != self.core.generation && io.purpose != Purpose::State;
@@ -406,11 +413,11 @@ impl Replica {
 
     /// A stopping secondary: drained, then flushed, then stopped.
     fn progress_stop(&mut self) {
-        let Stop::Flushing(None) = self.stop else { return };
+        let Stop::Flushing(flush) = self.stop else { return };
         if self.core.disk_report().is_none() {
             return self.finish_stop();
         }
-        if self.core.is_drained() {
+        if flush.is_none() && self.core.is_drained() {
             let io = self.core.start_io(Purpose::StopFlush);
             self.stop = Stop::Flushing(Some(io));
             self.core.act(Action::FlushLocal { io });
@@ -418,8 +425,10 @@ impl Replica {
     }
 
     fn finish_stop(&mut self) {
-        if let Role::Primary(primary) = std::mem::replace(&mut self.role, Role::Stopped) {
-            primary.leave(&mut self.core, Refusal::Stopped);
+        match std::mem::replace(&mut self.role, Role::Stopped) {
+            Role::Primary(primary) => primary.leave(&mut self.core, Refusal::Stopped),
+            Role::Secondary(mut secondary) => secondary.close_session(&mut self.core, "this node has stopped"),
+            Role::Stopped => return,
         }
         self.core.act(Action::Stopped);
     }

@@ -233,7 +233,7 @@ impl Secondary {
                 self.grant_until = self.grant_until.max(core.now + core.timing.grace);
                 core.send(session.link, session.id, Message::PreSyncAck, None);
             }
-            Message::HandoffPrepare if session.stage == Stage::Live => {
+            Message::HandoffPrepare if matches!(session.stage, Stage::Live | Stage::PreSync) => {
                 session.handoff_prepared = true;
                 self.answer_handoff(core);
             }
@@ -245,10 +245,10 @@ impl Secondary {
         }
     }
 
-    /// Ready for a planned switchover when the stream is idle.
+    /// Ready for a planned switchover when the stream is idle and this node has learnt of its own membership.
     pub(crate) fn answer_handoff(&mut self, core: &mut Core) {
         let Some(session) = self.session.as_mut() else { return };
-        if session.handoff_prepared && session.stream.is_idle() {
+        if session.handoff_prepared && session.stage == Stage::Live && session.stream.is_idle() {
             session.handoff_prepared = false;
             core.send(session.link, session.id, Message::HandoffReady, None);
         }

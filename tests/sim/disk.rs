@@ -214,14 +214,16 @@ impl Store {
         self.inflight.insert(token, Inflight { run, io, work, fails, due, mark: self.sequence, early });
     }
 
-    /// Lands an operation; None if a crash has swallowed it.
-    pub fn land(&mut self, token: u64, rng: &mut Rng) -> Option<Landed> {
+    /// Lands an operation; None if a crash has swallowed it. A failing flush takes content back only if the process that
+    /// asked for it is `listening`, and so learns of it.
+    pub fn land(&mut self, token: u64, listening: Option<u32>, rng: &mut Rng) -> Option<Landed> {
         let Inflight { run, io, work, fails, mark, early, .. } = self.inflight.remove(&token)?;
         let mut data = None;
         match &work {
             Work::Read(range) | Work::Merge { range, .. } => {
                 data = (!fails).then(|| early.unwrap_or_else(|| self.content(*range)));
             }
+            Work::Flush if fails && listening != Some(run) => {}
             _ if fails => self.land_failed(&work, rng),
             Work::Write { range, data, fua } => self.store(*range, data.as_deref(), *fua),
             Work::Batch { groups, data } => {
@@ -377,7 +379,7 @@ mod tests {
     fn write(store: &mut Store, rng: &mut Rng, token: u64, block: u64, value: u32) {
         let work = Work::Write { range: BlockRange::new(block, 1), data: Some(Rc::from([[value, value]])), fua: false };
         store.submit(token, 1, IoId(token), work, 0, rng);
-        assert!(store.land(token, rng).is_some_and(|landed| landed.ok));
+        assert!(store.land(token, Some(1), rng).is_some_and(|landed| landed.ok));
     }
 
     #[test]
@@ -389,7 +391,7 @@ mod tests {
             write(&mut store, &mut rng, 1, 0, 10);
             store.submit(2, 1, IoId(2), Work::Flush, 0, &mut rng);
             write(&mut store, &mut rng, 3, 0, 11);
-            store.land(2, &mut rng);
+            store.land(2, Some(1), &mut rng);
             write(&mut store, &mut rng, 4, 1, 12);
             store.power_cut(&mut rng);
             match store.visible(0) {
@@ -412,8 +414,8 @@ mod tests {
         store.submit(1, 1, IoId(1), work.clone(), 10 * SECOND, &mut rng);
         store.submit(2, 2, IoId(1), work, 10 * SECOND, &mut rng);
         store.abandon(1, 0, &mut rng);
-        assert!(store.land(1, &mut rng).is_none());
-        assert!(store.land(2, &mut rng).is_some());
+        assert!(store.land(1, Some(1), &mut rng).is_none());
+        assert!(store.land(2, Some(1), &mut rng).is_some());
         assert!(store.idle());
     }
 

@@ -272,8 +272,10 @@ impl World {
 
     /// An operation reaches the disk; the process learns of it a little later.
     pub fn io_lands(&mut self, node: usize, volume: usize, token: u64) {
-        let Some(store) = self.boxes[node].stores[volume].as_mut() else { return };
-        let Some(landed) = store.land(token, &mut self.rng) else { return };
+        let b = &mut self.boxes[node];
+        let listening = b.worker.as_deref().filter(|worker| worker.paused_until <= self.now).map(|worker| worker.run);
+        let Some(store) = b.stores[volume].as_mut() else { return };
+        let Some(landed) = store.land(token, listening, &mut self.rng) else { return };
         let Landed { run, io, work, ok, data } = landed;
         if let Work::Write { data: Some(data), .. } = &work
             && data.iter().flatten().any(|half| *half == KEEP)
@@ -297,7 +299,8 @@ impl World {
             Work::ActivityLog(_) => Event::ActivityLogPersisted { io, result },
             Work::State { .. } => Event::ReplicaStatePersisted { io, result },
         };
-        let at = if self.rng.chance(200) { self.now + self.rng.skewed(10, 2 * MILLISECOND) } else { self.now };
+        // A failure is learnt at once: what a disk takes back silently, only checksums at rest could find.
+        let at = if ok && self.rng.chance(200) { self.now + self.rng.skewed(10, 2 * MILLISECOND) } else { self.now };
         self.queue.push(at, Ev::Result { node, run, volume, event: Box::new(event), data: content });
     }
 

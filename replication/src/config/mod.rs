@@ -4,6 +4,8 @@ pub mod apply;
 pub mod command;
 pub mod consensus;
 pub mod state;
+#[cfg(test)]
+mod tests;
 mod wire;
 
 pub use apply::{ApplyError, Outcome};

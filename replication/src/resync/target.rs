@@ -60,6 +60,9 @@ impl Stream {
             Message::DigestRequest { seq, range } => (seq, Work::Digest { range }, Class::Read),
             Message::Flush { seq } => {
                 core.release(payload);
+                if self.flushes >= STREAM_OPERATIONS_MAX {
+                    return core.act(Action::CloseLink { link: via.0, why: "too many flushes are in flight" });
+                }
                 self.flushes += 1;
                 let io = core.start_io(Purpose::StreamFlush(seq));
                 core.act(Action::FlushLocal { io });

@@ -24,9 +24,13 @@ pub(crate) struct SimOptions {
     rest: Vec<String>,
 }
 
+/// What cargo is told to build the simulator. The whole workspace decides on the features of the dependencies, as in every
+/// other command: with `--package` they would differ, and be built once more.
+pub(crate) const BUILD: &[&str] = &["build", "--release", "--workspace", "--bin", "sim"];
+
 /// Builds the simulator in the release profile.
 pub(crate) fn build() -> Result<()> {
-    shell::run_visibly(&mut shell::cargo(&["build", "--release", "--package", "tandem-tests", "--bin", "sim"]))
+    shell::run_visibly(&mut shell::cargo(BUILD))
 }
 
 /// The command that runs `seeds` seeds from `first` on and stops at the first violation.

@@ -1,7 +1,8 @@
 //! `cargo xtask test`: everything that shows that the workspace works, in one go and one build profile.
 
+use std::io::{BufRead, BufReader};
 use std::path::PathBuf;
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
@@ -15,10 +16,10 @@ const SKIP_LOG: &str = "TANDEM_SKIP_LOG";
 #[derive(Args)]
 pub(crate) struct TestOptions {
     /// Seeds of the short simulation.
-    #[arg(long, default_value_t = 300)]
+    #[arg(long, default_value_t = 1000)]
     seeds: u64,
     /// Mutants of the short form.
-    #[arg(long, default_value_t = 2)]
+    #[arg(long, default_value_t = 1)]
     mutants: usize,
     /// Seeds per mutant in the short form.
     #[arg(long, default_value_t = 2000)]
@@ -54,10 +55,11 @@ pub(crate) fn run(options: &TestOptions) -> Result<()> {
         fine
     };
     let skip_log = SkipLog::create()?;
+    let mut tally = Tally::default();
     let built =
         step("build", &mut || shell::run_visibly(&mut shell::cargo(&["build", "--release", "--workspace", "--bins"])));
     if built {
-        step("tests", &mut || run_tests(options, &skip_log));
+        step("tests", &mut || run_tests(options, &skip_log, &mut tally));
         if options.filter.is_none() {
             step("simulation", &mut || {
                 shell::run_visibly(&mut sim::command(&shell::release_binary("sim"), options.seeds, 0))
@@ -71,19 +73,54 @@ pub(crate) fn run(options: &TestOptions) -> Result<()> {
         }
     }
     skipped.extend(skip_log.read()?);
-    summarize(&steps, &skipped)
+    summarize(&steps, &skipped, tally)
 }
 
-fn run_tests(options: &TestOptions, skip_log: &SkipLog) -> Result<()> {
+fn run_tests(options: &TestOptions, skip_log: &SkipLog, tally: &mut Tally) -> Result<()> {
     let mut command = shell::cargo(&["test", "--release", "--workspace", "--no-fail-fast"]);
     command.env(SKIP_LOG, &skip_log.path).env("TANDEM_BIN", shell::release_binary("tandem"));
     if let Some(filter) = &options.filter {
         command.arg("--").arg(filter);
     }
-    shell::run_visibly(&mut command)
+    println!("+ {}", shell::describe(&command));
+    let mut cargo = command.stdout(Stdio::piped()).spawn().context("cannot start cargo")?;
+    let output = cargo.stdout.take().context("cargo's output")?;
+    for line in BufReader::new(output).lines() {
+        let line = line?;
+        println!("{line}");
+        tally.count(&line);
+    }
+    let status = cargo.wait()?;
+    if !status.success() {
+        bail!("{} ended with {status}", shell::describe(&command));
+    }
+    Ok(())
 }
 
-fn summarize(steps: &[Step], skipped: &[String]) -> Result<()> {
+/// How many tests passed and failed, over all test programs.
+#[derive(Default, Clone, Copy, PartialEq, Eq, Debug)]
+struct Tally {
+    passed: u64,
+    failed: u64,
+}
+
+impl Tally {
+    /// Adds what a line `test result: ok. 3 passed; 1 failed; …` says; other lines say nothing.
+    fn count(&mut self, line: &str) {
+        let Some(results) = line.strip_prefix("test result: ") else { return };
+        let words: Vec<&str> = results.split([' ', ';']).collect();
+        for pair in words.windows(2) {
+            match (pair[0].parse::<u64>(), pair[1]) {
+                (Ok(number), "passed") => self.passed += number,
+                (Ok(number), "failed") => self.failed += number,
+                _ => {}
+            }
+        }
+    }
+}
+
+/// Prints what was left out, each step, and as the last line how many tests and steps passed and failed.
+fn summarize(steps: &[Step], skipped: &[String], mut tally: Tally) -> Result<()> {
     println!("== summary");
     for reason in skipped {
         println!("skipped: {reason}");
@@ -91,14 +128,18 @@ fn summarize(steps: &[Step], skipped: &[String]) -> Result<()> {
     let mut failed = Vec::new();
     for step in steps {
         match &step.outcome {
-            Ok(()) => println!("passed: {} ({} s)", step.name, step.took.as_secs()),
+            Ok(()) => {
+                println!("passed: {} ({} s)", step.name, step.took.as_secs());
+                tally.passed += 1;
+            }
             Err(error) => {
                 println!("FAILED: {} ({} s): {error:#}", step.name, step.took.as_secs());
                 failed.push(step.name);
+                tally.failed += 1;
             }
         }
     }
-    println!("test: steps={} failed={} skipped={}", steps.len(), failed.len(), skipped.len());
+    println!("{} passed, {} failed", tally.passed, tally.failed);
     if !failed.is_empty() {
         bail!("failed: {}", failed.join(", "));
     }
@@ -136,8 +177,17 @@ mod tests {
     #[test]
     fn a_failed_step_fails_the_run_and_a_skipped_test_does_not() {
         let step = |outcome| Step { name: "x", outcome, took: Duration::ZERO };
-        assert!(summarize(&[step(Ok(()))], &["uml: not installed".to_owned()]).is_ok());
-        assert!(summarize(&[step(Ok(())), step(Err(anyhow::anyhow!("no")))], &[]).is_err());
+        assert!(summarize(&[step(Ok(()))], &["uml: not installed".to_owned()], Tally::default()).is_ok());
+        assert!(summarize(&[step(Ok(())), step(Err(anyhow::anyhow!("no")))], &[], Tally::default()).is_err());
+    }
+
+    #[test]
+    fn result_lines_are_added_up() {
+        let mut tally = Tally::default();
+        tally.count("test result: ok. 12 passed; 0 failed; 1 ignored; 0 measured; 0 filtered out; finished in 0.1s");
+        tally.count("test result: FAILED. 3 passed; 2 failed; 0 ignored; 0 measured");
+        tally.count("test a::b ... ok, 7 passed");
+        assert_eq!(tally, Tally { passed: 15, failed: 2 });
     }
 
     #[test]

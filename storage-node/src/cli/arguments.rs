@@ -8,7 +8,12 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use crate::admin::validate::{check_name, parse_size};
 
 /// Told under `--help`, and in `docs/operations.md`.
-const EXIT_CODES: &str = "Exit codes:
+const AFTER_HELP: &str = "Environment:
+  TANDEM_ADMIN                  the node to ask, when --admin does not say
+  TANDEM_INSECURE_PLAINTEXT=1   allows asking a node on another machine: there is no encryption yet
+  TANDEM_LOG                    what the daemon logs, e.g. debug; default: info
+
+Exit codes:
   0  done
   1  failed: the node tried and could not, or the demo lost data
   2  usage: a wrong command, name, or size; nothing was done
@@ -19,7 +24,7 @@ const EXIT_CODES: &str = "Exit codes:
 
 /// Two boxes and a witness as one reliable block store.
 #[derive(Debug, Parser)]
-#[command(name = "tandem", version, after_help = EXIT_CODES, arg_required_else_help = true)]
+#[command(name = "tandem", version, after_help = AFTER_HELP, arg_required_else_help = true)]
 pub(crate) struct Arguments {
     /// Admin API of the node to ask; any node will do, the command goes to the right one by itself. Default: the
     /// environment's TANDEM_ADMIN, else 127.0.0.1:7401

@@ -98,7 +98,7 @@ impl Transport {
         }
         let why = format!(
             "{address} is not a loopback address and connections are not encrypted: \
-             set `insecure_plaintext = true` to allow this on a network you trust"
+             set `insecure_plaintext = true` (a command: TANDEM_INSECURE_PLAINTEXT=1) to allow this on a network you trust"
         );
         Err(io::Error::new(io::ErrorKind::PermissionDenied, why))
     }

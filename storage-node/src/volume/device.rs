@@ -224,7 +224,7 @@ impl BlockDevice for VolumeDevice {
     async fn write_batch(&self, groups: Vec<Vec<BatchWrite>>) -> Result<(), BlockError> {
         for write in groups.iter().flatten() {
             self.check(write.offset, write.data.len() as u64)?;
-            if write.offset % BLOCK_BYTES != 0 || write.data.len() as u64 % BLOCK_BYTES != 0 {
+            if !write.offset.is_multiple_of(BLOCK_BYTES) || !(write.data.len() as u64).is_multiple_of(BLOCK_BYTES) {
                 let (offset, length, size) = (write.offset, write.data.len() as u64, self.shared.size_bytes);
                 return Err(BlockError::OutOfRange { offset, length, size });
             }

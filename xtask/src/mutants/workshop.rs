@@ -85,8 +85,8 @@ impl Workshop {
     }
 
     fn build(&self, mutant: &Mutant) -> Result<()> {
-        let mut command = shell::cargo(&["build", "--release", "--quiet", "--package", "tandem-tests", "--bin", "sim"]);
-        command.current_dir(&self.tree).env("CARGO_TARGET_DIR", &self.target);
+        let mut command = shell::cargo(sim::BUILD);
+        command.arg("--quiet").current_dir(&self.tree).env("CARGO_TARGET_DIR", &self.target);
         let output = command.stderr(Stdio::piped()).output().context("cannot start cargo")?;
         if !output.status.success() {
             bail!("mutant {} does not build:\n{}", mutant.name, String::from_utf8_lossy(&output.stderr));

@@ -175,6 +175,8 @@ impl Actor {
                 break;
             }
         }
+        // The peers first: they work while the system call of the submission is still on its way.
+        self.links.flush();
         self.ring.submit();
     }
 

@@ -77,6 +77,11 @@ impl Links {
         self.up.get(&link).map(|up| &up.sender)
     }
 
+    /// Gives what the turn queued to the sockets.
+    pub(crate) fn flush(&self) {
+        self.up.values().for_each(|up| up.sender.flush());
+    }
+
     /// Asks for the end of a connection; its `Down` follows.
     pub(crate) fn close(&self, link: LinkId, why: &str) {
         if let Some(up) = self.up.get(&link) {

@@ -217,7 +217,7 @@ impl Membership {
         }
     }
 
-    /// Registers this run; repeated until it is applied.
+    /// Registers this run; repeated until it is applied, and again should a late command of a former run undo it.
     async fn announce_up(self: Arc<Self>, core: Arc<Core>, clean: Vec<VolumeId>) {
         let command = Self::command(CommandBody::Node(NodeCommand::NodeUp {
             node: self.identity.node,
@@ -244,6 +244,22 @@ impl Membership {
             error!("{why}");
         }
         self.nudge.notify_one();
+        let mut state = self.raft.state();
+        while state.changed().await.is_ok() {
+            let undone = {
+                let now = state.borrow_and_update();
+                now.nodes.get(&self.identity.node).is_some_and(|record| record.incarnation != core.incarnation)
+            };
+            if undone {
+                warn!("a late command of a former run has replaced this run's registration; registering again");
+                let again = Self::command(command.body.clone());
+                if let Err(why) = self.raft.propose_and_wait(again, PROPOSAL_PATIENCE).await {
+                    warn!("this run is not registered again yet: {why}");
+                    tokio::time::sleep(RETRY_AFTER).await;
+                    state.mark_changed();
+                }
+            }
+        }
     }
 
     async fn catch_up(self: Arc<Self>) {

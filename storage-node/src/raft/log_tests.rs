@@ -249,14 +249,14 @@ fn a_full_disk_ends_the_log_and_loses_nothing_that_was_synced() {
     const NAME: &str = "raft::log_tests::a_full_disk_ends_the_log_and_loses_nothing_that_was_synced";
     const LIMITED: &str = "TANDEM_TEST_FILE_SIZE_LIMITED";
     if std::env::var_os(LIMITED).is_none() {
-        let status = std::process::Command::new("sh")
+        let run = std::process::Command::new("sh")
             .args(["-c", "trap '' XFSZ; ulimit -f 800 && exec \"$0\" --exact \"$1\""])
             .arg(std::env::current_exe().unwrap())
             .arg(NAME)
             .env(LIMITED, "1")
-            .status()
+            .output()
             .unwrap();
-        assert!(status.success());
+        assert!(run.status.success(), "{}", String::from_utf8_lossy(&run.stdout));
         return;
     }
     let (directory, mut log) = fresh();

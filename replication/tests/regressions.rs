@@ -79,7 +79,7 @@ fn the_mark_of_a_failed_last_copy_outlives_a_change_of_the_configuration() {
         pair.event(A, Event::DiskAttached(DiskReport { failed: true, suspect: true, ..pair.report(A) }));
         let resume =
             VolumeCommand::Resume { by: (A, run_of(A)), disk_id: common::disk_of(A), cold_ok: true, failed: true };
-        assert_eq!(pair.proposed(A), [resume.clone()]);
+        assert_eq!(pair.proposed(A), std::slice::from_ref(&resume));
         pair.proposals.clear();
         // The proposal is lost, and the node hears of the configuration again or of a newer one.
         match moved {

@@ -61,7 +61,7 @@ pub(crate) struct Primary {
     pub(crate) handoff: Option<Handoff>,
     /// The last time a client asked for something.
     pub(crate) last_client: Timestamp,
-    /// Since when client operations wait for acks or a lease that do not come.
+    /// When beacons, silences and overdue acks are looked at next.
     pub(crate) next_housekeeping: Timestamp,
 }
 
@@ -315,7 +315,7 @@ impl Primary {
     }
 
     /// What clients wait for, in words, and since when.
-    pub(crate) fn waiting(&self, core: &Core, _now: Timestamp) -> Option<(String, Timestamp)> {
+    pub(crate) fn waiting(&self, core: &Core) -> Option<(String, Timestamp)> {
         if self.service == Service::Starting {
             return Some(("operations of a former role are being drained".to_owned(), core.started));
         }

@@ -1,6 +1,6 @@
 //! A client's read: holds its range, reads the local copy, and only then checks the lease.
 
-use proto::{BlockRange, NodeId, SessionId};
+use proto::{BlockRange, NodeId, SessionId, Timestamp};
 use smallvec::{SmallVec, smallvec};
 
 use crate::action::Action;
@@ -79,7 +79,7 @@ impl Primary {
     }
 
     fn complete_read_if_leased(&mut self, core: &mut Core, number: u64) {
-        if !self.holds_lease(core) || !self.confirm_read(core, number) {
+        if !self.holds_lease(core.now) || !self.confirm_read(core, number) {
             return;
         }
         let Some(Read { op, stage: Stage::Loaded(io), .. }) = self.reads.get(&number) else { return };
@@ -97,10 +97,10 @@ impl Primary {
 
     /// True when no other node can be primary now: every one that could take over has promised not to (a sole member
     /// needs no promise).
-    pub(crate) fn holds_lease(&self, core: &Core) -> bool {
+    pub(crate) fn holds_lease(&self, now: Timestamp) -> bool {
         self.lessors().all(|node| {
             let session = self.peers.get(&node).and_then(|peer| peer.session.as_ref());
-            session.is_some_and(|session| session.lease.is_valid(core.now))
+            session.is_some_and(|session| session.lease.is_valid(now))
         })
     }
 

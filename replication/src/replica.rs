@@ -1,7 +1,7 @@
 //! One volume's copy on one node: routes events to the parts below.
 
 use proto::peer::message::{Envelope, Message, NackReason};
-use proto::{Boot, ConfigVersion, Epoch, Incarnation, Micros, NodeId, Timestamp, VolumeId};
+use proto::{Boot, ConfigVersion, Incarnation, Micros, NodeId, Timestamp, VolumeId};
 
 use crate::action::{Action, Notice, Refusal};
 use crate::config::{Phase, VolumeConfig};
@@ -459,14 +459,6 @@ impl Replica {
         }
     }
 
-    /// The epoch under which this replica serves now, if it does: what the checker of the simulator watches.
-    pub fn serving_epoch(&self) -> Option<Epoch> {
-        match &self.role {
-            Role::Primary(primary) if primary.service != Service::Starting => Some(primary.epoch),
-            _ => None,
-        }
-    }
-
     /// The newest configuration version applied here.
     pub fn version(&self) -> ConfigVersion {
         self.core.version()
@@ -480,7 +472,7 @@ impl Replica {
                 primary.queue.len() + primary.writes.len() + primary.reads.len() + primary.flushes.len();
             status.serving = primary.service == Service::Serving
                 && matches!(self.core.disk, Disk::Attached(_))
-                && primary.holds_lease(&self.core)
+                && primary.holds_lease(now)
                 && primary.peers.values().all(|peer| !peer.sync.is_member() || peer.is_open());
             status.peers = primary
                 .peers
@@ -490,7 +482,7 @@ impl Replica {
                     (*node, state, dirty, sent)
                 })
                 .collect();
-            status.waiting = primary.waiting(&self.core, now);
+            status.waiting = primary.waiting(&self.core);
         }
         status
     }

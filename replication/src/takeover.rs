@@ -94,7 +94,6 @@ impl Secondary {
 
     /// The fence is durable.
     pub(crate) fn on_fence_persisted(&mut self, core: &mut Core, fence: (Epoch, ConfigVersion)) {
-        core.fence = core.fence.max(fence);
         if let Some(attempt) = self.take_over.as_mut().filter(|attempt| attempt.version == fence.1) {
             attempt.fenced = true;
         } else if core.is_fenced() {

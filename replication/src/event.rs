@@ -4,6 +4,7 @@ use proto::peer::message::{Envelope, Message, WriteKind};
 use proto::{BlockRange, ConfigVersion, DiskId, Epoch, Incarnation, NodeId, VolumeId};
 
 use crate::config::VolumeConfig;
+use crate::local_copy::Hot;
 
 /// A client's operation, numbered by the shell; unique while it is open.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -71,6 +72,8 @@ pub enum Request {
 pub enum IoResult {
     /// Done, whole.
     Ok,
+    /// The store has no space left.
+    NoSpace,
     /// The medium failed; the disk is to be detached.
     Failed,
 }
@@ -105,6 +108,17 @@ pub struct DiskReport {
     pub fence: (Epoch, ConfigVersion),
 }
 
+/// An opened local store.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Attachment {
+    /// What its superblock says.
+    pub report: DiskReport,
+    /// Extents that were hot when the copy was last in use.
+    pub hot: Hot,
+    /// The areas of the dirty bitmaps, each whole, as read.
+    pub bitmaps: Vec<Vec<u8>>,
+}
+
 /// A fact.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
@@ -115,7 +129,7 @@ pub enum Event {
     /// The volume is gone from the configuration.
     VolumeRemoved,
     /// The local store is open (at start, or after an attach).
-    DiskAttached(DiskReport),
+    DiskAttached(Box<Attachment>),
     /// The Raft leader reported whether it heard that node within its last election timeout.
     LeaderHears {
         /// Node heard or not.
@@ -169,12 +183,28 @@ pub enum Event {
         /// How the reads of the edges ended.
         result: IoResult,
     },
-    /// A local read, write, batch, discard or flush ended.
+    /// A local read, write, batch, discard, flush, repair, cooling or write of bitmap pages ended. A read's data has been
+    /// checked as it asked.
     LocalDone {
         /// The operation.
         io: IoId,
         /// How.
         result: IoResult,
+    },
+    /// A local read, a merge of edges or a repair found blocks that do not match their checksums, also when read again.
+    /// It has ended. A read's data is held as after `LocalDone` (the other blocks of it are good).
+    Corrupt {
+        /// The operation.
+        io: IoId,
+        /// Runs of bad blocks, ascending.
+        bad: Vec<BlockRange>,
+    },
+    /// The comparison asked for by `Action::CompareSums` is done.
+    SumsCompared {
+        /// The I/O number of the read whose sums were compared.
+        io: IoId,
+        /// Blocks that differ.
+        differing: Vec<BlockRange>,
     },
     /// The comparison asked for by `Action::CompareDigests` is done.
     DigestsCompared {

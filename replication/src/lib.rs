@@ -12,6 +12,7 @@ pub mod event;
 mod handoff;
 mod lease;
 mod link;
+pub mod local_copy;
 pub mod primary;
 mod proposal;
 mod read;
@@ -22,5 +23,5 @@ mod takeover;
 mod write;
 
 pub use action::{Action, Notice, PayloadSlice, Refusal};
-pub use event::{Control, Coverage, DiskReport, Event, IoId, IoResult, LinkId, OpId, PayloadId, Request};
+pub use event::{Attachment, Control, Coverage, DiskReport, Event, IoId, IoResult, LinkId, OpId, PayloadId, Request};
 pub use replica::{Replica, Status, Timing};

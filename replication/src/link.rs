@@ -306,7 +306,7 @@ impl Primary {
             peer.last_heard = core.active;
         }
         match message {
-            Message::HelloReply { incarnation, boot, disk_id, last_in_sync, suspect, stamp } if !session.open => {
+            Message::HelloReply { incarnation, boot, disk_id, last_in_sync, suspect, stamp, .. } if !session.open => {
                 session.identity = (incarnation, boot);
                 session.echo = stamp;
                 self.on_hello_reply(core, node, disk_id, boot, last_in_sync, suspect);
@@ -423,7 +423,7 @@ impl Primary {
         let Some(session) = self.peers.get_mut(&node).and_then(|peer| peer.session.as_mut()) else { return };
         if session.open {
             let number = session.lease.on_beacon_sent(core.now);
-            let beacon = Message::Beacon { number, echo: session.echo };
+            let beacon = Message::Beacon { number, echo: session.echo, settled: Seq(0) };
             core.send(session.link, session.id, beacon, None);
         }
     }

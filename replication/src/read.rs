@@ -7,6 +7,7 @@ use crate::action::Action;
 use crate::core::{Core, Purpose};
 use crate::event::{IoId, OpId, PayloadId};
 use crate::link::Sync;
+use crate::local_copy::ReadCheck;
 use crate::primary::{Holder, Primary};
 use crate::write::overlap::Class;
 
@@ -59,7 +60,7 @@ impl Primary {
         read.stage = Stage::Reading;
         let range = read.range;
         let io = core.start_io(Purpose::Read(number));
-        core.act(Action::ReadLocal { io, range });
+        core.act(Action::ReadLocal { io, range, check: ReadCheck::Verify });
     }
 
     pub(crate) fn on_local_read_done(&mut self, core: &mut Core, number: u64, io: IoId) {

@@ -151,7 +151,7 @@ impl Replica {
             Event::Tick => {}
             Event::Config(config) => self.on_config(config),
             Event::VolumeRemoved => self.on_volume_removed(),
-            Event::DiskAttached(report) => self.on_disk_attached(report),
+            Event::DiskAttached(attachment) => self.on_disk_attached(attachment.report),
             Event::LeaderHears { node, alive } => self.core.leader_hears(node, alive),
             Event::Goodbye { node, incarnation } => self.core.goodbye(node, incarnation),
             Event::LinkUp { peer, link, outbound } => self.on_link_up(peer, link, outbound),
@@ -166,6 +166,7 @@ impl Replica {
                 Role::Primary(primary) => primary.on_digests_compared(&mut self.core, io, differing),
                 Role::Secondary(_) | Role::Stopped => {}
             },
+            Event::Corrupt { .. } | Event::SumsCompared { .. } => {}
             Event::FencePersisted { epoch, version } => {
                 self.core.fence = self.core.fence.max((epoch, version));
                 if let Role::Secondary(secondary) = &mut self.role {

@@ -208,6 +208,7 @@ impl Secondary {
             last_in_sync: report.last_in_sync,
             suspect: report.suspect,
             stamp: core.now,
+            uncertain: proto::peer::message::Uncertain::All,
         };
         core.send(session.link, session.id, reply, None);
     }
@@ -216,7 +217,7 @@ impl Secondary {
         let Some(session) = self.session.as_mut() else { return };
         core.heard(session.primary);
         match message {
-            Message::Beacon { number, echo } => {
+            Message::Beacon { number, echo, .. } => {
                 core.release(payload);
                 self.on_beacon(core, number, echo);
             }

@@ -377,7 +377,7 @@ impl Fields {
             Message::WriteBatch { seq, .. } => plain(types::WRITE_BATCH, [seq.0, 0, 0]),
             Message::Ack { seq } => plain(types::ACK, [seq.0, 0, 0]),
             Message::Flush { seq } => plain(types::FLUSH, [seq.0, 0, 0]),
-            Message::Beacon { number, echo } => plain(types::BEACON, [*number, echo.0, 0]),
+            Message::Beacon { number, echo, .. } => plain(types::BEACON, [*number, echo.0, 0]),
             Message::BeaconAck { number, granted, stamp } => {
                 Fields { flag: u8::from(*granted), ..plain(types::BEACON_ACK, [*number, stamp.0, 0]) }
             }
@@ -385,13 +385,14 @@ impl Fields {
             Message::ResyncBegin => plain(types::RESYNC_BEGIN, [0; 3]),
             Message::DigestRequest { seq, range } => plain(types::DIGEST_REQUEST, span(seq, range)),
             Message::Digest { seq, range } => plain(types::DIGEST, span(seq, range)),
-            Message::ResyncData { seq, range, kind } => {
+            Message::ResyncData { seq, range, kind, .. } => {
                 Fields { kind: kind_to_wire(*kind), ..plain(types::RESYNC_DATA, span(seq, range)) }
             }
             Message::PreSync => plain(types::PRE_SYNC, [0; 3]),
             Message::PreSyncAck => plain(types::PRE_SYNC_ACK, [0; 3]),
             Message::HandoffPrepare => plain(types::HANDOFF_PREPARE, [0; 3]),
             Message::HandoffReady => plain(types::HANDOFF_READY, [0; 3]),
+            other => unreachable!("not encoded yet: {other:?}"),
         }
     }
 
@@ -413,13 +414,13 @@ impl Fields {
             types::WRITE_BATCH => return Ok(groups(body)?.map(|groups| Message::WriteBatch { seq, groups })),
             types::ACK => Message::Ack { seq },
             types::FLUSH => Message::Flush { seq },
-            types::BEACON => Message::Beacon { number: first, echo: Timestamp(second) },
+            types::BEACON => Message::Beacon { number: first, echo: Timestamp(second), settled: Seq(0) },
             types::BEACON_ACK => Message::BeaconAck { number: first, granted: flag, stamp: Timestamp(second) },
             types::LEASE_RELEASE => Message::LeaseRelease { last_beacon: first },
             types::RESYNC_BEGIN => Message::ResyncBegin,
             types::DIGEST_REQUEST => Message::DigestRequest { seq, range },
             types::DIGEST => Message::Digest { seq, range },
-            types::RESYNC_DATA => Message::ResyncData { seq, range, kind: self.write_kind()? },
+            types::RESYNC_DATA => Message::ResyncData { seq, range, kind: self.write_kind()?, known_bad: false },
             types::PRE_SYNC => Message::PreSync,
             types::PRE_SYNC_ACK => Message::PreSyncAck,
             types::HANDOFF_PREPARE => Message::HandoffPrepare,
@@ -472,7 +473,7 @@ fn encode_body(message: &Message, out: &mut Vec<u8>) {
             out.extend_from_slice(&disk_id.0.to_le_bytes());
             out.extend_from_slice(&stamp.0.to_le_bytes());
         }
-        Message::HelloReply { incarnation, boot, disk_id, last_in_sync, suspect: _, stamp } => {
+        Message::HelloReply { incarnation, boot, disk_id, last_in_sync, suspect: _, stamp, .. } => {
             out.extend_from_slice(&incarnation.0.to_le_bytes());
             out.extend_from_slice(&boot.0.to_le_bytes());
             out.extend_from_slice(&disk_id.0.to_le_bytes());
@@ -505,7 +506,15 @@ fn hello_reply(suspect: bool, body: &mut Cursor<'_>) -> Option<Message> {
     let disk_id = DiskId(body.u128()?);
     let last_in_sync = ConfigVersion(body.u64()?);
     let stamp = Timestamp(body.u64()?);
-    Some(Message::HelloReply { incarnation, boot, disk_id, last_in_sync, suspect, stamp })
+    Some(Message::HelloReply {
+        incarnation,
+        boot,
+        disk_id,
+        last_in_sync,
+        suspect,
+        stamp,
+        uncertain: super::message::Uncertain::All,
+    })
 }
 
 /// Counts are checked before anything is allocated for them.

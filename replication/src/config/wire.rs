@@ -201,8 +201,8 @@ wire_struct!(NodeRecord {
     feature_levels,
     join_request
 });
-wire_struct!(Registration { disk_id, incarnation, boot, ready });
-wire_struct!(Member { disk_id, boot });
+wire_struct!(Registration { disk_id, incarnation, boot, ready, registered_at, member_until });
+wire_struct!(Member { disk_id, boot, since });
 wire_struct!(ForcePlan { target, attested, token });
 wire_struct!(VolumeConfig {
     id,

@@ -13,6 +13,7 @@ use crate::action::{Action, Notice, PayloadSlice};
 use crate::core::{Core, Disk, Purpose};
 use crate::event::{IoId, PayloadId};
 use crate::link::{Awaited, Sync};
+use crate::local_copy::ReadCheck;
 use crate::primary::{Holder, Primary};
 use crate::write::overlap::Class;
 
@@ -109,7 +110,7 @@ impl Primary {
         let range = chunk.range;
         let io = core.start_io(Purpose::Chunk(node, number));
         chunk.stage = Stage::Loading { io, read: false, theirs: None, compare: peer.digest };
-        core.act(Action::ReadLocal { io, range });
+        core.act(Action::ReadLocal { io, range, check: ReadCheck::Verify });
         if peer.digest {
             let seq = session.await_ack(Awaited::Digest(number), core.active);
             core.send(session.link, session.id, Message::DigestRequest { seq, range }, None);
@@ -180,7 +181,7 @@ impl Primary {
             let seq = session.await_ack(Awaited::Chunk(number), core.active);
             let slice =
                 PayloadSlice { id: PayloadId::Io(io), first: range.start - chunk.range.start, blocks: range.count };
-            let message = Message::ResyncData { seq, range: *range, kind: WriteKind::Data };
+            let message = Message::ResyncData { seq, range: *range, kind: WriteKind::Data, known_bad: false };
             core.send(session.link, session.id, message, Some(slice));
             source.sent_blocks += range.count;
         }

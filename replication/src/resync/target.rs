@@ -12,6 +12,7 @@ use smallvec::smallvec;
 use crate::action::{Action, PayloadSlice};
 use crate::core::{Core, Purpose};
 use crate::event::{IoId, IoResult, LinkId, PayloadId};
+use crate::local_copy::ReadCheck;
 use crate::write::overlap::{Class, Overlap, Ranges};
 
 /// Operations of one session in flight, at most; the primary's own bounds are lower.
@@ -55,7 +56,9 @@ impl Stream {
     ) {
         let (seq, work, class) = match message {
             Message::Write { seq, range, kind, fua } => (seq, Work::Write { range, kind, fua }, Class::Write),
-            Message::ResyncData { seq, range, kind } => (seq, Work::Write { range, kind, fua: false }, Class::Write),
+            Message::ResyncData { seq, range, kind, .. } => {
+                (seq, Work::Write { range, kind, fua: false }, Class::Write)
+            }
             Message::WriteBatch { seq, groups } => (seq, Work::Batch { groups }, Class::Write),
             Message::DigestRequest { seq, range } => (seq, Work::Digest { range }, Class::Read),
             Message::Flush { seq } => {
@@ -105,7 +108,7 @@ impl Stream {
             Work::Digest { range } => {
                 let range = *range;
                 let io = core.start_io(Purpose::StreamDigest(seq, range));
-                core.act(Action::ReadLocal { io, range });
+                core.act(Action::ReadLocal { io, range, check: ReadCheck::Resum });
             }
         }
     }

@@ -27,7 +27,7 @@ struct Owner {
 }
 
 enum Task {
-    Read(BlockRange, BTreeMap<u64, u64>),
+    Read(BlockRange, Vec<u64>),
     Write { ranges: Vec<BlockRange>, tokens: BTreeMap<u64, u64>, durable: bool },
     Flush(BTreeMap<u64, u64>),
     Heat(Vec<u64>),
@@ -58,11 +58,8 @@ impl Owner {
             assert!(matches!(result, CopyResult::Ok { .. }), "{result:?}");
             match task {
                 Task::Read(_, expected) => {
-                    let (_, held) = self.rig.payloads.remove(&tag).expect("a read");
-                    assert!(
-                        expected.iter().all(|(block, token)| held[block] == *token),
-                        "a read gives what was written"
-                    );
+                    let (_, held) = self.rig.held.remove(&tag).expect("a read");
+                    assert_eq!(held, expected, "a read gives what was written");
                 }
                 Task::Write { tokens, durable, .. } => {
                     for (block, token) in tokens {
@@ -177,7 +174,7 @@ impl Owner {
     fn begin_read(&mut self) {
         let range = self.range();
         if self.free(range, true) {
-            let last = |block| (block, self.may_hold.get(&block).map_or(0, |held| *held.last().expect("never empty")));
+            let last = |block| self.may_hold.get(&block).map_or(0, |held| *held.last().expect("never empty"));
             let expected = range.blocks().map(last).collect();
             let tag = self.rig.start(CopyOp::Read { range, check: ReadCheck::Verify }, Vec::new());
             self.running.insert(tag, Task::Read(range, expected));

@@ -32,7 +32,7 @@ fn repaired(rig: &mut Rig, block: u64, token: u64) {
 
 #[test]
 fn a_bad_block_of_a_cold_extent_is_found_and_repaired_and_only_that_one() {
-    for round in 0..200 {
+    for round in 0..100 {
         let mut rig = cooled(round);
         let extent = rig.rng.below(5);
         let block = extent * EXTENT + rig.rng.below(EXTENT);
@@ -92,7 +92,7 @@ fn a_block_that_is_right_when_read_again_is_good() {
 fn a_flipped_bit_anywhere_in_the_metadata_never_condemns_good_data_nor_hides_bad_data_of_others() {
     let mut hidden = 0;
     let stores: Vec<Rig> = (0..7).map(cooled).collect();
-    for round in 0..3000 {
+    for round in 0..1000 {
         let (mut rig, _) = Rig::open(stores[round % 7].store.clone(), Rng(round as u64));
         let pages = rig.store.pages();
         let page = pages[rig.rng.below(pages.len() as u64) as usize];

@@ -346,7 +346,7 @@ impl Primary {
 }
 
 /// Cuts `ranges` so that each part is either bad or free of bad blocks.
-fn split(ranges: &[BlockRange], bad: &[BlockRange]) -> Vec<(BlockRange, bool)> {
+pub(crate) fn split(ranges: &[BlockRange], bad: &[BlockRange]) -> Vec<(BlockRange, bool)> {
     let mut parts: Vec<(BlockRange, bool)> = Vec::new();
     for block in ranges.iter().flat_map(|range| range.blocks()) {
         let is_bad = bad.iter().any(|bad| bad.contains(BlockRange::new(block, 1)));

@@ -229,7 +229,6 @@ impl Owner {
 
     /// Power fails, and comes back: what is there is checked, and is what may be there from now on.
     fn cut(self) -> Self {
-        let surely_cold: Vec<u64> = self.extents.iter().copied().collect();
         let (mut rig, hot) = self.rig.cut();
         let hot: BTreeSet<u64> = match hot {
             Hot::All => (0..rig.store.geometry.blocks.div_ceil(EXTENT)).collect(),
@@ -245,7 +244,7 @@ impl Owner {
             let newest = may_hold.last().expect("never empty").token;
             assert!(held == newest || hot.contains(&(block / EXTENT)), "an old block {block} in a cold extent");
         }
-        let bad = rig.bad_blocks(surely_cold);
+        let bad = rig.bad_blocks(self.extents.iter().copied());
         assert!(bad.is_empty(), "good blocks are condemned: {bad:?}");
         let mut owner = Self::new(rig, self.extents);
         let store = &owner.rig.store;

@@ -227,6 +227,15 @@ fn a_damaged_newest_transaction_makes_every_extent_of_its_group_hot() {
 }
 
 #[test]
+fn a_newest_transaction_that_became_zeros_makes_every_extent_hot() {
+    let mut rig = cooled(9);
+    rig.heat(&[1]);
+    // The ninth transaction went to slot 1, where the fifth had been.
+    rig.store.set_page(MetaPage::Log(1), Box::new([0; PAGE_BYTES]));
+    assert_eq!(rig.reopen().1, Hot::All);
+}
+
+#[test]
 fn a_log_without_a_valid_page_makes_everything_hot() {
     let mut rig = cooled(10);
     for slot in 0..4 {

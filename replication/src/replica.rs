@@ -299,6 +299,11 @@ impl Replica {
         if matches!(self.role, Role::Secondary(_)) {
             self.core.follow_members(Beginning::Hot);
         }
+        // The peer that would have taken over has left the set instead: this copy is the last one after all.
+        let alone = matches!(&self.role, Role::Primary(primary) if primary.is_dead(&self.core));
+        if let Some(attachment) = self.returned.take_if(|_| alone) {
+            self.on_disk_attached(attachment);
+        }
     }
 
     fn on_volume_removed(&mut self) {

@@ -1,7 +1,6 @@
 //! Where the areas of a store lie, computed from the volume's size. Pure.
 //!
-//! `docs/disk-format.md` describes what each area holds. Only the superblocks and the data are in use; the others are
-//! sized and placed now, so that using them later changes no offset.
+//! `docs/disk-format.md` describes what each area holds.
 
 use proto::{BLOCK_BYTES, EXTENT_BYTES};
 
@@ -15,6 +14,8 @@ pub(super) const HEAD_BYTES: u64 = 1 << 20;
 pub(super) const BITMAPS: u32 = 2;
 
 const ACTIVITY_LOG_BYTES: u64 = 1 << 20;
+/// No area of metadata is longer: some are read whole.
+const METADATA_AREA_BYTES_MAX: u64 = 16 << 30;
 /// One dirty bit a block: 1024 bits an extent.
 const DIRTY_BYTES_PER_EXTENT: u64 = EXTENT_BYTES / BLOCK_BYTES / 8;
 /// A 4 KiB index page has a 16-byte header and 16 bytes an extent.
@@ -101,6 +102,19 @@ impl Layout {
             }
             free_from = end;
         }
+        let whole = Layout::for_volume(size_bytes);
+        let needed = [
+            ("activity log", self.activity_log, BLOCK_BYTES),
+            ("dirty bitmaps", self.bitmaps, whole.bitmaps.length),
+            ("first index", self.index_first, whole.index_first.length),
+            ("second index", self.index_second, whole.index_second.length),
+            ("checksums", self.checksums, whole.checksums.length),
+        ];
+        for (name, area, needed) in needed {
+            if area.length < needed || area.length > METADATA_AREA_BYTES_MAX || !area.length.is_multiple_of(BLOCK_BYTES) {
+                return Some(format!("the {name} area has {} bytes where {needed} are needed", area.length));
+            }
+        }
         if !self.data.offset.is_multiple_of(EXTENT_BYTES) || self.data.length != size_bytes {
             return Some("the data area is unaligned or not as long as the volume".into());
         }
@@ -140,10 +154,13 @@ mod tests {
     #[test]
     fn layouts_of_a_damaged_disk_are_refused() {
         let good = Layout::for_volume(1 << 30);
-        let damage: [fn(&mut Layout); 6] = [
+        let damage: [fn(&mut Layout); 9] = [
             |l| l.activity_log.offset = 4096,
             |l| l.bitmaps.length = u64::MAX,
             |l| l.index_second.offset += 1,
+            |l| l.activity_log.length = 0,
+            |l| l.index_first.length -= 1,
+            |l| l.checksums.length -= 4096,
             |l| l.checksums.length += 4 << 20,
             |l| l.data.offset += 4096,
             |l| l.data.length -= 4096,

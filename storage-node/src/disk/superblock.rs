@@ -6,8 +6,10 @@ use super::layout::{Area, BITMAPS, Layout};
 
 /// Bytes of one slot.
 pub(super) const SLOT_BYTES: usize = 4096;
-/// Format version written, and the newest one read.
-pub(super) const FORMAT_VERSION: u32 = 1;
+/// Format version written, and the newest one read. Version 1 had the same areas and used none of the metadata.
+pub(super) const FORMAT_VERSION: u32 = 2;
+/// Oldest format version read.
+const FORMAT_VERSION_OLDEST: u32 = 1;
 
 const MAGIC: [u8; 16] = *b"TANDEM-STORE\r\n\x1a\0";
 const CRC_AT: usize = 16;
@@ -36,6 +38,8 @@ const INCOMPATIBLE_KNOWN: u64 = 0;
 /// What a store says of itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Superblock {
+    /// Format version of the store.
+    pub(super) format: u32,
     /// Grows with every write of the superblock; the slot with the higher one counts.
     pub(super) generation: u64,
     pub(super) cluster: ClusterId,
@@ -69,7 +73,7 @@ impl Superblock {
         let mut out = [0; SLOT_BYTES];
         out[..16].copy_from_slice(&MAGIC);
         let mut put = |at: usize, bytes: &[u8]| out[at..at + bytes.len()].copy_from_slice(bytes);
-        put(VERSION_AT, &FORMAT_VERSION.to_le_bytes());
+        put(VERSION_AT, &self.format.to_le_bytes());
         put(GENERATION_AT, &self.generation.to_le_bytes());
         put(CLUSTER_AT, &self.cluster.0.to_le_bytes());
         put(VOLUME_AT, &self.volume.0.to_le_bytes());
@@ -127,6 +131,7 @@ impl Superblock {
         };
         let state = u32_at(slot, STATE_AT);
         let superblock = Superblock {
+            format: version,
             generation: u64_at(slot, GENERATION_AT),
             cluster: ClusterId(u128_at(slot, CLUSTER_AT)),
             volume: VolumeId(u128_at(slot, VOLUME_AT)),
@@ -140,7 +145,7 @@ impl Superblock {
             layout,
         };
         let constants = [
-            (version == FORMAT_VERSION, "format version"),
+            (version >= FORMAT_VERSION_OLDEST, "format version"),
             (u32_at(slot, BITMAPS_AT) == BITMAPS, "number of bitmaps"),
             (u64::from(u32_at(slot, BLOCK_BYTES_AT)) == BLOCK_BYTES, "block size"),
             (u64::from(u32_at(slot, EXTENT_BYTES_AT)) == EXTENT_BYTES, "extent size"),
@@ -219,6 +224,7 @@ mod tests {
 
     fn sample(generation: u64) -> Superblock {
         Superblock {
+            format: FORMAT_VERSION,
             generation,
             cluster: ClusterId(1),
             volume: VolumeId(2),
@@ -245,6 +251,8 @@ mod tests {
     #[test]
     fn a_superblock_comes_back() {
         assert_eq!(Superblock::decode(&sample(7).encode()), Ok(sample(7)));
+        let older = Superblock { format: FORMAT_VERSION_OLDEST, ..sample(7) };
+        assert_eq!(Superblock::decode(&older.encode()), Ok(older));
     }
 
     #[test]
@@ -261,7 +269,7 @@ mod tests {
     fn what_a_slot_holds_is_told_apart() {
         assert_eq!(Superblock::decode(&[0; SLOT_BYTES]), Err(SlotProblem::Blank));
         assert_eq!(Superblock::decode(&[7; SLOT_BYTES]), Err(SlotProblem::Foreign));
-        let newer = [with(VERSION_AT, &2u32.to_le_bytes()), with(INCOMPATIBLE_AT, &4u64.to_le_bytes())];
+        let newer = [with(VERSION_AT, &3u32.to_le_bytes()), with(INCOMPATIBLE_AT, &4u64.to_le_bytes())];
         for slot in newer {
             assert!(matches!(Superblock::decode(&slot), Err(SlotProblem::Newer(_))));
         }

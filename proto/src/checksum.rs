@@ -34,6 +34,13 @@ impl Salt {
         range.blocks().zip(blocks).map(|(block, data)| self.sum(block, data)).collect()
     }
 
+    /// The checksums of the blocks of several ranges, whose content is `data`, one range after the other.
+    pub fn sums_of_ranges(self, ranges: impl IntoIterator<Item = BlockRange>, data: &[u8]) -> BlockSums {
+        let blocks = data.chunks(crate::BLOCK_BYTES as usize);
+        let numbers = ranges.into_iter().flat_map(BlockRange::blocks);
+        numbers.zip(blocks).map(|(block, data)| self.sum(block, data)).collect()
+    }
+
     /// The checksum of block `block` when it holds zeros.
     pub fn zeros(self, block: u64) -> u32 {
         self.sum(block, &[0; crate::BLOCK_BYTES as usize])

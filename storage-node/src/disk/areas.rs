@@ -7,9 +7,9 @@ use block_device::AlignedBuf;
 use proto::{BLOCK_BYTES, EXTENT_BYTES};
 use replication::local_copy::MetaPage;
 
+use super::DiskError;
 use super::layout::{Area, BITMAPS, Layout};
 use super::ring::{Request, Ring};
-use super::DiskError;
 
 /// Bytes read or written at a time.
 const CHUNK_BYTES: u64 = 4 << 20;
@@ -32,10 +32,7 @@ impl Read {
         }
         Read {
             log: read_area(ring, file, layout.activity_log).await,
-            index: [
-                read_area(ring, file, layout.index_first).await,
-                read_area(ring, file, layout.index_second).await,
-            ],
+            index: [read_area(ring, file, layout.index_first).await, read_area(ring, file, layout.index_second).await],
             bitmaps,
         }
     }

@@ -111,7 +111,8 @@ impl Layout {
             ("checksums", self.checksums, whole.checksums.length),
         ];
         for (name, area, needed) in needed {
-            if area.length < needed || area.length > METADATA_AREA_BYTES_MAX || !area.length.is_multiple_of(BLOCK_BYTES) {
+            if area.length < needed || area.length > METADATA_AREA_BYTES_MAX || !area.length.is_multiple_of(BLOCK_BYTES)
+            {
                 return Some(format!("the {name} area has {} bytes where {needed} are needed", area.length));
             }
         }

@@ -212,7 +212,7 @@ fn a_blank_device_takes_a_volume_and_gives_it_back() {
         client.write(0, blocks(6, 1024)).await.unwrap();
         for (kind, start) in [(WriteKind::Discard, 10), (WriteKind::Zeroes, 50)] {
             let range = BlockRange::new(start, 20);
-            client.run(DiskOp::Write { range, kind, fua: true, data: None }).await.unwrap();
+            client.run(erase(kind, range, true)).await.unwrap();
             assert_eq!(client.read(start, 20).await, blocks(0, 20), "{kind:?}");
         }
         assert_eq!(client.read(30, 20).await, blocks(6, 20));

@@ -3,6 +3,7 @@
 //! `docs/disk-format.md` describes what each area holds.
 
 use proto::{BLOCK_BYTES, EXTENT_BYTES};
+use replication::local_copy::log_pages_for;
 
 /// Largest volume, in bytes (16 TiB).
 pub const VOLUME_BYTES_MAX: u64 = 16 << 40;
@@ -13,7 +14,8 @@ pub(super) const HEAD_BYTES: u64 = 1 << 20;
 /// Dirty bitmaps a store has room for, one for each registered replica elsewhere.
 pub(super) const BITMAPS: u32 = 2;
 
-const ACTIVITY_LOG_BYTES: u64 = 1 << 20;
+/// So much shorter than that of a new store may the log of an old one be, and still do: one slot in four.
+const LOG_SHORTER_MAX: u64 = 4;
 /// No area of metadata is longer: some are read whole.
 const METADATA_AREA_BYTES_MAX: u64 = 16 << 30;
 /// One dirty bit a block: 1024 bits an extent.
@@ -62,7 +64,7 @@ impl Layout {
             next += length;
             area
         };
-        let activity_log = place(ACTIVITY_LOG_BYTES);
+        let activity_log = place(u64::from(log_pages_for(size_bytes / BLOCK_BYTES)) * BLOCK_BYTES);
         let bitmaps = place(bitmap * u64::from(BITMAPS));
         let index_first = place(index);
         let index_second = place(index);
@@ -104,7 +106,7 @@ impl Layout {
         }
         let whole = Layout::for_volume(size_bytes);
         let needed = [
-            ("activity log", self.activity_log, BLOCK_BYTES),
+            ("activity log", self.activity_log, whole.activity_log.length / LOG_SHORTER_MAX),
             ("dirty bitmaps", self.bitmaps, whole.bitmaps.length),
             ("first index", self.index_first, whole.index_first.length),
             ("second index", self.index_second, whole.index_second.length),

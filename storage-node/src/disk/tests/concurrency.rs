@@ -150,6 +150,7 @@ fn a_dropped_store_is_silent_and_keeps_its_lock_until_its_operations_have_ended(
         // A successor on the same shard gets the lock when the last operation of the former one has ended.
         let next = Client::open_on(ring, &place.found, BOOT, LOCK_WAIT).await.unwrap();
         assert_eq!(waiting.borrow().len(), before, "the sink of a dropped store was called");
+        next.heat_all().await;
         next.write(0, blocks(8, 1)).await.unwrap();
         assert_eq!(next.read(0, 1).await, blocks(8, 1));
         next.store.close(true).await.unwrap();

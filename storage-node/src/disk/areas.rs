@@ -7,13 +7,13 @@ use block_device::AlignedBuf;
 use proto::{BLOCK_BYTES, EXTENT_BYTES};
 use replication::local_copy::MetaPage;
 
-use super::DiskError;
 use super::layout::{Area, BITMAPS, Layout};
 use super::ring::{Request, Ring};
 
-/// Bytes read or written at a time.
+/// Bytes read at a time.
 const CHUNK_BYTES: u64 = 4 << 20;
-/// What a part of an area that cannot be read is taken to hold: nobody writes it, and as a dirty bitmap it says "all".
+/// What a page that cannot be read is taken to hold: nobody writes it, so it counts as damaged. Zeros would say that
+/// nothing was ever recorded.
 const UNREADABLE: u8 = 0xff;
 
 /// What the areas of a store held when it was opened.
@@ -36,21 +36,6 @@ impl Read {
             bitmaps,
         }
     }
-}
-
-/// Makes the activity log unreadable, durably: every extent then counts as hot. For a store whose former owner kept no
-/// log.
-pub(super) async fn spoil_log(ring: &Ring, file: &Arc<File>, layout: &Layout) -> Result<(), DiskError> {
-    let area = layout.activity_log;
-    let mut at = 0;
-    while at < area.length {
-        let mut buf = AlignedBuf::zeroed((area.length - at).min(CHUNK_BYTES) as usize);
-        buf.fill(UNREADABLE);
-        let length = buf.len() as u64;
-        ring.run(file, Request::Write { offset: area.offset + at, data: buf.freeze(), durable: true }).await?;
-        at += length;
-    }
-    Ok(())
 }
 
 /// Byte offset of a page in the store; `None` if its area has no such page.

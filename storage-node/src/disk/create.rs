@@ -15,7 +15,7 @@ use proto::{Boot, ConfigVersion};
 
 use super::backing::{Access, Backing, found, io_at, judge, refused, sync_directory};
 use super::layout::{Area, HEAD_BYTES, Layout, SLOT_OFFSETS, size_problem};
-use super::superblock::{FORMAT_VERSION, Superblock};
+use super::superblock::Superblock;
 use super::{FoundStore, StoreError, StoreSpec};
 
 /// Ending of a store file's name.
@@ -177,7 +177,6 @@ fn format(
     }
     backing.file.sync_all().map_err(&io_error)?;
     let superblock = Superblock {
-        format: FORMAT_VERSION,
         generation: 1,
         cluster: spec.cluster,
         volume: spec.volume,

@@ -3,6 +3,7 @@
 //! `docs/disk-format.md` describes what each area holds.
 
 use proto::{BLOCK_BYTES, EXTENT_BYTES};
+use replication::bitmap_pages::pages_for;
 use replication::local_copy::log_pages_for;
 
 /// Largest volume, in bytes (16 TiB).
@@ -14,12 +15,8 @@ pub(super) const HEAD_BYTES: u64 = 1 << 20;
 /// Dirty bitmaps a store has room for, one for each registered replica elsewhere.
 pub(super) const BITMAPS: u32 = 2;
 
-/// So much shorter than that of a new store may the log of an old one be, and still do: one slot in four.
-const LOG_SHORTER_MAX: u64 = 4;
 /// No area of metadata is longer: some are read whole.
 const METADATA_AREA_BYTES_MAX: u64 = 16 << 30;
-/// One dirty bit a block: 1024 bits an extent.
-const DIRTY_BYTES_PER_EXTENT: u64 = EXTENT_BYTES / BLOCK_BYTES / 8;
 /// A 4 KiB index page has a 16-byte header and 16 bytes an extent.
 const INDEX_EXTENTS_PER_PAGE: u64 = 255;
 
@@ -56,7 +53,7 @@ impl Layout {
     /// The layout of a new store; `size_bytes` as [`size_problem`] accepts it.
     pub(super) fn for_volume(size_bytes: u64) -> Layout {
         let extents = size_bytes.div_ceil(EXTENT_BYTES);
-        let bitmap = (extents * DIRTY_BYTES_PER_EXTENT).next_multiple_of(BLOCK_BYTES);
+        let bitmap = pages_for(size_bytes / BLOCK_BYTES) * BLOCK_BYTES;
         let index = extents.div_ceil(INDEX_EXTENTS_PER_PAGE) * BLOCK_BYTES;
         let mut next = HEAD_BYTES;
         let mut place = |length: u64| {
@@ -106,7 +103,7 @@ impl Layout {
         }
         let whole = Layout::for_volume(size_bytes);
         let needed = [
-            ("activity log", self.activity_log, whole.activity_log.length / LOG_SHORTER_MAX),
+            ("activity log", self.activity_log, whole.activity_log.length),
             ("dirty bitmaps", self.bitmaps, whole.bitmaps.length),
             ("first index", self.index_first, whole.index_first.length),
             ("second index", self.index_second, whole.index_second.length),

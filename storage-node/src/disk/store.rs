@@ -26,7 +26,7 @@ use super::backing::{Access, Backing, decode_slot, found, io_at, judge, refused}
 use super::layout::{Layout, SLOT_OFFSETS};
 use super::raw::{Data, Ended, Work};
 use super::ring::{Request, Ring};
-use super::superblock::{self, Chosen, FORMAT_VERSION, SLOT_BYTES, Superblock};
+use super::superblock::{self, Chosen, SLOT_BYTES, Superblock};
 use super::{DiskDone, DiskError, DiskOp, DiskSink, FoundStore, OpenedStore, StoreError};
 
 /// Operations of one store at a time; past that they end with EBUSY, undone.
@@ -65,8 +65,7 @@ pub(super) struct Inner {
 
 impl Store {
     /// Locks (waits up to `lock_wait` for a former process's I/O to end) and opens it; durably records `boot` and
-    /// not-clean. A store that was open when the box lost power (other boot, not clean) is reported `suspect`. One of an
-    /// older format is brought to the newest.
+    /// not-clean. A store that was open when the box lost power (other boot, not clean) is reported `suspect`.
     pub async fn open(
         ring: Rc<Ring>,
         found_by_scan: &FoundStore,
@@ -84,17 +83,11 @@ impl Store {
         {
             return Err(refused(path, "another store has taken this place since it was found; scan again"));
         }
-        let io_error = |error: DiskError| io_at(path)(error.into());
-        if before.format < FORMAT_VERSION {
-            // Before the superblock says that there is a log: what was written without one may be anywhere.
-            areas::spoil_log(&ring, &file, &before.layout).await.map_err(io_error)?;
-        }
         let lost_power = !before.clean && before.boot != boot;
         let suspect = before.suspect || before.failed || lost_power;
-        let (generation, format) = (before.generation + 1, FORMAT_VERSION);
-        let now = Superblock { format, generation, boot, clean: false, suspect, ..before.clone() };
+        let now = Superblock { generation: before.generation + 1, boot, clean: false, suspect, ..before.clone() };
         // The slot that does not count goes first: if it was damaged, this repairs it before the good one is touched.
-        write_superblock(&ring, &file, &now, 1 - slot).await.map_err(io_error)?;
+        write_superblock(&ring, &file, &now, 1 - slot).await.map_err(|e| io_at(path)(e.into()))?;
         let read = areas::Read::of(&ring, &file, &before.layout).await;
         let areas = Areas { log: &read.log, index: [&read.index[0], &read.index[1]] };
         let (copy, hot) = LocalCopy::open(geometry(&before), areas);

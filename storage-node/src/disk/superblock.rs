@@ -6,10 +6,8 @@ use super::layout::{Area, BITMAPS, Layout};
 
 /// Bytes of one slot.
 pub(super) const SLOT_BYTES: usize = 4096;
-/// Format version written, and the newest one read. Version 1 had the same areas and used none of the metadata.
-pub(super) const FORMAT_VERSION: u32 = 2;
-/// Oldest format version read.
-const FORMAT_VERSION_OLDEST: u32 = 1;
+/// Format version written, and the only one read. Version 1 had no checksums and no log, and shorter bitmaps.
+const FORMAT_VERSION: u32 = 2;
 
 const MAGIC: [u8; 16] = *b"TANDEM-STORE\r\n\x1a\0";
 const CRC_AT: usize = 16;
@@ -38,8 +36,6 @@ const INCOMPATIBLE_KNOWN: u64 = 0;
 /// What a store says of itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Superblock {
-    /// Format version of the store.
-    pub(super) format: u32,
     /// Grows with every write of the superblock; the slot with the higher one counts.
     pub(super) generation: u64,
     pub(super) cluster: ClusterId,
@@ -63,6 +59,8 @@ pub(super) enum SlotProblem {
     Foreign,
     /// Ours, but the checksum or a value is wrong.
     Damaged(String),
+    /// Ours and intact, but of a format that is not read any more.
+    Older(u32),
     /// Ours and intact, but of a format this program does not know.
     Newer(String),
 }
@@ -73,7 +71,7 @@ impl Superblock {
         let mut out = [0; SLOT_BYTES];
         out[..16].copy_from_slice(&MAGIC);
         let mut put = |at: usize, bytes: &[u8]| out[at..at + bytes.len()].copy_from_slice(bytes);
-        put(VERSION_AT, &self.format.to_le_bytes());
+        put(VERSION_AT, &FORMAT_VERSION.to_le_bytes());
         put(GENERATION_AT, &self.generation.to_le_bytes());
         put(CLUSTER_AT, &self.cluster.0.to_le_bytes());
         put(VOLUME_AT, &self.volume.0.to_le_bytes());
@@ -113,6 +111,9 @@ impl Superblock {
         if version > FORMAT_VERSION {
             return Err(SlotProblem::Newer(format!("format version {version}, this program reads {FORMAT_VERSION}")));
         }
+        if version < FORMAT_VERSION {
+            return Err(SlotProblem::Older(version));
+        }
         let unknown = u64_at(slot, INCOMPATIBLE_AT) & !INCOMPATIBLE_KNOWN;
         if unknown != 0 {
             return Err(SlotProblem::Newer(format!("features {unknown:#x} that this program does not know")));
@@ -131,7 +132,6 @@ impl Superblock {
         };
         let state = u32_at(slot, STATE_AT);
         let superblock = Superblock {
-            format: version,
             generation: u64_at(slot, GENERATION_AT),
             cluster: ClusterId(u128_at(slot, CLUSTER_AT)),
             volume: VolumeId(u128_at(slot, VOLUME_AT)),
@@ -145,7 +145,6 @@ impl Superblock {
             layout,
         };
         let constants = [
-            (version >= FORMAT_VERSION_OLDEST, "format version"),
             (u32_at(slot, BITMAPS_AT) == BITMAPS, "number of bitmaps"),
             (u64::from(u32_at(slot, BLOCK_BYTES_AT)) == BLOCK_BYTES, "block size"),
             (u64::from(u32_at(slot, EXTENT_BYTES_AT)) == EXTENT_BYTES, "extent size"),
@@ -174,6 +173,7 @@ pub(super) fn choose(slots: [Result<Superblock, SlotProblem>; 2]) -> Result<Chos
     match (first, second) {
         // A half-made upgrade belongs to the newer program.
         (Err(newer @ SlotProblem::Newer(_)), _) | (_, Err(newer @ SlotProblem::Newer(_))) => Err(newer),
+        (Err(older @ SlotProblem::Older(_)), _) | (_, Err(older @ SlotProblem::Older(_))) => Err(older),
         (Ok(a), Ok(b)) => {
             if (a.cluster, a.volume, a.disk_id) != (b.cluster, b.volume, b.disk_id) {
                 return Err(SlotProblem::Damaged("its two superblocks belong to different stores".into()));
@@ -224,7 +224,6 @@ mod tests {
 
     fn sample(generation: u64) -> Superblock {
         Superblock {
-            format: FORMAT_VERSION,
             generation,
             cluster: ClusterId(1),
             volume: VolumeId(2),
@@ -251,8 +250,6 @@ mod tests {
     #[test]
     fn a_superblock_comes_back() {
         assert_eq!(Superblock::decode(&sample(7).encode()), Ok(sample(7)));
-        let older = Superblock { format: FORMAT_VERSION_OLDEST, ..sample(7) };
-        assert_eq!(Superblock::decode(&older.encode()), Ok(older));
     }
 
     #[test]
@@ -273,8 +270,9 @@ mod tests {
         for slot in newer {
             assert!(matches!(Superblock::decode(&slot), Err(SlotProblem::Newer(_))));
         }
+        let older = with(VERSION_AT, &1u32.to_le_bytes());
+        assert_eq!(Superblock::decode(&older), Err(SlotProblem::Older(1)));
         let nonsense = [
-            with(VERSION_AT, &0u32.to_le_bytes()),
             with(BITMAPS_AT, &3u32.to_le_bytes()),
             with(BLOCK_BYTES_AT, &512u32.to_le_bytes()),
             with(EXTENT_BYTES_AT, &0u32.to_le_bytes()),

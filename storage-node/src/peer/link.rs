@@ -41,7 +41,8 @@ pub struct ReadyLink {
     pub volume: VolumeId,
     /// The other side's run.
     pub incarnation: Incarnation,
-    version: ProtocolVersion,
+    /// The version of the protocol that both sides speak.
+    pub version: ProtocolVersion,
     stream: DetachedStream,
 }
 

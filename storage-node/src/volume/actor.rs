@@ -265,9 +265,10 @@ impl Actor {
     }
 
     fn start_link(&mut self, ready: crate::peer::ReadyLink, outbound: bool) -> bool {
+        let protocol = ready.version;
         match self.links.start(ready, outbound, &self.inbox) {
             Ok((link, peer)) => {
-                self.handle(Event::LinkUp { peer, link, outbound });
+                self.handle(Event::LinkUp { peer, link, outbound, protocol });
                 true
             }
             Err(why) => {

@@ -48,7 +48,10 @@ impl Actor {
             Action::WriteBitmap { io, pages } => self.start_io(PendingIo::Write(io), DiskOp::Bitmap { pages }),
             Action::FlushLocal { io } => self.start_io(PendingIo::Write(io), DiskOp::Flush),
             Action::MergeEdges { io, op, range } => self.merge_edges(io, op, range),
-            Action::PersistActivityLog { io, extents } => {
+            Action::MergeFetched { io, op, range, old } => self.merge_fetched(io, op, range, old),
+            Action::PersistActivityLog { io, mut extents } => {
+                extents.sort_unstable();
+                extents.dedup();
                 self.start_io(PendingIo::ActivityLog(io), DiskOp::Heat { extents });
             }
             Action::PersistReplicaState { io, last_in_sync, suspect } => {
@@ -191,9 +194,7 @@ impl Actor {
         let id = PayloadId::Client(merge.op);
         let event = match self.payloads.partial(id) {
             Some((skip, data)) if !merge.failed && merge.bad.is_empty() => {
-                let data = payloads::merge(merge.range, skip, &data, &merge.edges);
-                let sums = Salt::of(self.volume).sums(merge.range, &data);
-                self.payloads.hold(id, Held::Whole { data, sums });
+                self.hold_merged(id, merge.range, skip, &data, &merge.edges);
                 Event::EdgesMerged { io, result: IoResult::Ok }
             }
             Some(_) if !merge.failed => {
@@ -205,6 +206,28 @@ impl Actor {
         self.handle(event);
     }
 
+    /// Puts a client's bytes over old blocks that a peer has sent.
+    fn merge_fetched(&mut self, io: IoId, op: OpId, range: BlockRange, old: PayloadId) {
+        let id = PayloadId::Client(op);
+        let result = match (self.payloads.partial(id), self.payloads.whole(old).cloned()) {
+            (Some((skip, data)), Some(old)) if old.len() as u64 == range.length_bytes() => {
+                self.hold_merged(id, range, skip, &data, &[(range.start, old)]);
+                IoResult::Ok
+            }
+            _ => {
+                error!(volume = %self.volume, ?op, "a partial write's bytes, or the old ones, are not held");
+                IoResult::Failed
+            }
+        };
+        self.inbox.push(Input::Fact(Event::EdgesMerged { io, result }));
+    }
+
+    fn hold_merged(&mut self, id: PayloadId, range: BlockRange, skip: usize, data: &[u8], old: &[(u64, Bytes)]) {
+        let data = payloads::merge(range, skip, data, old);
+        let sums = Salt::of(self.volume).sums(range, &data);
+        self.payloads.hold(id, Held::Whole { data, sums });
+    }
+
     /// Starts a disk operation; without a disk it fails.
     pub(super) fn start_io(&mut self, pending: PendingIo, op: DiskOp) {
         let tag = self.pending.insert(pending) as u64;
@@ -214,8 +237,8 @@ impl Actor {
         }
     }
 
-    fn complete(&mut self, op: OpId, data: Option<IoId>) {
-        let data = data.and_then(|io| match self.payloads.release(PayloadId::Io(io)) {
+    fn complete(&mut self, op: OpId, data: Option<PayloadId>) {
+        let data = data.and_then(|id| match self.payloads.release(id) {
             Some(Held::Whole { data, .. }) => Some(data),
             _ => None,
         });

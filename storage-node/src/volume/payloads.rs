@@ -96,12 +96,13 @@ impl Payloads {
     }
 }
 
-/// Whole blocks for `range`: the client's `data`, `skip` bytes in, over the old `edges` (block number, content).
+/// Whole blocks for `range`: the client's `data`, `skip` bytes in, over the old `edges` (number of the first block, content
+/// of it and perhaps of those after it).
 pub(crate) fn merge(range: BlockRange, skip: usize, data: &[u8], edges: &[(u64, Bytes)]) -> Bytes {
     let mut merged = AlignedBuf::zeroed(range.length_bytes() as usize);
     for (block, content) in edges {
         let at = ((block - range.start) * BLOCK_BYTES) as usize;
-        merged[at..at + BLOCK_BYTES as usize].copy_from_slice(content);
+        merged[at..at + content.len()].copy_from_slice(content);
     }
     merged[skip..skip + data.len()].copy_from_slice(data);
     merged.freeze()

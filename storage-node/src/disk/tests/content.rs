@@ -7,7 +7,6 @@ use replication::local_copy::MetaPage;
 
 use super::super::layout::{Layout, SLOT_OFFSETS};
 use super::super::ring::Fault;
-use super::super::superblock::Superblock;
 use super::*;
 
 const SIZE: u64 = 16 << 20;
@@ -266,26 +265,22 @@ fn a_write_to_a_hot_extent_is_one_request_to_the_kernel() {
 }
 
 #[test]
-fn a_store_of_the_first_format_is_taken_over_with_every_extent_hot() {
+fn a_store_of_the_first_format_is_refused_and_left_as_it_is() {
     let place = Place::new(SIZE);
-    place.overwrite(place.data_at(40), &content(40, 3));
     for slot in SLOT_OFFSETS {
         let mut bytes = [0; 4096];
         OpenOptions::new().read(true).open(&place.found.path).unwrap().read_exact_at(&mut bytes, slot).unwrap();
-        let older = Superblock { format: 1, ..Superblock::decode(&bytes).unwrap() };
-        place.overwrite(slot, &older.encode());
+        bytes[16..20].fill(0);
+        bytes[20] = 1;
+        let crc = crc32fast::hash(&bytes);
+        bytes[16..20].copy_from_slice(&crc.to_le_bytes());
+        place.overwrite(slot, &bytes);
     }
-    on_shard(async {
-        let client = place.reopen().await;
-        assert_eq!((&client.hot, client.store.hot_extents()), (&Hot::All, 4));
-        assert_eq!(client.read(40, 3).await, content(40, 3));
-        client.write(41, content(41, 1)).await.unwrap();
-        client.run(DiskOp::Cool { extents: vec![0], bitmaps: vec![] }).await.unwrap();
-        client.store.close(false).await.unwrap();
-        let client = place.reopen().await;
-        assert_ne!(client.hot, Hot::Extents(vec![]), "the log says nothing yet of what came before it");
-        assert_eq!(client.read(40, 3).await, content(40, 3));
-    });
+    let before = std::fs::read(&place.found.path).unwrap();
+    let refusal = place.pool.scan(None).remove(0).unwrap_err().to_string();
+    assert!(refusal.contains("format version 1"), "{refusal}");
+    assert!(on_shard(Client::open_at(&place.found, BOOT)).is_err());
+    assert!(std::fs::read(&place.found.path).unwrap() == before);
 }
 
 #[test]

@@ -152,13 +152,14 @@ impl Inner {
         }
     }
 
-    /// The sums of what was read; those of bad blocks are made not to match, so that whoever is given these blocks with
-    /// their sums finds them bad too.
+    /// The sums of what was read; of a bad block the one that it should have, or at least one that does not match, so that
+    /// whoever is given the block with its sum finds it bad too.
     fn sums_of_corrupt(&self, range: BlockRange, data: &[u8], bad: &[BlockRange]) -> BlockSums {
         let mut sums = self.salt.sums(range, data);
+        let copy = self.copy.borrow();
         for block in bad.iter().flat_map(|run| run.blocks()) {
             if let Some(sum) = block.checked_sub(range.start).and_then(|at| sums.get_mut(at as usize)) {
-                *sum = !*sum;
+                *sum = copy.sum_of(block).filter(|own| own != sum).unwrap_or(!*sum);
             }
         }
         sums

@@ -12,8 +12,10 @@ use smallvec::{SmallVec, smallvec};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::task::LocalSet;
 
-use super::test_peers::{PLAIN, Running, VOLUME, envelope, identity, links, listen, ready, start, streams, sums_of};
-use super::{Incoming, LINK_HELD_BYTES_MAX, LINK_QUEUED_BYTES_MAX, ReadyLink};
+use super::test_peers::{
+    PLAIN, Running, VOLUME, envelope, identity, links, listen, ready, ready_at, start, streams, sums_of,
+};
+use super::{Incoming, LINK_HELD_BYTES_MAX, LINK_QUEUED_BYTES_MAX, LinkEvent, ReadyLink};
 
 const NONE: SmallVec<[Bytes; 1]> = SmallVec::new_const();
 
@@ -96,6 +98,35 @@ fn frames_leave_without_a_flush_too() {
             one.send(&Message::Ack { seq: Seq(seq) }, NONE);
             assert_eq!(two.frame().await.0, Message::Ack { seq: Seq(seq) });
         }
+    });
+}
+
+#[test]
+fn data_of_a_peer_of_version_1_is_given_checksums_on_receipt() {
+    on_shard(async {
+        let (first, second) = streams().await;
+        let (one, mut two) = (start(ready_at(first, 2, SUPPORTED.min)), start(ready_at(second, 1, SUPPORTED.min)));
+        let groups = vec![vec![BlockRange::new(7, 2)], vec![BlockRange::new(3, 1)]];
+        let batch = Message::WriteBatch { seq: Seq(2), groups };
+        for message in [write(1, 3), batch] {
+            // The receiver's checksums are looked at in `frame`.
+            one.send(&message, smallvec![content(1, 3)]);
+            assert_eq!(two.frame().await, (message, Some(content(1, 3))));
+        }
+    });
+}
+
+#[test]
+fn checksums_of_blocks_that_are_known_to_be_bad_arrive_as_sent() {
+    on_shard(async {
+        let (one, mut two) = links().await;
+        let range = BlockRange::new(5, 2);
+        let message = Message::ResyncData { seq: Seq(1), range, kind: WriteKind::Data, known_bad: true };
+        one.sender.send(&envelope(), &message, smallvec![content(1, 2)], &[11, 12]);
+        let Some(LinkEvent::Frame { message: found, payload, sums, .. }) = two.events.recv().await else {
+            panic!("no frame")
+        };
+        assert_eq!((found, payload.expect("data"), sums.as_slice()), (message, content(1, 2), &[11, 12][..]));
     });
 }
 

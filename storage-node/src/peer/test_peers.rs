@@ -5,7 +5,7 @@ use std::rc::Rc;
 use bytes::Bytes;
 use proto::checksum::{BlockSums, Salt};
 use proto::peer::message::{Envelope, Message};
-use proto::peer::version::SUPPORTED;
+use proto::peer::version::{ProtocolVersion, SUPPORTED};
 use proto::{ClusterId, ConfigVersion, Epoch, Incarnation, NodeId, SessionId, VolumeId};
 use smallvec::SmallVec;
 use tokio::sync::{mpsc, watch};
@@ -65,7 +65,12 @@ pub(super) async fn streams() -> (Stream, Stream) {
 }
 
 pub(super) fn ready(stream: Stream, peer: u64) -> ReadyLink {
-    let agreed = Agreed { version: SUPPORTED.max, incarnation: Incarnation(7) };
+    ready_at(stream, peer, SUPPORTED.max)
+}
+
+/// A link whose handshake agreed on this version.
+pub(super) fn ready_at(stream: Stream, peer: u64, version: ProtocolVersion) -> ReadyLink {
+    let agreed = Agreed { version, incarnation: Incarnation(7) };
     ReadyLink::new(stream, NodeId(peer), VOLUME, agreed).expect("a fresh stream")
 }
 

@@ -87,9 +87,11 @@ fn a_flipped_bit_is_found_and_repaired_from_a_good_copy_only() {
         assert_eq!(done.result, Err(DiskError::Corrupt(bad.clone())));
         let (data, good) = (done.data.unwrap(), content(100, 100));
         assert_eq!(data[..20 * 4096], good[..20 * 4096], "the other blocks are good");
-        let sums = Salt::of(VOLUME).sums(range(100, 100), &data);
-        let differing: Vec<u64> = (0..100).filter(|at| sums[*at] != done.sums[*at]).map(|at| at as u64 + 100).collect();
-        assert_eq!(differing, [120, 121, 130], "nobody can take the sums of bad blocks for good");
+        assert_eq!(
+            done.sums,
+            Salt::of(VOLUME).sums(range(100, 100), &good),
+            "the sums are those of what should be there"
+        );
         let repair = |data: Bytes| {
             let range = range(120, 11);
             DiskOp::Repair { range, sums: Salt::of(VOLUME).sums(range, &data), data }

@@ -65,7 +65,7 @@ fn operations_that_do_not_fit_the_store_end_with_einval_and_only_later() {
             DiskOp::Heat { extents: vec![1] },
             DiskOp::Heat { extents: vec![0, 0] },
             DiskOp::Bitmap { pages: vec![(MetaPage::Bitmap { slot: 2, page: 0 }, Box::new([0; 4096]))] },
-            DiskOp::Bitmap { pages: vec![(MetaPage::Bitmap { slot: 0, page: 1 }, Box::new([0; 4096]))] },
+            DiskOp::Bitmap { pages: vec![(MetaPage::Bitmap { slot: 0, page: 2 }, Box::new([0; 4096]))] },
             DiskOp::Bitmap { pages: vec![(MetaPage::Log(0), Box::new([0; 4096]))] },
         ];
         for op in bad {
@@ -222,6 +222,8 @@ fn short_transfers_are_continued_and_errors_are_told() {
             (Fault::Transfer(libc::EIO), DiskError::Io(libc::EIO)),
             (Fault::Transfer(libc::ENOSPC), DiskError::OutOfSpace),
         ] {
+            let place = Place::new(8 * MIB);
+            let client = Client::open(&place.found).await;
             client.ring.inject(fault);
             assert_eq!(client.run(read_op(range(0, 1))).await, Err(error));
         }

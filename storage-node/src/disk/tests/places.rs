@@ -157,10 +157,10 @@ fn foreign_damaged_and_truncated_files_are_refused() {
 #[test]
 fn newer_formats_unknown_features_and_other_clusters_are_refused() {
     let place = Place::new(SIZE);
-    reseal(&place, 20, &2u32.to_le_bytes());
+    reseal(&place, 20, &3u32.to_le_bytes());
     assert!(refusal_of(&place).contains("upgrade this box"));
     assert!(on_shard(Client::open_at(&place.found, BOOT)).is_err());
-    reseal(&place, 20, &1u32.to_le_bytes());
+    reseal(&place, 20, &2u32.to_le_bytes());
     place.rescan();
     reseal(&place, 24, &(1u64 << 40).to_le_bytes());
     assert!(refusal_of(&place).contains("0x10000000000"));

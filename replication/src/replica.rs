@@ -552,10 +552,13 @@ impl Replica {
         let cooled = self.stop == Stop::Cooling;
         if !cooled && self.core.disk_report().is_some() {
             let was_primary = matches!(self.role, Role::Primary(_));
-            if let Role::Primary(primary) = std::mem::replace(&mut self.role, Role::Stopped) {
-                primary.leave(&mut self.core, Refusal::Stopped);
-                self.role = Role::Secondary(Box::new(Secondary::enter(&mut self.core)));
-            }
+            self.role = match std::mem::replace(&mut self.role, Role::Stopped) {
+                Role::Primary(primary) => {
+                    primary.leave(&mut self.core, Refusal::Stopped);
+                    Role::Secondary(Box::new(Secondary::enter(&mut self.core)))
+                }
+                role => role,
+            };
             self.stop = Stop::Cooling;
             if self.core.cool_all(was_primary) {
                 return;

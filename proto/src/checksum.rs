@@ -32,6 +32,13 @@ impl Salt {
         range.blocks().zip(blocks).map(|(block, data)| self.sum(block, data)).collect()
     }
 
+    /// The checksums of the blocks of several ranges, whose content is `data`, one range after the other.
+    pub fn sums_of_ranges(self, ranges: impl IntoIterator<Item = BlockRange>, data: &[u8]) -> BlockSums {
+        let blocks = data.chunks(BLOCK_BYTES as usize);
+        let numbers = ranges.into_iter().flat_map(BlockRange::blocks);
+        numbers.zip(blocks).map(|(block, data)| self.sum(block, data)).collect()
+    }
+
     /// The checksum of block `block` when it holds zeros. Costs no pass over 4096 bytes.
     pub fn zeros(self, block: u64) -> u32 {
         !append_block_of_zeros(!crc32fast::hash(&self.start(block)))

@@ -89,10 +89,22 @@ pub(crate) enum NodeCommand {
         #[arg(value_name = "MEMBER")]
         member: String,
     },
-    /// Remove a node that holds no copies
+    /// Remove a node that holds no copies, for good: it returns only as a new node
     Remove {
         /// Name or number
         node: String,
+        /// Do not ask
+        #[arg(long)]
+        yes: bool,
+        /// Also if it still answers
+        #[arg(long)]
+        force: bool,
+    },
+    /// Set aside, on this machine, everything that makes the stopped node a member, so that it can join as a new one
+    Reset {
+        /// The node's configuration file
+        #[arg(long, value_name = "FILE")]
+        config: PathBuf,
         /// Do not ask
         #[arg(long)]
         yes: bool,
@@ -215,6 +227,20 @@ pub(crate) enum VolumeCommand {
         /// Where
         #[arg(long)]
         node: String,
+    },
+    /// Give the place of a dead copy to another node, and stay until the new copy is in sync. May be repeated
+    Replace {
+        /// Name or id
+        volume: String,
+        /// The node whose copy is dead
+        #[arg(long, value_name = "NODE")]
+        old: String,
+        /// The node that gets a copy
+        #[arg(long, value_name = "NODE")]
+        new: String,
+        /// Return at once; the resync goes on in the background
+        #[arg(long)]
+        no_wait: bool,
     },
     /// Remove a copy that is neither primary nor in sync
     RemoveReplica {

@@ -201,3 +201,35 @@ fn a_node_with_a_damaged_raft_log_does_not_vote_and_rejoins_as_a_new_one() {
     cluster.nodes[ALPHA].start();
     cluster.wait_healthy(VOLUME);
 }
+
+#[test]
+fn the_last_survivor_goes_on_alone_and_the_lost_voters_are_refused() {
+    let mut cluster = Cluster::with_volume("16M");
+    write_all(&cluster, 1);
+    for index in [WITNESS, BETA] {
+        cluster.nodes[index].kill();
+    }
+    let recover = |cluster: &Cluster, lost: &[&str]| {
+        let mut command = Command::new(binary());
+        command.args(["recover-quorum", "--yes", "--config"]).arg(cluster.nodes[ALPHA].config_path());
+        command.args(lost.iter().flat_map(|node| ["--lost", node]));
+        CliOutcome::of(command)
+    };
+    assert_eq!(recover(&cluster, &["beta", "witness"]).code, REFUSED, "not while it runs");
+    cluster.nodes[ALPHA].kill();
+    let refused = recover(&cluster, &["beta"]);
+    assert_eq!(refused.code, REFUSED);
+    assert!(refused.stderr.contains("witness may be alive"), "{}", refused.stderr);
+    let outcome = recover(&cluster, &["beta", "witness"]);
+    assert_eq!(outcome.code, 0, "{}", outcome.stderr);
+    cluster.nodes[ALPHA].start();
+    verify_all_at(&cluster, ALPHA, 1);
+    wait_voters(&cluster, ALPHA, &["alpha"]);
+    write_all(&cluster, 2);
+
+    // A lost voter that returns after all is not heard.
+    cluster.nodes[WITNESS].start();
+    eventually(RECOVERY_LIMIT, "the old voter is refused", || cluster.nodes[WITNESS].log().contains("wrong cluster"));
+    assert_eq!(voters(&cluster, ALPHA), ["alpha"]);
+    verify_all_at(&cluster, ALPHA, 2);
+}

@@ -60,6 +60,18 @@ pub(crate) enum Command {
     /// Create, show and change volumes
     #[command(subcommand)]
     Volume(VolumeCommand),
+    /// Last resort, on the machine of a stopped node: it goes on alone because all other voters are gone for good
+    RecoverQuorum {
+        /// The node's configuration file
+        #[arg(long, value_name = "FILE")]
+        config: PathBuf,
+        /// Another voter, attested to be off for good; name every one
+        #[arg(long, value_name = "NODE", required = true)]
+        lost: Vec<String>,
+        /// Do not ask
+        #[arg(long)]
+        yes: bool,
+    },
     /// Live events of all nodes, until Ctrl-C
     Watch {
         /// Only this volume

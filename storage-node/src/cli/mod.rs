@@ -6,6 +6,7 @@ mod daemon;
 mod exit;
 mod json;
 mod progress;
+mod recover;
 mod reset;
 mod session;
 mod table;
@@ -33,6 +34,7 @@ pub fn main() -> ExitCode {
         Command::Node(NodeArguments { command: Some(NodeCommand::Reset { config, yes }), .. }) => {
             end(reset::run(&config, yes, arguments.json))
         }
+        Command::RecoverQuorum { config, lost, yes } => end(recover::run(&config, &lost, yes, arguments.json)),
         Command::Demo(options) => crate::demo::main(options.seconds, options.keep),
         command => {
             let session = Session::new(arguments.admin, arguments.json);
@@ -61,8 +63,10 @@ async fn ask(session: &Session, command: Command) -> Result<(), Failure> {
         },
         Command::Volume(command) => volume::run(session, command).await,
         Command::Watch { volume } => watch::watch(session, volume.unwrap_or_default()).await,
-        Command::Node(_) | Command::Witness { .. } | Command::Worker { .. } | Command::Demo(_) => {
-            Err(Failure::Usage("this command runs by itself".into()))
-        }
+        Command::Node(_)
+        | Command::Witness { .. }
+        | Command::Worker { .. }
+        | Command::Demo(_)
+        | Command::RecoverQuorum { .. } => Err(Failure::Usage("this command runs by itself".into())),
     }
 }

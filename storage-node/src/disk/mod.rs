@@ -15,6 +15,7 @@ mod erase;
 mod fence;
 mod layout;
 mod pool;
+mod rehome;
 mod ring;
 mod store;
 mod superblock;
@@ -33,6 +34,7 @@ use thiserror::Error;
 pub use fence::{FENCES_MAX, FenceFile};
 pub use layout::VOLUME_BYTES_MAX;
 pub use pool::StorePool;
+pub use rehome::rehome_stores;
 pub use ring::Ring;
 pub use store::{OPERATIONS_MAX, Store};
 

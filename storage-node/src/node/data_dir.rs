@@ -72,6 +72,7 @@ struct IdentityFile {
 
 const IDENTITY_FORMAT: u32 = 1;
 const OUT_OF_SERVICE_NAME: &str = "out-of-service";
+const RECOVERY_NAME: &str = "recover-quorum";
 /// Former lives of a node that may be kept in its directory.
 const SET_ASIDE_MAX: u32 = 100;
 
@@ -133,6 +134,30 @@ impl DataDir {
         replace_durably(&self.path.join(OUT_OF_SERVICE_NAME), why.as_bytes())
     }
 
+    /// The id that a recovery of the quorum gives this node's cluster; drawn once and kept until [`Self::end_recovery`],
+    /// so that an interrupted one goes on under the same.
+    pub fn recovery(&self) -> Result<Option<ClusterId>, DataDirError> {
+        let path = self.path.join(RECOVERY_NAME);
+        let Some(bytes) = read_small(&path)? else { return Ok(None) };
+        match u128::from_str_radix(String::from_utf8_lossy(&bytes).trim(), 16) {
+            Ok(id) => Ok(Some(ClusterId(id))),
+            Err(_) => Err(DataDirError::Damaged { path, why: "it is no hexadecimal id".into() }),
+        }
+    }
+
+    /// Draws and keeps that id.
+    pub fn begin_recovery(&self) -> Result<ClusterId, DataDirError> {
+        let cluster = ClusterId(rand::rng().random_range(1..=u128::MAX));
+        replace_durably(&self.path.join(RECOVERY_NAME), cluster.to_string().as_bytes())?;
+        Ok(cluster)
+    }
+
+    /// The recovery is done.
+    pub fn end_recovery(&self) -> Result<(), DataDirError> {
+        let path = self.path.join(RECOVERY_NAME);
+        std::fs::remove_file(&path).map_err(|source| DataDirError::Io { path, source })
+    }
+
     /// Moves everything that makes this node a member into a new directory below, stores included, and gives its path.
     /// The node is in no cluster then. Interrupted, it may be repeated: a part of a member never runs.
     pub fn set_aside(&self) -> Result<PathBuf, DataDirError> {
@@ -148,8 +173,16 @@ impl DataDir {
                 why: format!("{SET_ASIDE_MAX} former lives of this node are set aside here; delete some of them"),
             })?;
         std::fs::create_dir(&aside).map_err(at(&aside))?;
-        for name in ["identity.json", "raft", "join-request", "fences", "detached.json", "stores", OUT_OF_SERVICE_NAME]
-        {
+        for name in [
+            "identity.json",
+            "raft",
+            "join-request",
+            "fences",
+            "detached.json",
+            "stores",
+            RECOVERY_NAME,
+            OUT_OF_SERVICE_NAME,
+        ] {
             let from = self.path.join(name);
             match std::fs::rename(&from, aside.join(name)) {
                 Err(why) if why.kind() != io::ErrorKind::NotFound => return Err(at(&from)(why)),

@@ -26,7 +26,7 @@ use tokio::sync::{oneshot, watch};
 
 use driver::{Order, Shared};
 pub use log::{LOG_NAME, Log, LogIdentity};
-pub use recover::recover_quorum;
+pub use recover::{inspect, recover_quorum};
 
 /// What the driver tells about itself.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -25,7 +25,7 @@ use raft::eraftpb::{
 use raft::{Config, RawNode, StateRole, Storage as _};
 use thiserror::Error;
 
-pub use membership::{MembershipRefused, VOTERS_MAX};
+pub use membership::{MembershipRefused, Standing, VOTERS_MAX};
 pub use restore::{RestoreError, Restored};
 use storage::Mirror;
 pub use validate::{MEMBERS_MAX, StepError, TERM_MAX};
@@ -137,7 +137,7 @@ pub enum Halt {
     Apply(#[from] ApplyError),
     /// The leader counts on entries that this node had confirmed and does not have.
     #[error(
-        "this node's Raft log is older than what it has confirmed to the cluster (restored from a backup?): it must not vote; remove the node and let it join under a new id with `tandem node join`"
+        "this node's Raft log is older than what it has confirmed to the cluster (restored from a backup?): it must not vote; run `tandem node reset` on it, `tandem node remove` on another node, and let it join under a new id with `tandem node join`"
     )]
     LogRolledBack,
 }
@@ -322,7 +322,7 @@ impl Consensus {
         self.after_input(due);
         if self.is_leader() {
             self.retry_snapshots();
-            self.promote_learners();
+            self.advance_membership();
             self.prefer_witness();
         }
     }

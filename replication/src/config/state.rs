@@ -164,3 +164,10 @@ pub struct ClusterState {
     /// Set when a command was met that this software does not know: nothing is applied any more.
     pub halted: bool,
 }
+
+impl ClusterState {
+    /// True for the number of a node that was removed: it is never given again.
+    pub fn is_removed(&self, node: NodeId) -> bool {
+        node != NodeId::NONE && node.0 < self.next_node && !self.nodes.contains_key(&node)
+    }
+}

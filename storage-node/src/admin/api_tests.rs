@@ -135,7 +135,7 @@ async fn a_command_for_the_leader_is_redirected_there() {
     // The second node learns the state, as Raft would tell it.
     second.node.state.send_replace(first.node.state.borrow().clone());
     second.node.raft.send_replace(first.node.raft.borrow().clone());
-    let request = || pb::RemoveNodeRequest { node: "nobody".into() };
+    let request = || pb::RemoveNodeRequest { node: "nobody".into(), force: false };
     let refused = second.cluster().await.remove_node(request()).await.unwrap_err();
     assert_eq!(super::errors::redirect_of(&refused), Some(first.address.clone()));
     let transport = Transport::default();

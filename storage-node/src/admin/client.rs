@@ -7,6 +7,8 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use hyper_util::rt::TokioIo;
+use proto::admin as pb;
+use proto::{ClusterId, NodeId};
 use tonic::codegen::Service;
 use tonic::transport::{Channel, Endpoint, Uri};
 use tonic::{Code, Status};
@@ -51,6 +53,16 @@ where
         }
     }
     Err(Status::new(Code::Unavailable, "the nodes keep pointing at one another; the cluster is changing, try again"))
+}
+
+/// Whether the node at `address` knows that `node` was removed from `cluster`; `None` when it does not answer in time.
+pub async fn is_removed(transport: &Transport, address: &str, cluster: ClusterId, node: NodeId) -> Option<bool> {
+    let asking = async {
+        let channel = connect(transport, address).await.ok()?;
+        let request = pb::StandingRequest { cluster: cluster.to_string(), node: node.0 };
+        Some(pb::cluster_client::ClusterClient::new(channel).standing(request).await.ok()?.into_inner().removed)
+    };
+    tokio::time::timeout(CONNECT_TIMEOUT, asking).await.ok().flatten()
 }
 
 /// The cause at the bottom of a chain of errors; the layers above only say "transport error".

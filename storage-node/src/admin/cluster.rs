@@ -9,10 +9,11 @@ use replication::config::{ClusterState, NodeCommand, NodeKind, NodeRecord, Outco
 use tonic::{Request, Response, Status};
 
 use super::client::follow;
-use super::context::{Context, PROPOSE_PATIENCE, find_node};
+use super::context::{Context, PROPOSE_PATIENCE, find_node, name_of};
 use super::convert;
 use super::operations::{Adoption, OperationError};
 use super::validate::check_name;
+use crate::raft::RaftStatus;
 
 /// A newcomer gets this long to catch up and become a voter.
 const PROMOTE_PATIENCE: Duration = Duration::from_secs(30);
@@ -59,11 +60,12 @@ impl ClusterService {
                 reply
             }
         };
-        follow(transport, member, |channel| async move {
+        let promoted = follow(transport, member, |channel| async move {
             ClusterClient::new(channel).promote_node(pb::PromoteNodeRequest { node: reply.node }).await
         })
-        .await?;
-        Ok(pb::JoinReply { cluster: reply.cluster, node: reply.node })
+        .await?
+        .into_inner();
+        Ok(pb::JoinReply { cluster: reply.cluster, node: reply.node, votes: promoted.votes })
     }
 
     async fn cluster_of(&self, member: &str) -> Result<String, Status> {
@@ -89,33 +91,23 @@ impl ClusterService {
         Ok(pb::AdmitNodeReply { cluster: state.cluster.to_string(), node: node.0, nodes })
     }
 
-    async fn remove(&self, name: &str) -> Result<(), OperationError> {
+    /// The record goes first: from then on nothing the node says is heard, and every leader completes the rest.
+    async fn remove(&self, request: &pb::RemoveNodeRequest) -> Result<(), OperationError> {
         let me = self.context.require_leader().await?;
         let state = self.context.state();
-        let (node, record) = find_node(&state, name)?;
-        let holds: Vec<&str> = state
-            .volumes
-            .values()
-            .filter(|volume| volume.replicas.contains_key(&node))
-            .map(|volume| volume.name.as_str())
-            .collect();
-        if !holds.is_empty() {
+        let (node, record) = find_node(&state, &request.node)?;
+        check_removal(&state, &self.context.operations.raft().borrow(), me, node)?;
+        if !request.force
+            && let Some(status) = self.context.ask(&record.admin_address).await
+            && status.cluster == state.cluster.to_string()
+        {
             return Err(OperationError::Refused(format!(
-                "{} holds copies of {}; remove them first (`tandem volume remove-replica VOLUME --node {}`)",
-                record.name,
-                holds.join(", "),
-                record.name
+                "{} answers: stop it first (`tandem --admin {} node stop`), or say --force",
+                record.name, record.admin_address
             )));
         }
-        if node == me {
-            return Err(OperationError::Refused(format!(
-                "{} is the Raft leader just now; stop it first, then remove it through another node",
-                record.name
-            )));
-        }
-        self.context.operations.remove_voter(node, PROPOSE_PATIENCE).await?;
         self.context.propose_node(NodeCommand::Leave { node }).await?;
-        Ok(())
+        self.context.operations.remove_voter(node, PROPOSE_PATIENCE).await
     }
 }
 
@@ -145,8 +137,8 @@ impl pb::cluster_server::Cluster for ClusterService {
         if !self.context.state().nodes.contains_key(&node) {
             return Err(OperationError::NotFound(format!("no node {node}")).into());
         }
-        self.context.operations.add_voter(node, PROMOTE_PATIENCE).await?;
-        Ok(Response::new(pb::PromoteNodeReply {}))
+        let votes = self.context.operations.add_voter(node, PROMOTE_PATIENCE).await?;
+        Ok(Response::new(pb::PromoteNodeReply { votes }))
     }
 
     async fn status(&self, _: Request<pb::ClusterStatusRequest>) -> Result<Response<pb::ClusterStatusReply>, Status> {
@@ -170,9 +162,45 @@ impl pb::cluster_server::Cluster for ClusterService {
         &self,
         request: Request<pb::RemoveNodeRequest>,
     ) -> Result<Response<pb::RemoveNodeReply>, Status> {
-        self.remove(&request.into_inner().node).await?;
+        self.remove(&request.into_inner()).await?;
         Ok(Response::new(pb::RemoveNodeReply {}))
     }
+
+    async fn standing(&self, request: Request<pb::StandingRequest>) -> Result<Response<pb::StandingReply>, Status> {
+        let request = request.into_inner();
+        let state = self.context.state();
+        let removed = request.cluster == state.cluster.to_string() && state.is_removed(NodeId(request.node));
+        Ok(Response::new(pb::StandingReply { removed }))
+    }
+}
+
+/// Whether a node may go: it holds nothing, and the others can go on without it.
+fn check_removal(state: &ClusterState, raft: &RaftStatus, me: NodeId, node: NodeId) -> Result<(), OperationError> {
+    let name = name_of(state, node);
+    let volumes = state.volumes.values().filter(|volume| volume.replicas.contains_key(&node));
+    let holds: Vec<&str> = volumes.map(|volume| volume.name.as_str()).collect();
+    if !holds.is_empty() {
+        return Err(OperationError::Refused(format!(
+            "{name} holds copies of {}; give them to another node first (`tandem volume replace VOLUME --old {name} --new \
+             NODE`), or remove them (`tandem volume remove-replica VOLUME --node {name}`)",
+            holds.join(", "),
+        )));
+    }
+    if node == me {
+        return Err(OperationError::Refused(format!(
+            "{name} is the Raft leader just now; stop it first, then remove it through another node"
+        )));
+    }
+    let rest: Vec<NodeId> =
+        raft.members.iter().filter(|(id, voter)| **voter && **id != node).map(|(id, _)| *id).collect();
+    let heard = rest.iter().filter(|id| raft.heard.get(id).copied().unwrap_or(**id == me)).count();
+    if heard * 2 <= rest.len() {
+        return Err(OperationError::Refused(format!(
+            "without {name} no majority of the voters answers ({heard} of {}); bring one of them back first",
+            rest.len()
+        )));
+    }
+    Ok(())
 }
 
 /// Whether a newcomer's record may be added.
@@ -242,6 +270,24 @@ mod tests {
         let other = NodeRecord { join_request: RequestId(2), ..record("box-a") };
         assert!(matches!(check_record(&state, &other), Err(OperationError::AlreadyExists(_))));
         assert_eq!(check_record(&state, &record("box-b")), Ok(()));
+    }
+
+    #[test]
+    fn a_node_goes_only_without_copies_and_while_a_majority_stays() {
+        let mut state = ClusterState { next_node: 4, ..ClusterState::default() };
+        for id in 1..=3 {
+            state.nodes.insert(NodeId(id), record(&format!("box-{id}")));
+        }
+        let mut raft = RaftStatus { leader: NodeId(1), ..RaftStatus::default() };
+        raft.members = (1..=3).map(|id| (NodeId(id), true)).collect();
+        raft.heard = [(NodeId(1), true), (NodeId(2), false), (NodeId(3), true)].into();
+        assert_eq!(check_removal(&state, &raft, NodeId(1), NodeId(2)), Ok(()));
+        let refused = |node| check_removal(&state, &raft, NodeId(1), NodeId(node)).unwrap_err().to_string();
+        assert!(refused(1).contains("leader"));
+        assert!(refused(3).contains("1 of 2"), "{}", refused(3));
+        state.nodes.remove(&NodeId(2));
+        assert!(state.is_removed(NodeId(2)));
+        assert!(![NodeId(1), NodeId(4), NodeId::NONE].into_iter().any(|node| state.is_removed(node)));
     }
 
     #[test]

@@ -78,7 +78,12 @@ pub(super) struct View {
 impl Context {
     /// This node's id, or that it is in no cluster.
     pub(super) fn me(&self) -> Result<NodeId, OperationError> {
-        self.operations.facts().identity.map(|(_, node)| node).ok_or(OperationError::NotInCluster)
+        let facts = self.operations.facts();
+        match (facts.identity, facts.out_of_service) {
+            (Some((_, node)), _) => Ok(node),
+            (None, Some(why)) => Err(OperationError::Refused(why)),
+            (None, None) => Err(OperationError::NotInCluster),
+        }
     }
 
     /// The clocks now.
@@ -181,14 +186,20 @@ impl Context {
             .iter()
             .filter(|(node, _)| **node != me)
             .map(|(node, record)| async move { (*node, self.ask(&record.admin_address).await) });
+        // Whoever answers at a member's address without being that member (reset, or out of service) is not reachable.
+        let is_member = |node: NodeId, reply: &pb::NodeStatusReply| {
+            reply.cluster == state.cluster.to_string()
+                && reply.record.as_ref().is_some_and(|record| record.id == node.0)
+        };
         let (own, others) = tokio::join!(self.node_status(), join_all(others));
-        let mut nodes: BTreeMap<_, _> = others.into_iter().filter_map(|(node, reply)| Some((node, reply?))).collect();
+        let answers = others.into_iter().filter_map(|(node, reply)| Some((node, reply?)));
+        let mut nodes: BTreeMap<_, _> = answers.filter(|(node, reply)| is_member(*node, reply)).collect();
         nodes.insert(me, own);
         Ok(View::new(state, self.operations.raft().borrow().clone(), nodes, self.clock()))
     }
 
     /// One node's report, if it answers in time.
-    async fn ask(&self, address: &str) -> Option<pb::NodeStatusReply> {
+    pub(super) async fn ask(&self, address: &str) -> Option<pb::NodeStatusReply> {
         let call = async {
             let channel = connect(&self.transport, address).await.ok()?;
             let mut client = pb::node_client::NodeClient::new(channel);

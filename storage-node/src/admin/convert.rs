@@ -81,6 +81,7 @@ pub(super) fn node_status(
         started_unix_micros: clock.unix(facts.started),
         software: facts.software.clone(),
         insecure_plaintext: facts.insecure_plaintext,
+        out_of_service: facts.out_of_service.clone().unwrap_or_default(),
         replicas: replicas
             .iter()
             .map(|report| pb::LocalReplica {

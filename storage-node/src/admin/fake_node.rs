@@ -71,6 +71,7 @@ impl NodeOperations for FakeNode {
             started: Timestamp(0),
             software: "test".into(),
             insecure_plaintext: false,
+            out_of_service: None,
         }
     }
 
@@ -123,11 +124,11 @@ impl NodeOperations for FakeNode {
         Box::pin(async { Ok(()) })
     }
 
-    fn add_voter(&self, node: NodeId, _: Duration) -> BoxFuture<'_, Result<(), OperationError>> {
+    fn add_voter(&self, node: NodeId, _: Duration) -> BoxFuture<'_, Result<bool, OperationError>> {
         self.raft.send_modify(|raft| {
             raft.members.insert(node, true);
         });
-        Box::pin(async { Ok(()) })
+        Box::pin(async { Ok(true) })
     }
 
     fn remove_voter(&self, node: NodeId, _: Duration) -> BoxFuture<'_, Result<(), OperationError>> {

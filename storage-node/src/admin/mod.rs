@@ -16,6 +16,7 @@ mod force;
 pub mod health;
 mod node;
 pub mod operations;
+mod replace;
 mod switchover;
 pub mod validate;
 mod volume;

@@ -84,6 +84,8 @@ pub struct NodeFacts {
     pub software: String,
     /// True when the node listens without encryption on addresses that are not loopback.
     pub insecure_plaintext: bool,
+    /// Why it takes no part in its cluster, and what to do about it.
+    pub out_of_service: Option<String>,
 }
 
 /// State of a local store.
@@ -202,8 +204,9 @@ pub trait NodeOperations: Send + Sync + 'static {
     /// Returns once everything that was committed before the call is applied here.
     fn read_index(&self, patience: Duration) -> BoxFuture<'_, Result<(), OperationError>>;
 
-    /// On the Raft leader: adds a learner, promotes it once it has caught up.
-    fn add_voter(&self, node: NodeId, patience: Duration) -> BoxFuture<'_, Result<(), OperationError>>;
+    /// On the Raft leader: adds a learner, promotes it once it has caught up. False: it waits for the place of a voter
+    /// that does not answer.
+    fn add_voter(&self, node: NodeId, patience: Duration) -> BoxFuture<'_, Result<bool, OperationError>>;
 
     /// On the Raft leader: removes a voter or learner.
     fn remove_voter(&self, node: NodeId, patience: Duration) -> BoxFuture<'_, Result<(), OperationError>>;

@@ -10,12 +10,12 @@ use tonic::{Request, Response, Status};
 use super::context::{Context, PROPOSE_PATIENCE, find_storage_node, find_volume};
 use super::operations::OperationError;
 use super::validate::{check_name, check_size};
-use super::{convert, force, switchover};
+use super::{convert, force, replace, switchover};
 
 /// Volumes of a cluster.
 const VOLUMES_MAX: usize = 1024;
 /// Copies of a volume.
-const REPLICAS_MAX: usize = 2;
+pub(super) const REPLICAS_MAX: usize = 2;
 
 /// See the module.
 pub(super) struct VolumeService {
@@ -208,6 +208,10 @@ impl pb::volume_server::Volume for VolumeService {
     ) -> Result<Response<pb::RemoveReplicaReply>, Status> {
         self.remove(request.into_inner()).await?;
         Ok(Response::new(pb::RemoveReplicaReply {}))
+    }
+
+    async fn replace(&self, request: Request<pb::ReplaceRequest>) -> Result<Response<pb::ReplaceReply>, Status> {
+        Ok(Response::new(replace::replace(&self.context, request.into_inner()).await?))
     }
 }
 

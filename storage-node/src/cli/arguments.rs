@@ -60,6 +60,18 @@ pub(crate) enum Command {
     /// Create, show and change volumes
     #[command(subcommand)]
     Volume(VolumeCommand),
+    /// Last resort, on the machine of a stopped node: it goes on alone because all other voters are gone for good
+    RecoverQuorum {
+        /// The node's configuration file
+        #[arg(long, value_name = "FILE")]
+        config: PathBuf,
+        /// Another voter, attested to be off for good; name every one
+        #[arg(long, value_name = "NODE", required = true)]
+        lost: Vec<String>,
+        /// Do not ask
+        #[arg(long)]
+        yes: bool,
+    },
     /// Live events of all nodes, until Ctrl-C
     Watch {
         /// Only this volume
@@ -89,10 +101,22 @@ pub(crate) enum NodeCommand {
         #[arg(value_name = "MEMBER")]
         member: String,
     },
-    /// Remove a node that holds no copies
+    /// Remove a node that holds no copies, for good: it returns only as a new node
     Remove {
         /// Name or number
         node: String,
+        /// Do not ask
+        #[arg(long)]
+        yes: bool,
+        /// Also if it still answers
+        #[arg(long)]
+        force: bool,
+    },
+    /// Set aside, on this machine, everything that makes the stopped node a member, so that it can join as a new one
+    Reset {
+        /// The node's configuration file
+        #[arg(long, value_name = "FILE")]
+        config: PathBuf,
         /// Do not ask
         #[arg(long)]
         yes: bool,
@@ -215,6 +239,20 @@ pub(crate) enum VolumeCommand {
         /// Where
         #[arg(long)]
         node: String,
+    },
+    /// Give the place of a dead copy to another node, and stay until the new copy is in sync. May be repeated
+    Replace {
+        /// Name or id
+        volume: String,
+        /// The node whose copy is dead
+        #[arg(long, value_name = "NODE")]
+        old: String,
+        /// The node that gets a copy
+        #[arg(long, value_name = "NODE")]
+        new: String,
+        /// Return at once; the resync goes on in the background
+        #[arg(long)]
+        no_wait: bool,
     },
     /// Remove a copy that is neither primary nor in sync
     RemoveReplica {

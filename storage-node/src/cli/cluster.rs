@@ -28,8 +28,15 @@ pub(super) async fn join(session: &Session, member: &str) -> Result<(), Failure>
             ClusterClient::new(channel).join(request).await
         })
         .await?;
-    let text = format!("Joined cluster {} as node {}, with a vote.\n", reply.cluster, reply.node);
-    session.print(&json!({ "cluster": reply.cluster, "node": reply.node }), &text)
+    let vote = match reply.votes {
+        true => "with a vote",
+        false => {
+            "without a vote yet: a voter does not answer. It gets its vote when that one returns, or the place of that one \
+             by `tandem node remove`"
+        }
+    };
+    let text = format!("Joined cluster {} as node {}, {vote}.\n", reply.cluster, reply.node);
+    session.print(&json!({ "cluster": reply.cluster, "node": reply.node, "votes": reply.votes }), &text)
 }
 
 pub(super) async fn status(session: &Session) -> Result<(), Failure> {
@@ -59,7 +66,7 @@ pub(super) async fn list_nodes(session: &Session) -> Result<(), Failure> {
     session.print(&nodes.iter().map(json::node).collect(), &nodes_table(&nodes))
 }
 
-pub(super) async fn remove_node(session: &Session, node: &str, yes: bool) -> Result<(), Failure> {
+pub(super) async fn remove_node(session: &Session, node: &str, yes: bool, force: bool) -> Result<(), Failure> {
     if !yes {
         confirm(
             &format!("Node {node} will leave the cluster; to return it must join anew with an empty directory."),
@@ -68,7 +75,7 @@ pub(super) async fn remove_node(session: &Session, node: &str, yes: bool) -> Res
     }
     session
         .call(|channel| async move {
-            ClusterClient::new(channel).remove_node(pb::RemoveNodeRequest { node: node.to_owned() }).await
+            ClusterClient::new(channel).remove_node(pb::RemoveNodeRequest { node: node.to_owned(), force }).await
         })
         .await?;
     session.print(&json!({ "removed": node }), &format!("Node {node} removed.\n"))
@@ -88,6 +95,7 @@ pub(super) async fn stop_node(session: &Session) -> Result<(), Failure> {
 fn node_text(status: &pb::NodeStatusReply) -> String {
     let record = status.record.clone().unwrap_or_default();
     let cluster = match status.cluster.as_str() {
+        "" if !status.out_of_service.is_empty() => "takes no part",
         "" => "none yet (tandem cluster init, or tandem cluster join MEMBER)",
         cluster => cluster,
     };
@@ -104,6 +112,9 @@ fn node_text(status: &pb::NodeStatusReply) -> String {
         record.admin_address,
         if record.nbd_address.is_empty() { String::new() } else { format!(", nbd {}", record.nbd_address) },
     );
+    if !status.out_of_service.is_empty() {
+        text += &format!("OUT OF SERVICE  {}\n", status.out_of_service);
+    }
     if status.insecure_plaintext {
         text += "Warning    traffic is not encrypted (insecure_plaintext): use a trusted network only\n";
     }
@@ -155,6 +166,13 @@ mod tests {
         let table = nodes_table(&[pb::NodeView { record: Some(record), voter: true, ..pb::NodeView::default() }]);
         let line = table.lines().nth(1).unwrap();
         assert!(line.contains("quorum") && line.contains("witness") && line.contains("no answer"), "{line}");
+    }
+
+    #[test]
+    fn a_node_that_was_removed_says_what_to_do() {
+        let status = pb::NodeStatusReply { out_of_service: "removed: do this".into(), ..Default::default() };
+        let text = node_text(&status);
+        assert!(text.contains("OUT OF SERVICE  removed: do this") && !text.contains("cluster init"), "{text}");
     }
 
     #[test]

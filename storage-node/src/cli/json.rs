@@ -126,6 +126,7 @@ pub(crate) fn node_status(status: &pb::NodeStatusReply) -> Value {
         "started_unix_micros": status.started_unix_micros,
         "software": status.software,
         "insecure_plaintext": status.insecure_plaintext,
+        "out_of_service": status.out_of_service,
         "replicas": status.replicas.iter().filter_map(|local| {
             let mut value = replica(local.view.as_ref()?);
             merge(&mut value, json!({ "volume_id": local.volume_id }));

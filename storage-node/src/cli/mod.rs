@@ -6,6 +6,8 @@ mod daemon;
 mod exit;
 mod json;
 mod progress;
+mod recover;
+mod reset;
 mod session;
 mod table;
 mod text;
@@ -29,6 +31,10 @@ pub fn main() -> ExitCode {
         Command::Node(NodeArguments { config: Some(config), .. }) => daemon::supervise(&config, NodeKind::Storage),
         Command::Witness { config } => daemon::supervise(&config, NodeKind::Witness),
         Command::Worker { arguments } => daemon::work(arguments),
+        Command::Node(NodeArguments { command: Some(NodeCommand::Reset { config, yes }), .. }) => {
+            end(reset::run(&config, yes, arguments.json))
+        }
+        Command::RecoverQuorum { config, lost, yes } => end(recover::run(&config, &lost, yes, arguments.json)),
         Command::Demo(options) => crate::demo::main(options.seconds, options.keep),
         command => {
             let session = Session::new(arguments.admin, arguments.json);
@@ -50,14 +56,17 @@ async fn ask(session: &Session, command: Command) -> Result<(), Failure> {
         Command::Node(NodeArguments { command: Some(command), .. }) => match command {
             NodeCommand::List => cluster::list_nodes(session).await,
             NodeCommand::Join { member } => cluster::join(session, &member).await,
-            NodeCommand::Remove { node, yes } => cluster::remove_node(session, &node, yes).await,
+            NodeCommand::Remove { node, yes, force } => cluster::remove_node(session, &node, yes, force).await,
+            NodeCommand::Reset { .. } => Err(Failure::Usage("this command runs by itself".into())),
             NodeCommand::Status => cluster::node_status(session).await,
             NodeCommand::Stop => cluster::stop_node(session).await,
         },
         Command::Volume(command) => volume::run(session, command).await,
         Command::Watch { volume } => watch::watch(session, volume.unwrap_or_default()).await,
-        Command::Node(_) | Command::Witness { .. } | Command::Worker { .. } | Command::Demo(_) => {
-            Err(Failure::Usage("this command runs by itself".into()))
-        }
+        Command::Node(_)
+        | Command::Witness { .. }
+        | Command::Worker { .. }
+        | Command::Demo(_)
+        | Command::RecoverQuorum { .. } => Err(Failure::Usage("this command runs by itself".into())),
     }
 }

@@ -32,6 +32,21 @@ pub(super) async fn until_serving(session: &Session, volume: &str) -> Result<(),
     .map(|_| ())
 }
 
+/// Waits until the copy on `node` is in sync. A store that cannot be made ends the wait, and so does a copy that is gone.
+pub(super) async fn until_in_sync(session: &Session, volume: &str, node: u64) -> Result<(), Failure> {
+    watch(session, volume, |reply| match reply.replicas.iter().find(|replica| replica.node == node) {
+        None => Some(Err(Failure::NotFound(format!("node {node} holds no copy of {volume} any more")))),
+        Some(copy) if copy.in_sync => Some(Ok(())),
+        Some(copy) if copy.store() == pb::StoreState::Failed => {
+            let why = format!("the store on {} cannot be used: {}", copy.node_name, copy.store_error);
+            Some(Err(Failure::Failed(why)))
+        }
+        Some(_) => None,
+    })
+    .await
+    .map(drop)
+}
+
 /// `volume show --follow`: bars until the volume is healthy, then the whole text.
 pub(super) async fn follow(session: &Session, volume: &str) -> Result<(), Failure> {
     let reply = watch(session, volume, |reply| {

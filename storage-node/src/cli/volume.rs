@@ -32,6 +32,9 @@ pub(super) async fn run(session: &Session, command: VolumeCommand) -> Result<(),
         VolumeCommand::Detach { volume, node } => detach(session, &volume, &node).await,
         VolumeCommand::Attach { volume, node } => attach(session, &volume, &node).await,
         VolumeCommand::AddReplica { volume, node } => add_replica(session, &volume, &node).await,
+        VolumeCommand::Replace { volume, old, new, no_wait } => {
+            replace(session, pb::ReplaceRequest { volume, old, new }, no_wait).await
+        }
         VolumeCommand::RemoveReplica { volume, node } => remove_replica(session, &volume, &node).await,
     }
 }
@@ -164,6 +167,24 @@ async fn add_replica(session: &Session, volume: &str, node: &str) -> Result<(), 
         .await?;
     let text = format!("{node} gets a copy of {volume}; it resyncs: tandem volume show {volume} --follow\n");
     session.print(&json!({ "volume": volume, "node": node, "disk_id": reply.disk_id }), &text)
+}
+
+async fn replace(session: &Session, request: pb::ReplaceRequest, no_wait: bool) -> Result<(), Failure> {
+    let request = &request;
+    let reply =
+        session.call(|channel| async move { VolumeClient::new(channel).replace(request.clone()).await }).await?;
+    let (volume, new) = (&request.volume, &request.new);
+    if !no_wait {
+        progress::until_in_sync(session, volume, reply.new_node).await?;
+    }
+    let in_sync = reply.in_sync || !no_wait;
+    let text = match in_sync {
+        true => format!("The copy of {volume} on {new} is in sync; {} holds none any more.\n", request.old),
+        false => format!("{new} gets the copy of {volume}; it resyncs: tandem volume show {volume} --follow\n"),
+    };
+    let value =
+        json!({ "volume": volume, "old": request.old, "new": new, "disk_id": reply.disk_id, "in_sync": in_sync });
+    session.print(&value, &text)
 }
 
 async fn remove_replica(session: &Session, volume: &str, node: &str) -> Result<(), Failure> {

@@ -17,6 +17,7 @@ mod fence;
 mod layout;
 mod pool;
 mod raw;
+mod rehome;
 mod ring;
 mod store;
 mod superblock;
@@ -37,6 +38,7 @@ use thiserror::Error;
 pub use fence::{FENCES_MAX, FenceFile};
 pub use layout::VOLUME_BYTES_MAX;
 pub use pool::StorePool;
+pub use rehome::rehome_stores;
 pub use ring::Ring;
 pub use store::{OPERATIONS_MAX, Store};
 

@@ -6,6 +6,7 @@ use proto::{Boot, Incarnation, RequestId, Timestamp, VolumeId};
 use replication::config::{ClusterState, NodeKind, NodeRecord};
 use tokio::sync::{broadcast, watch};
 use tokio_util::sync::CancellationToken;
+use tracing::error;
 
 use super::data_dir::DataDir;
 use super::detached::DetachedDisks;
@@ -21,7 +22,7 @@ use crate::raft::RaftStatus;
 use crate::volume::{Shards, boot_time};
 
 /// Lowest and highest feature level of this software.
-pub(crate) const FEATURE_LEVELS: (u32, u32) = (1, 1);
+pub(crate) const FEATURE_LEVELS: (u32, u32) = (1, 2);
 
 /// What only a node with storage has.
 pub(crate) struct Storage {
@@ -69,6 +70,7 @@ pub(crate) struct Core {
     pub(crate) closing: CancellationToken,
     pub(crate) end: watch::Sender<End>,
     membership: Mutex<Option<Arc<Membership>>>,
+    out_of_service: Mutex<Option<String>>,
 }
 
 impl Core {
@@ -106,6 +108,7 @@ impl Core {
             closing: CancellationToken::new(),
             end,
             membership: Mutex::new(None),
+            out_of_service: Mutex::new(None),
         }
     }
 
@@ -138,6 +141,28 @@ impl Core {
 
     pub(crate) fn set_membership(&self, membership: Arc<Membership>) {
         *self.membership.lock().unwrap_or_else(PoisonError::into_inner) = Some(membership);
+    }
+
+    /// Why the node takes no part in its cluster, if it does not.
+    pub(crate) fn out_of_service(&self) -> Option<String> {
+        self.out_of_service.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// This run takes no part: it only says why. What it holds is not used, and is named in the log.
+    pub(crate) async fn stay_out(&self, why: &str) {
+        error!("OUT OF SERVICE: {why}");
+        *self.out_of_service.lock().unwrap_or_else(PoisonError::into_inner) = Some(why.to_owned());
+        let Some(storage) = &self.storage else { return };
+        let pool = storage.pool.clone();
+        let found = tokio::task::spawn_blocking(move || pool.scan(None)).await.unwrap_or_default();
+        for store in found.into_iter().flatten() {
+            error!(
+                "the copy {} of volume {} in {} is not used any more: it belongs to the member that this node was",
+                store.disk_id,
+                store.volume,
+                store.path.display()
+            );
+        }
     }
 
     /// Tells watchers.

@@ -57,7 +57,7 @@ pub struct NodeIdentity {
     pub cluster: ClusterId,
     /// Its id.
     pub node: NodeId,
-    /// True until the first entry of a new cluster is in this node's log: only then may a missing log be made anew.
+    /// True until this node's Raft log is made: only then may a missing one be made.
     pub founding: bool,
 }
 
@@ -71,6 +71,10 @@ struct IdentityFile {
 }
 
 const IDENTITY_FORMAT: u32 = 1;
+const OUT_OF_SERVICE_NAME: &str = "out-of-service";
+const RECOVERY_NAME: &str = "recover-quorum";
+/// Former lives of a node that may be kept in its directory.
+const SET_ASIDE_MAX: u32 = 100;
 
 impl DataDir {
     /// Makes the directory if it is missing, and locks it.
@@ -117,6 +121,78 @@ impl DataDir {
     /// The list of detached disks.
     pub fn detached(&self) -> PathBuf {
         self.path.join("detached.json")
+    }
+
+    /// Why this node takes no part any more, as kept by [`DataDir::set_out_of_service`].
+    pub fn out_of_service(&self) -> Result<Option<String>, DataDirError> {
+        let bytes = read_small(&self.path.join(OUT_OF_SERVICE_NAME))?;
+        Ok(bytes.map(|bytes| String::from_utf8_lossy(&bytes).into_owned()))
+    }
+
+    /// Keeps, durably, why this node takes no part any more; only [`DataDir::set_aside`] ends that.
+    pub fn set_out_of_service(&self, why: &str) -> Result<(), DataDirError> {
+        replace_durably(&self.path.join(OUT_OF_SERVICE_NAME), why.as_bytes())
+    }
+
+    /// The id that a recovery of the quorum gives this node's cluster; drawn once and kept until [`Self::end_recovery`],
+    /// so that an interrupted one goes on under the same.
+    pub fn recovery(&self) -> Result<Option<ClusterId>, DataDirError> {
+        let path = self.path.join(RECOVERY_NAME);
+        let Some(bytes) = read_small(&path)? else { return Ok(None) };
+        match u128::from_str_radix(String::from_utf8_lossy(&bytes).trim(), 16) {
+            Ok(id) => Ok(Some(ClusterId(id))),
+            Err(_) => Err(DataDirError::Damaged { path, why: "it is no hexadecimal id".into() }),
+        }
+    }
+
+    /// Draws and keeps that id.
+    pub fn begin_recovery(&self) -> Result<ClusterId, DataDirError> {
+        let cluster = ClusterId(rand::rng().random_range(1..=u128::MAX));
+        replace_durably(&self.path.join(RECOVERY_NAME), cluster.to_string().as_bytes())?;
+        Ok(cluster)
+    }
+
+    /// The recovery is done.
+    pub fn end_recovery(&self) -> Result<(), DataDirError> {
+        let path = self.path.join(RECOVERY_NAME);
+        std::fs::remove_file(&path).map_err(|source| DataDirError::Io { path, source })
+    }
+
+    /// Moves everything that makes this node a member into a new directory below, stores included, and gives its path.
+    /// The node is in no cluster then. Interrupted, it may be repeated: a part of a member never runs.
+    pub fn set_aside(&self) -> Result<PathBuf, DataDirError> {
+        let at = |path: &Path| {
+            let path = path.to_path_buf();
+            move |source| DataDirError::Io { path, source }
+        };
+        let aside = (1..=SET_ASIDE_MAX)
+            .map(|number| self.path.join(format!("set-aside-{number}")))
+            .find(|path| !path.exists())
+            .ok_or_else(|| DataDirError::Damaged {
+                path: self.path.clone(),
+                why: format!("{SET_ASIDE_MAX} former lives of this node are set aside here; delete some of them"),
+            })?;
+        std::fs::create_dir(&aside).map_err(at(&aside))?;
+        for name in [
+            "identity.json",
+            "raft",
+            "join-request",
+            "fences",
+            "detached.json",
+            "stores",
+            RECOVERY_NAME,
+            OUT_OF_SERVICE_NAME,
+        ] {
+            let from = self.path.join(name);
+            match std::fs::rename(&from, aside.join(name)) {
+                Err(why) if why.kind() != io::ErrorKind::NotFound => return Err(at(&from)(why)),
+                _ => {}
+            }
+        }
+        for directory in [&aside, &self.path] {
+            File::open(directory).and_then(|directory| directory.sync_all()).map_err(at(directory))?;
+        }
+        Ok(aside)
     }
 
     /// Who this node is; `None` before `init` or `join`.
@@ -229,6 +305,26 @@ mod tests {
         std::fs::write(data.identity_path(), b"{\"format\":9,\"cluster\":\"1\",\"node\":1,\"founding\":false}")
             .expect("written");
         assert!(data.identity().expect_err("newer").to_string().contains("format is 9"));
+    }
+
+    #[test]
+    fn what_is_set_aside_leaves_a_node_without_a_cluster_and_loses_nothing() {
+        let directory = tempfile::tempdir().expect("temporary directory");
+        let data = DataDir::open(directory.path()).expect("free");
+        let identity = NodeIdentity { cluster: ClusterId(7), node: NodeId(3), founding: false };
+        for life in 1..=2 {
+            let request = data.join_request().expect("drawn");
+            data.set_identity(identity).expect("writable");
+            data.set_out_of_service("removed").expect("writable");
+            std::fs::create_dir_all(data.stores()).expect("made");
+            std::fs::write(data.stores().join("a"), [life]).expect("written");
+            assert_eq!(data.out_of_service().expect("readable").as_deref(), Some("removed"));
+            let aside = data.set_aside().expect("moved");
+            assert_eq!(data.identity().expect("readable"), None);
+            assert_eq!(data.out_of_service().expect("readable"), None);
+            assert_ne!(data.join_request().expect("drawn anew"), request);
+            assert_eq!(std::fs::read(aside.join("stores/a")).expect("kept"), [life]);
+        }
     }
 
     #[test]

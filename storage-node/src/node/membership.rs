@@ -1,11 +1,14 @@
 //! What runs while the node is in a cluster: Raft and its links, what arrives from other nodes, the leader's duties.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use futures_util::future::join_all;
 use proto::{NodeId, RequestId, VolumeId};
 use rand::Rng;
+use replication::config::consensus::Halt;
 use replication::config::{ClusterState, Command, CommandBody, NodeCommand, Outcome};
 use replication::event::Event;
 use thiserror::Error;
@@ -16,11 +19,11 @@ use super::core::{Core, End, FEATURE_LEVELS};
 use super::data_dir::{DataDirError, NodeIdentity};
 use super::reconcile::Reconciler;
 use super::volumes::Volumes;
-use crate::admin::NodeEventKind;
+use crate::admin::{self, NodeEventKind};
 use crate::config;
 use crate::disk::{FoundStore, StoreError};
 use crate::peer::{Identity, Incoming, RaftLinks};
-use crate::raft::{RaftConfig, RaftError, RaftHandle, RaftSend};
+use crate::raft::{RaftConfig, RaftError, RaftHandle, RaftSend, RaftStatus};
 use crate::volume::handle::VolumeEnv;
 
 /// Reports of volumes that may wait to be acted on.
@@ -34,6 +37,10 @@ const VOTERS_INTERVAL: Duration = Duration::from_secs(2);
 /// How long one attempt at a proposal waits.
 const PROPOSAL_PATIENCE: Duration = Duration::from_secs(10);
 const RETRY_AFTER: Duration = Duration::from_millis(500);
+/// Between two questions of a node without a leader whether it was removed.
+const STANDING_INTERVAL: Duration = Duration::from_secs(2);
+/// A newcomer that never voted, holds nothing, and is silent this long is removed.
+const NEWCOMER_SILENCE_MAX: Duration = Duration::from_secs(600);
 
 /// Why the node could not enter its cluster.
 #[derive(Debug, Error)]
@@ -91,12 +98,16 @@ impl Membership {
             cluster: identity.cluster,
             tick: core.config.raft_tick(),
             election_ticks: core.config.raft.election_ticks,
+            fresh: held.founding,
         };
         let directory = core.data_dir.raft();
         let sender = Box::new(Send(links.clone()));
         let raft = tokio::task::spawn_blocking(move || RaftHandle::start(raft_config, &directory, bootstrap, sender))
             .await
             .expect("starting Raft does not panic")?;
+        if held.founding {
+            core.data_dir.set_identity(NodeIdentity { founding: false, ..held })?;
+        }
         let (reports, report_queue) = mpsc::channel(REPORTS_QUEUED_MAX);
         let notices = broadcast::Sender::new(NOTICES_QUEUED_MAX);
         let env = core.storage.as_ref().map(|storage| VolumeEnv {
@@ -130,6 +141,7 @@ impl Membership {
         tokio::spawn(Arc::clone(&membership).catch_up());
         tokio::spawn(Arc::clone(&membership).report_liveness());
         tokio::spawn(Arc::clone(&membership).keep_voters());
+        tokio::spawn(Arc::clone(&membership).watch_standing(Arc::clone(core)));
         tokio::spawn(Reconciler::new(Arc::clone(core), Arc::clone(&membership), found).run(report_queue));
         Ok(membership)
     }
@@ -159,6 +171,16 @@ impl Membership {
 
     /// Takes what arrives from other nodes.
     pub(crate) fn on_incoming(&self, incoming: Incoming) {
+        let from = match &incoming {
+            Incoming::Raft { from, .. } => *from,
+            Incoming::Replication(ready) => ready.peer,
+            Incoming::Goodbye { node, .. } => *node,
+            Incoming::Liveness { leader, .. } => *leader,
+        };
+        if self.raft.state().borrow().is_removed(from) {
+            // It asks for its standing as soon as nobody answers it, and learns there why.
+            return debug!("node {from} was removed from the cluster: what it says is dropped");
+        }
         match incoming {
             Incoming::Raft { message, .. } => self.raft.deliver(message),
             Incoming::Replication(ready) => match self.volumes.handle(ready.volume) {
@@ -197,8 +219,13 @@ impl Membership {
     async fn follow_addresses(self: Arc<Self>, core: Arc<Core>) {
         let mut state = self.raft.state();
         state.mark_changed();
+        let mut linked = BTreeSet::new();
         while state.changed().await.is_ok() {
             let now = state.borrow_and_update().clone();
+            for gone in linked.extract_if(.., |node| !now.nodes.contains_key(node)) {
+                self.links.remove(gone);
+            }
+            linked.extend(now.nodes.keys().copied());
             if now.halted {
                 error!(
                     "the cluster's log holds a command that this version of tandem does not know: install the newer version"
@@ -212,7 +239,11 @@ impl Membership {
             core.announcer.announce(self.identity, others.iter().map(|(_, record)| record.peer_address.clone()));
         }
         if !core.closing.is_cancelled() {
-            error!("the Raft driver has stopped");
+            let why = self.raft.stopped().borrow().clone().unwrap_or_default();
+            error!("the Raft driver has stopped: {why}");
+            if why == Halt::LogRolledBack.to_string() {
+                self.leave_service(&core, &why);
+            }
             core.ask_end(End::Failed);
         }
     }
@@ -237,12 +268,6 @@ impl Membership {
             tokio::time::sleep(RETRY_AFTER).await;
         }
         info!("this run is registered");
-        if let Ok(Some(held)) = core.data_dir.identity()
-            && held.founding
-            && let Err(why) = core.data_dir.set_identity(NodeIdentity { founding: false, ..held })
-        {
-            error!("{why}");
-        }
         self.nudge.notify_one();
         let mut state = self.raft.state();
         while state.changed().await.is_ok() {
@@ -288,31 +313,95 @@ impl Membership {
         }
     }
 
+    /// Asks the others, while no leader is heard, whether this node was removed meanwhile; a node that was ends its run,
+    /// and the next one takes no part.
+    async fn watch_standing(self: Arc<Self>, core: Arc<Core>) {
+        let (status, state) = (self.raft.status(), self.raft.state());
+        let me = self.identity.node;
+        let mut interval = tokio::time::interval(STANDING_INTERVAL);
+        interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        while status.has_changed().is_ok() {
+            interval.tick().await;
+            let now = state.borrow().clone();
+            let mut removed = now.is_removed(me);
+            if !removed && status.borrow().leader == NodeId::NONE {
+                let others = now.nodes.iter().filter(|(node, _)| **node != me);
+                let answers = others.map(|(_, record)| {
+                    admin::client::is_removed(&core.transport, &record.admin_address, self.identity.cluster, me)
+                });
+                removed = join_all(answers).await.contains(&Some(true));
+            }
+            if removed {
+                let name = &core.config.name;
+                let why = format!(
+                    "this node ({name}, number {me}) was removed from cluster {}: nothing that it says is heard there, \
+                     and its copies of volumes are not used any more. To use this machine again: stop it, run `tandem \
+                     node reset --config FILE`, start it, and let it join under a new number with `tandem node join MEMBER`",
+                    self.identity.cluster
+                );
+                error!("{why}");
+                self.leave_service(&core, &why);
+                return core.ask_end(End::Failed);
+            }
+        }
+    }
+
+    /// Keeps why this node takes no part from its next run on.
+    fn leave_service(&self, core: &Core, why: &str) {
+        if let Err(error) = core.data_dir.set_out_of_service(why) {
+            error!("{error}");
+        }
+    }
+
     /// While this node leads: every node of the replicated state votes, and no other. A join or a leave that was cut
     /// short is completed by this.
     async fn keep_voters(self: Arc<Self>) {
         let (status, state) = (self.raft.status(), self.raft.state());
         let mut interval = tokio::time::interval(VOTERS_INTERVAL);
         interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut silent = BTreeMap::new();
         while status.has_changed().is_ok() {
             interval.tick().await;
-            let (leader, members) = {
-                let now = status.borrow();
-                (now.leader, now.members.clone())
-            };
-            if leader != self.identity.node {
+            let now = status.borrow().clone();
+            if now.leader != self.identity.node {
+                silent.clear();
                 continue;
             }
-            let nodes: ClusterState = ClusterState::clone(&state.borrow());
-            for node in nodes.nodes.keys().filter(|node| !members.get(node).copied().unwrap_or(false)) {
-                if let Err(why) = self.raft.add_voter(*node, PROPOSAL_PATIENCE).await {
-                    warn!("node {node} does not vote yet: {why}");
-                }
-            }
+            let (nodes, members) = (state.borrow().clone(), &now.members);
             for node in members.keys().filter(|node| !nodes.nodes.contains_key(node)) {
                 if let Err(why) = self.raft.remove_voter(*node, PROPOSAL_PATIENCE).await {
                     warn!("node {node} left, but is still a member of the consensus group: {why}");
                 }
+            }
+            for node in nodes.nodes.keys().filter(|node| !members.get(node).copied().unwrap_or(false)) {
+                if let Err(why) = self.raft.add_voter(*node, VOTERS_INTERVAL).await {
+                    debug!("node {node} does not vote yet: {why}");
+                }
+            }
+            self.forget_dead_newcomers(&nodes, &now, &mut silent).await;
+        }
+    }
+
+    /// A newcomer that died before it had a vote or a copy leaves the cluster, so that its name is free again.
+    async fn forget_dead_newcomers(
+        &self,
+        state: &ClusterState,
+        raft: &RaftStatus,
+        silent: &mut BTreeMap<NodeId, Instant>,
+    ) {
+        let is_silent = |node: &NodeId| {
+            let holds = state.volumes.values().any(|volume| volume.replicas.contains_key(node));
+            raft.members.get(node) == Some(&false) && raft.heard.get(node) == Some(&false) && !holds
+        };
+        silent.retain(|node, _| state.nodes.contains_key(node) && is_silent(node));
+        for node in state.nodes.keys().filter(|node| is_silent(node)) {
+            if silent.entry(*node).or_insert_with(Instant::now).elapsed() < NEWCOMER_SILENCE_MAX {
+                continue;
+            }
+            warn!("node {node} joined, never voted, and has been silent for {NEWCOMER_SILENCE_MAX:?}: removing it");
+            let leave = Self::command(CommandBody::Node(NodeCommand::Leave { node: *node }));
+            if let Err(why) = self.raft.propose_and_wait(leave, PROPOSAL_PATIENCE).await {
+                warn!("node {node} is not removed yet: {why}");
             }
         }
     }

@@ -36,11 +36,17 @@ impl Operations {
     }
 
     fn member(&self) -> Result<Arc<Membership>, OperationError> {
-        self.core.membership().ok_or(OperationError::NotInCluster)
+        self.core.membership().ok_or_else(|| match self.core.out_of_service() {
+            Some(why) => OperationError::Refused(why),
+            None => OperationError::NotInCluster,
+        })
     }
 
     async fn enter_new(&self, patience: Duration) -> Result<ClusterId, OperationError> {
         let _entering = self.core.entering.lock().await;
+        if let Some(why) = self.core.out_of_service() {
+            return Err(OperationError::Refused(why));
+        }
         if let Some(membership) = self.core.membership() {
             let cluster = membership.identity.cluster;
             return Err(OperationError::Refused(format!("this node is in cluster {cluster} already")));
@@ -61,6 +67,9 @@ impl Operations {
 
     async fn enter(&self, adoption: Adoption) -> Result<(), OperationError> {
         let _entering = self.core.entering.lock().await;
+        if let Some(why) = self.core.out_of_service() {
+            return Err(OperationError::Refused(why));
+        }
         if let Some(membership) = self.core.membership() {
             let held = membership.identity;
             if (held.cluster, held.node) == (adoption.cluster, adoption.node) {
@@ -72,7 +81,7 @@ impl Operations {
         if adoption.cluster == ClusterId::default() || adoption.node == NodeId::NONE {
             return Err(OperationError::Invalid("a node is adopted under a cluster and a number, neither is 0".into()));
         }
-        let identity = NodeIdentity { cluster: adoption.cluster, node: adoption.node, founding: false };
+        let identity = NodeIdentity { cluster: adoption.cluster, node: adoption.node, founding: true };
         self.keep(identity)?;
         let known: Vec<_> = adoption.nodes.into_iter().map(|(node, record)| (node, record.peer_address)).collect();
         Membership::start(&self.core, identity, None, &known).await.map_err(failed)?;
@@ -177,6 +186,7 @@ impl NodeOperations for Operations {
             started: core.started,
             software: env!("CARGO_PKG_VERSION").into(),
             insecure_plaintext: core.config.listens_beyond_loopback(),
+            out_of_service: core.out_of_service(),
         }
     }
 
@@ -237,7 +247,7 @@ impl NodeOperations for Operations {
         async move { self.member()?.raft.read_index(patience).await.map_err(no_outcome) }.boxed()
     }
 
-    fn add_voter(&self, node: NodeId, patience: Duration) -> BoxFuture<'_, Result<(), OperationError>> {
+    fn add_voter(&self, node: NodeId, patience: Duration) -> BoxFuture<'_, Result<bool, OperationError>> {
         async move { self.member()?.raft.add_voter(node, patience).await.map_err(no_outcome) }.boxed()
     }
 

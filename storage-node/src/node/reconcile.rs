@@ -247,7 +247,11 @@ impl Reconciler {
         state: &ClusterState,
         registered: impl Fn(VolumeId, DiskId) -> bool,
     ) {
-        let busy = |volume: &VolumeId| self.membership.volumes.lock().contains_key(volume);
+        // A copy that could not be made may fail for the very store that is to go.
+        let busy = |volume: &VolumeId| {
+            let table = self.membership.volumes.lock();
+            !matches!(table.get(volume), None | Some(LocalVolume::CreateFailed { .. }))
+        };
         let stale: Vec<(VolumeId, DiskId)> = self
             .stores
             .keys()

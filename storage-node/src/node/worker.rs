@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::Context;
 use nix::sys::signal::{SigSet, Signal};
-use proto::{Boot, Incarnation};
+use proto::{Boot, Incarnation, NodeId};
 use rand::Rng;
 use replication::config::NodeKind;
 use tokio::signal::unix::{SignalKind, signal};
@@ -33,6 +33,8 @@ use crate::volume::Shards;
 
 /// Messages from other nodes that may wait to be handed on.
 const INCOMING_QUEUED_MAX: usize = 1024;
+/// Number of the node that founds a cluster.
+const FOUNDER: NodeId = NodeId(1);
 /// Threads of the control plane.
 const CONTROL_THREADS: usize = 2;
 
@@ -123,7 +125,6 @@ fn is_final(why: &anyhow::Error) -> bool {
     why.is::<ConfigError>()
         || matches!(data_dir, Some(DataDirError::InUse { .. } | DataDirError::Damaged { .. }))
         || matches!(why.downcast_ref(), Some(StoreError::Refused { .. }))
-        || matches!(why.downcast_ref(), Some(EnterError::Raft(RaftError::LogRefused { .. })))
 }
 
 /// A thread that ends unnoticed would leave a volume silent: the process ends instead, and the supervisor says so.
@@ -226,15 +227,7 @@ async fn serve(core: Arc<Core>, mut ended: watch::Receiver<End>) -> anyhow::Resu
         info!(address = %listen.nbd, "NBD listens");
         tokio::spawn(export::serve(listener, Arc::clone(&core)));
     }
-    match core.data_dir.identity()? {
-        Some(held) => {
-            let bootstrap = held.founding.then(|| init_command(&core, held.cluster));
-            Membership::start(&core, held, bootstrap, &[]).await?;
-        }
-        None => {
-            info!("in no cluster yet: run `tandem cluster init` on the first node, `tandem cluster join` on others")
-        }
-    }
+    enter(&core).await?;
     let operations = Arc::new(Operations::new(Arc::clone(&core)));
     let closing = core.closing.clone();
     let transport = core.transport.clone();
@@ -258,6 +251,28 @@ async fn serve(core: Arc<Core>, mut ended: watch::Receiver<End>) -> anyhow::Resu
     drop(peer_listener);
     info!("stopped");
     Ok(end)
+}
+
+/// Takes the place in the cluster that this node has, if it has one and may.
+async fn enter(core: &Arc<Core>) -> anyhow::Result<()> {
+    if let Some(why) = core.data_dir.out_of_service()? {
+        core.stay_out(&why).await;
+        return Ok(());
+    }
+    let Some(held) = core.data_dir.identity()? else {
+        info!("in no cluster yet: run `tandem cluster init` on the first node, `tandem cluster join` on others");
+        return Ok(());
+    };
+    let bootstrap = (held.founding && held.node == FOUNDER).then(|| init_command(core, held.cluster));
+    match Membership::start(core, held, bootstrap, &[]).await {
+        Ok(_) => Ok(()),
+        // It goes on, without a vote and without volumes, so that whoever asks it is told what to do.
+        Err(EnterError::Raft(why @ RaftError::LogRefused { .. })) => {
+            core.stay_out(&why.to_string()).await;
+            Ok(())
+        }
+        Err(why) => Err(why.into()),
+    }
 }
 
 fn listen_failed(which: &str, address: std::net::SocketAddr) -> String {

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use proto::{NodeId, RequestId};
 use replication::config::consensus::{
-    COMMAND_BYTES_MAX, Consensus, ConsensusConfig, LOG_ENTRIES_MAX, MembershipRefused, Restored, Settled,
+    COMMAND_BYTES_MAX, Consensus, ConsensusConfig, LOG_ENTRIES_MAX, MembershipRefused, Restored, Settled, Standing,
     encode_message,
 };
 use replication::config::{ClusterState, Command, Outcome};
@@ -38,7 +38,12 @@ pub(super) enum Order {
     Propose(Command),
     ProposeAndWait(Command, Reply<Outcome>),
     Read(Reply<()>),
-    Membership { node: NodeId, add: bool, reply: Reply<()> },
+    /// The reply to an addition tells whether the node votes (else it waits for the place of a silent voter).
+    Membership {
+        node: NodeId,
+        add: bool,
+        reply: Reply<bool>,
+    },
 }
 
 /// What the handles and the thread share.
@@ -122,9 +127,13 @@ pub(super) fn start(
     send: Box<dyn RaftSend>,
 ) -> Result<(Arc<Shared>, Watches), RaftError> {
     let identity = LogIdentity { cluster: config.cluster, node: config.node };
-    let refused = |why: String| RaftError::LogRefused { path: directory.join(super::LOG_NAME), why };
+    let path = directory.join(super::LOG_NAME);
+    let refused = |why: String| RaftError::LogRefused { path: path.clone(), why };
     let (log, restored) = match Log::open(directory, identity)? {
         Some(opened) => opened,
+        None if !config.fresh => {
+            return Err(super::log::refuse(&path, "the log is gone, and its directory's marker too"));
+        }
         None => {
             let restored = first_log(config.node, bootstrap).map_err(&refused)?;
             (Log::create(directory, identity, &restored)?, restored)
@@ -140,7 +149,7 @@ pub(super) fn start(
         },
         restored,
     )
-    .map_err(|error| refused(error.to_string()))?;
+    .map_err(|error| super::log::refuse(&path, &error.to_string()))?;
     let (state_out, state) = watch::channel(Arc::new(core.state().clone()));
     let (status_out, status) = watch::channel(RaftStatus::default());
     let (stopped_out, stopped) = watch::channel(None);
@@ -225,7 +234,7 @@ struct Driver {
     /// By number of the read's context.
     reads: BTreeMap<u64, Vec<Reply<()>>>,
     read_count: u64,
-    memberships: Vec<(NodeId, bool, Reply<()>)>,
+    memberships: Vec<(NodeId, bool, Reply<bool>)>,
     ticks: u64,
     leaderless_since: Option<u64>,
     /// A noted commit index has waited long enough for a flush.
@@ -369,10 +378,15 @@ impl Driver {
 
     fn change_members(&mut self) {
         for (node, add, reply) in std::mem::take(&mut self.memberships) {
-            let change = if add { self.core.add_voter(node) } else { self.core.remove_voter(node) };
+            let change = if add {
+                self.core.add_voter(node)
+            } else {
+                self.core.remove_voter(node).map(|gone| if gone { Standing::Voter } else { Standing::Pending })
+            };
             let end = match change {
-                Ok(true) => Ok(()),
-                Ok(false) | Err(MembershipRefused::NoLeader | MembershipRefused::Busy) => {
+                Ok(Standing::Voter) => Ok(true),
+                Ok(Standing::Waiting) => Ok(false),
+                Ok(Standing::Pending) | Err(MembershipRefused::NoLeader | MembershipRefused::Busy) => {
                     self.memberships.push((node, add, reply));
                     continue;
                 }

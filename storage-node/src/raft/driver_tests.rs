@@ -104,7 +104,8 @@ impl Cluster {
 }
 
 fn start(id: u64, cluster: ClusterId, directory: &Path, link: Link) -> Result<RaftHandle, RaftError> {
-    let config = RaftConfig { node: NodeId(id), cluster, tick: Duration::from_millis(10), election_ticks: 10 };
+    let config =
+        RaftConfig { node: NodeId(id), cluster, tick: Duration::from_millis(10), election_ticks: 10, fresh: true };
     RaftHandle::start(config, directory, (id == 1).then(init), Box::new(link))
 }
 
@@ -237,6 +238,30 @@ async fn the_survivor_of_a_lost_majority_starts_over_under_a_new_id() {
     node.propose_and_wait(join(80, "n4"), PATIENCE).await.unwrap();
     let members: Vec<NodeId> = node.status().borrow().members.keys().copied().collect();
     assert_eq!(members, [NodeId(2)]);
+}
+
+#[tokio::test]
+async fn a_log_that_is_gone_with_its_directory_is_not_made_anew() {
+    let cluster = Cluster::new();
+    let node = cluster.start(1);
+    node.read_index(PATIENCE).await.unwrap();
+    cluster.kill(1, node).await;
+    let directory = cluster.directory(1);
+    let again = || {
+        let config = RaftConfig {
+            node: NodeId(1),
+            cluster: CLUSTER,
+            tick: Duration::from_millis(10),
+            election_ticks: 10,
+            fresh: false,
+        };
+        RaftHandle::start(config, &directory, Some(init()), Box::new(Link(NodeId(1), cluster.network.clone())))
+    };
+    let node = again().unwrap();
+    cluster.kill(1, node).await;
+    std::fs::remove_dir_all(&directory).unwrap();
+    let refused = again().err().map(|error| error.to_string()).unwrap_or_default();
+    assert!(refused.contains("must not vote") && refused.contains("`tandem node reset"), "{refused}");
 }
 
 #[tokio::test]

@@ -6,7 +6,10 @@
 //! damaged one before it, means that this node may have forgotten a vote, so it is refused instead of truncated.
 //!
 //! A superblock says how far the records are synced. It is written *after* the flush that made them so, and becomes
-//! durable with the next one: so it never claims what a power cut could take away.
+//! durable with the next one: so it never claims what a power cut could take away. The marker, a file of its own, holds a
+//! third copy of it, written after the others: a log that alone goes back to what it was (a lost flush, a lost rename, a
+//! file restored from a backup) is found out by it. What goes back together with the marker only the others can tell: the
+//! leader counts on entries that are gone, and the node halts.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, ErrorKind};
@@ -24,8 +27,10 @@ use super::superblock::{SUPERBLOCK_BYTES, Superblock};
 /// Name of the log inside its directory.
 pub const LOG_NAME: &str = "raft.log";
 const NEW_NAME: &str = "raft.log.new";
-/// Exists once a log was made here; held locked while one is open.
-const MARKER_NAME: &str = "raft.member";
+/// Exists once a log was made here; held locked while one is open; holds what was last promised.
+pub(super) const MARKER_NAME: &str = "raft.member";
+/// Where in the marker the copies of the superblock lie, by turns: a sector each, so that a torn write spares one.
+const MARKER_SLOT_BYTES: u64 = 512;
 /// Where the records begin: behind two superblocks, a page each.
 pub(super) const RECORDS_AT: u64 = 2 * PAGE;
 const PAGE: u64 = 4096;
@@ -67,7 +72,7 @@ pub struct Log {
     /// Set by the first failure: nothing is written any more.
     failed: bool,
     /// Holds the lock.
-    _marker: File,
+    marker: File,
 }
 
 impl Log {
@@ -82,8 +87,9 @@ impl Log {
         if path.exists() {
             return Err(RaftError::LogRefused { path, why: "there is a log already".into() });
         }
-        let log = Self::write_new(directory, identity, restored, marker)?;
-        log._marker.set_len(1).and_then(|()| log._marker.sync_all()).map_err(|source| io_error(&log.path, source))?;
+        let mut log = Self::write_new(directory, identity, restored, marker, 0)?;
+        log.mark_promise()?;
+        log.marker.sync_all().map_err(|source| io_error(&log.path, source))?;
         Ok(log)
     }
 
@@ -107,7 +113,10 @@ impl Log {
         let superblock = newest_superblock(&bytes, &path, identity)?;
         let scan = scan(&bytes, superblock.chain_seed).map_err(|why| refuse(&path, why))?;
         check_promises(&superblock, &scan).map_err(|why| refuse(&path, why))?;
-        marker.set_len(1).map_err(|source| io_error(&path, source))?;
+        let promised = read_marker(&marker, identity).map_err(|source| io_error(&path, source))?;
+        for promise in promised.iter() {
+            check_marker(promise, &superblock, &scan).map_err(|why| refuse(&path, why))?;
+        }
         let mut log = Log {
             directory: directory.to_owned(),
             path,
@@ -118,7 +127,7 @@ impl Log {
             allocated: scan.end,
             chain: scan.chain,
             failed: false,
-            _marker: marker,
+            marker,
         };
         // What lies behind the end was never promised; it goes, so that it cannot fit behind a later record.
         let cut = log.file.set_len(scan.end).and_then(|()| log.file.sync_all());
@@ -176,14 +185,14 @@ impl Log {
             return Err(self.poisoned());
         }
         let replaced = self
-            ._marker
+            .marker
             .try_clone()
             .map_err(|source| io_error(&self.path, source))
-            .and_then(|marker| Self::write_new(&self.directory, identity, image, marker));
+            .and_then(|marker| Self::write_new(&self.directory, identity, image, marker, self.superblock.sequence));
         match replaced {
             Ok(log) => {
                 *self = log;
-                Ok(())
+                self.mark_promise()
             }
             Err(error) => {
                 self.failed = true;
@@ -192,7 +201,14 @@ impl Log {
         }
     }
 
-    fn write_new(directory: &Path, identity: LogIdentity, image: &Restored, marker: File) -> Result<Log, RaftError> {
+    /// The superblocks count on from `sequence`, so that of two files of one node the newer can be told.
+    fn write_new(
+        directory: &Path,
+        identity: LogIdentity,
+        image: &Restored,
+        marker: File,
+        sequence: u64,
+    ) -> Result<Log, RaftError> {
         let new = directory.join(NEW_NAME);
         remove_if_there(&new)?;
         let file = OpenOptions::new()
@@ -201,7 +217,7 @@ impl Log {
             .create_new(true)
             .open(&new)
             .map_err(|source| io_error(&new, source))?;
-        let superblock = Superblock::new(identity, rand::random());
+        let superblock = Superblock { sequence, ..Superblock::new(identity, rand::random()) };
         let mut log = Log {
             directory: directory.to_owned(),
             path: new.clone(),
@@ -212,7 +228,7 @@ impl Log {
             synced: RECORDS_AT,
             allocated: 0,
             failed: false,
-            _marker: marker,
+            marker,
         };
         let mut batch = Batch { bytes: Vec::new(), chain: log.chain };
         if let Some(snapshot) = &image.snapshot {
@@ -222,8 +238,10 @@ impl Log {
         batch.push(HARD_STATE, &image.hard_state);
         log.write(batch)?;
         log.sync()?;
-        log.write_superblock(&image.hard_state)?;
-        log.mark_synced()?;
+        (log.superblock.term, log.superblock.vote) = (image.hard_state.term, image.hard_state.vote);
+        // Both slots. The marker follows once the file is in its place: before that it is nobody's promise.
+        log.write_slot()?;
+        log.write_slot()?;
         log.sync()?;
         log.path = directory.join(LOG_NAME);
         std::fs::rename(&new, &log.path).map_err(|source| io_error(&log.path, source))?;
@@ -268,6 +286,17 @@ impl Log {
     }
 
     fn mark_synced(&mut self) -> Result<(), RaftError> {
+        self.write_slot()?;
+        self.mark_promise()
+    }
+
+    fn mark_promise(&mut self) -> Result<(), RaftError> {
+        let at = self.superblock.sequence % 2 * MARKER_SLOT_BYTES;
+        let written = self.marker.write_all_at(&self.superblock.encode(), at);
+        self.guard(written)
+    }
+
+    fn write_slot(&mut self) -> Result<(), RaftError> {
         self.superblock.synced = self.synced;
         self.superblock.sequence += 1;
         let at = self.superblock.sequence % 2 * PAGE;
@@ -399,6 +428,35 @@ fn check_promises(superblock: &Superblock, scan: &Scan) -> Result<(), &'static s
     Ok(())
 }
 
+/// What the marker promises, against the log found. Its two copies differ by one flush at most, so each holds alone.
+fn check_marker(promise: &Superblock, superblock: &Superblock, scan: &Scan) -> Result<(), &'static str> {
+    if promise.chain_seed == superblock.chain_seed {
+        return check_promises(promise, scan);
+    }
+    // Of another file: of the one before, when a crash came between the replacement and its mark.
+    if promise.sequence > superblock.sequence {
+        return Err(
+            "it is an older log than the one this node had last: the disk lost its replacement, or it was restored",
+        );
+    }
+    check_promises(&Superblock { synced: 0, ..promise.clone() }, scan)
+}
+
+/// The copies of the superblock in the marker that are intact and of this node; a damaged one promises nothing.
+fn read_marker(marker: &File, identity: LogIdentity) -> io::Result<Vec<Superblock>> {
+    let mut bytes = [0; 2 * MARKER_SLOT_BYTES as usize];
+    let mut filled = 0;
+    while filled < bytes.len() {
+        match marker.read_at(&mut bytes[filled..], filled as u64)? {
+            0 => break,
+            count => filled += count,
+        }
+    }
+    let slots = bytes.chunks(MARKER_SLOT_BYTES as usize).filter_map(Superblock::decode);
+    let ours = |slot: &Superblock| (slot.cluster, slot.node) == (identity.cluster, identity.node);
+    Ok(slots.filter(|slot| slot.is_readable() && ours(slot)).collect())
+}
+
 fn newest_superblock(bytes: &[u8], path: &Path, identity: LogIdentity) -> Result<Superblock, RaftError> {
     let slot = |at: u64| bytes.get(at as usize..at as usize + SUPERBLOCK_BYTES).and_then(Superblock::decode);
     let newest = [slot(0), slot(PAGE)].into_iter().flatten().max_by_key(|superblock| superblock.sequence);
@@ -433,6 +491,7 @@ fn read_all(file: &File, path: &Path) -> Result<Vec<u8>, RaftError> {
 fn lock(directory: &Path) -> Result<File, RaftError> {
     let path = directory.join(MARKER_NAME);
     let marker = OpenOptions::new()
+        .read(true)
         .write(true)
         .create(true)
         .truncate(false)
@@ -459,10 +518,10 @@ fn io_error(path: &Path, source: io::Error) -> RaftError {
 }
 
 /// Damage that may have cost a promise.
-fn refuse(path: &Path, why: &str) -> RaftError {
+pub(super) fn refuse(path: &Path, why: &str) -> RaftError {
     let why = format!(
-        "{why}; with it this node must not vote: remove the node from the cluster, empty its state directory, and let it \
-         join under a new id with `tandem node join`"
+        "{why}; with it this node must not vote. It can come back as a new node, its volumes copied anew: run `tandem node \
+         reset --config FILE` on this machine, `tandem node remove NODE` on another one, then `tandem node join MEMBER` here"
     );
     RaftError::LogRefused { path: path.to_owned(), why }
 }

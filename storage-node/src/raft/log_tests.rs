@@ -59,7 +59,12 @@ fn synced_of(bytes: &[u8]) -> usize {
 fn assert_must_rejoin(result: Result<Restored, RaftError>, what: &str) {
     match result {
         Err(LogRefused { why, .. }) => {
-            assert!(why.contains("must not vote") && why.contains("`tandem node join`"), "{what}: {why}");
+            assert!(
+                why.contains("must not vote")
+                    && why.contains("`tandem node reset")
+                    && why.contains("`tandem node join"),
+                "{what}: {why}"
+            );
         }
         other => panic!("{what}: {other:?}"),
     }

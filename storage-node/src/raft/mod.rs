@@ -11,6 +11,8 @@ mod log;
 mod log_tests;
 mod recover;
 mod superblock;
+#[cfg(test)]
+mod torture_tests;
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -24,7 +26,7 @@ use tokio::sync::{oneshot, watch};
 
 use driver::{Order, Shared};
 pub use log::{LOG_NAME, Log, LogIdentity};
-pub use recover::recover_quorum;
+pub use recover::{inspect, recover_quorum};
 
 /// What the driver tells about itself.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -101,6 +103,8 @@ pub struct RaftConfig {
     pub tick: Duration,
     /// Election timeout in ticks: random between min and 2 × min.
     pub election_ticks: usize,
+    /// The node has never run Raft: a log may be made. Otherwise a missing log is refused, since it held promises.
+    pub fresh: bool,
 }
 
 /// A handle to the driver's thread; cheap to clone. When the last one is dropped the thread ends, without handing over.
@@ -173,14 +177,15 @@ impl RaftHandle {
         self.stopped.clone()
     }
 
-    /// Adds a learner, through the leader; that makes it a voter once it has caught up. Returns when it is one.
-    pub async fn add_voter(&self, node: NodeId, patience: Duration) -> Result<(), ProposeError> {
+    /// Adds a learner, through the leader; that makes it a voter once it has caught up. True: it is one. False: it waits
+    /// for the place of a voter that does not answer, until that one returns or is removed.
+    pub async fn add_voter(&self, node: NodeId, patience: Duration) -> Result<bool, ProposeError> {
         self.ask(patience, |reply| Order::Membership { node, add: true, reply }).await
     }
 
     /// Removes a voter or learner, through the leader. Returns when it is gone.
     pub async fn remove_voter(&self, node: NodeId, patience: Duration) -> Result<(), ProposeError> {
-        self.ask(patience, |reply| Order::Membership { node, add: false, reply }).await
+        self.ask(patience, |reply| Order::Membership { node, add: false, reply }).await.map(drop)
     }
 
     /// Hands leadership to another voter if this node leads, then stops the thread.

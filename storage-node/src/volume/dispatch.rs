@@ -293,7 +293,9 @@ impl Actor {
             }
             Notice::SwitchoverRefused { why } => warn!(%volume, "switchover refused: {why}"),
             Notice::DetachRefused { why } => warn!(%volume, "detach refused: {why}"),
-            Notice::Resync { .. } | Notice::DiskDetached { .. } => {}
+            Notice::ScrubRefused { why } => warn!(%volume, "scrub refused: {why}"),
+            Notice::Scrub { report, done: true } => info!(%volume, ?report, "scrub done"),
+            Notice::Resync { .. } | Notice::DiskDetached { .. } | Notice::Scrub { .. } => {}
         }
         // An error says that nobody watches.
         let _ = self.env.notices.send((volume, notice));

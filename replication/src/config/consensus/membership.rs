@@ -1,9 +1,15 @@
 //! Who takes part: learners, their promotion, removal, and the leader's view of its members.
+//!
+//! A change of the voters goes through joint consensus (Ongaro's thesis, section 4.3): one entry enters the joint
+//! configuration, and whoever leads then proposes the one that leaves it, so a crash in between only delays the end. A
+//! voter that is removed gives its place to a learner that is ready, in the same change.
 
 use std::collections::BTreeMap;
 
 use proto::NodeId;
-use raft::eraftpb::{ConfChange, ConfChangeType, ConfChangeV2, Message, MessageType};
+use raft::eraftpb::{
+    ConfChange, ConfChangeSingle, ConfChangeTransition, ConfChangeType, ConfChangeV2, Message, MessageType,
+};
 use raft::{ProgressState, SnapshotStatus};
 use thiserror::Error;
 
@@ -17,6 +23,20 @@ pub const VOTERS_MAX: usize = 7;
 const PROMOTE_LAG_MAX: u64 = 16;
 /// Election timeouts between two tries to hand leadership to a witness.
 const TRANSFER_BACKOFF_ELECTIONS: u64 = 20;
+/// Election timeouts of silence after which a voter counts as gone, and learners are told that they wait for its place.
+const GONE_ELECTIONS: u64 = 10;
+
+/// How far a node is on its way to a vote.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// It votes.
+    Voter,
+    /// It has caught up, and waits: a voter is gone, and a vote more would only raise the majority that the others must
+    /// reach. It gets its vote when that voter returns, or the place of that voter when it is removed.
+    Waiting,
+    /// It is on its way; a request may be lost, so ask again.
+    Pending,
+}
 
 /// Why a change of membership was not proposed.
 #[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
@@ -43,29 +63,39 @@ pub enum MembershipRefused {
 
 impl Consensus {
     /// Adds a learner, through the leader if that is another node; the leader makes it a voter once it has caught up.
-    /// True if it is a voter already; otherwise ask again, a request may be lost.
-    pub fn add_voter(&mut self, node: NodeId) -> Result<bool, MembershipRefused> {
+    pub fn add_voter(&mut self, node: NodeId) -> Result<Standing, MembershipRefused> {
+        let joint = self.is_joint();
         if self.conf_state.voters.contains(&node.0) {
-            return Ok(true);
+            return Ok(if joint { Standing::Pending } else { Standing::Voter });
         }
         if self.conf_state.learners.contains(&node.0) {
-            return Ok(false);
+            let waits = self.is_leader() && !joint && self.a_voter_is_gone() && self.is_ready(node.0);
+            return Ok(if waits { Standing::Waiting } else { Standing::Pending });
+        }
+        if joint {
+            return Err(MembershipRefused::Busy);
         }
         if self.conf_state.voters.len() + self.conf_state.learners.len() >= MEMBERS_MAX {
             return Err(MembershipRefused::Full);
         }
         self.change(ConfChangeType::AddLearnerNode, node)?;
-        Ok(false)
+        Ok(Standing::Pending)
     }
 
-    /// Removes a voter or learner, through the leader if that is another node. True if it is gone already.
+    /// Removes a voter or learner, through the leader if that is another node. A learner that is ready takes the place of
+    /// a voter in the same change. True if the node is gone already.
     pub fn remove_voter(&mut self, node: NodeId) -> Result<bool, MembershipRefused> {
         let voter = self.conf_state.voters.contains(&node.0);
-        if !voter && !self.conf_state.learners.contains(&node.0) {
+        let leaving = self.conf_state.voters_outgoing.contains(&node.0);
+        if !voter && !leaving && !self.conf_state.learners.contains(&node.0) {
             return Ok(true);
         }
+        if self.is_joint() {
+            return Err(MembershipRefused::Busy);
+        }
         if voter {
-            let rest: Vec<u64> = self.conf_state.voters.iter().copied().filter(|id| *id != node.0).collect();
+            let mut rest: Vec<u64> = self.conf_state.voters.iter().copied().filter(|id| *id != node.0).collect();
+            rest.extend(self.ready_learner());
             if rest.is_empty() {
                 return Err(MembershipRefused::LastVoter);
             }
@@ -97,16 +127,49 @@ impl Consensus {
         true
     }
 
+    /// On the leader proposes the change; elsewhere passes the wish on to the leader.
     fn change(&mut self, kind: ConfChangeType, node: NodeId) -> Result<(), MembershipRefused> {
         if self.leader() == NodeId::NONE {
             return Err(MembershipRefused::NoLeader);
         }
-        let pending = self.is_leader() && self.raw.raft.has_pending_conf();
-        if self.in_flight.is_some() || self.halt.is_some() || pending {
+        if self.in_flight.is_some() || self.halt.is_some() {
             return Err(MembershipRefused::Busy);
         }
-        let mut change = ConfChange { node_id: node.0, ..ConfChange::default() };
-        change.set_change_type(kind);
+        if !self.is_leader() {
+            let mut wish = ConfChange { node_id: node.0, ..ConfChange::default() };
+            wish.set_change_type(kind);
+            let passed_on = self.raw.propose_conf_change(Vec::new(), wish);
+            self.after_input(false);
+            return passed_on.map_err(|_| MembershipRefused::Busy);
+        }
+        let mut changes = vec![(kind, node.0)];
+        let voters_change = match kind {
+            ConfChangeType::AddLearnerNode => false,
+            ConfChangeType::AddNode => true,
+            ConfChangeType::RemoveNode => self.conf_state.voters.contains(&node.0),
+        };
+        if voters_change && kind == ConfChangeType::RemoveNode {
+            changes.extend(self.ready_learner().map(|id| (ConfChangeType::AddNode, id)));
+        }
+        self.propose_change(&changes, voters_change)
+    }
+
+    /// Proposes changes as one entry: joint, to be left by an entry of its own, or simple. No changes leave the joint
+    /// configuration.
+    fn propose_change(&mut self, changes: &[(ConfChangeType, u64)], joint: bool) -> Result<(), MembershipRefused> {
+        if self.raw.raft.has_pending_conf() || self.raw.raft.lead_transferee.is_some() {
+            return Err(MembershipRefused::Busy);
+        }
+        let single = |(kind, id): &(ConfChangeType, u64)| {
+            let mut single = ConfChangeSingle { node_id: *id, ..ConfChangeSingle::default() };
+            single.set_change_type(*kind);
+            single
+        };
+        let singles: Vec<ConfChangeSingle> = changes.iter().map(single).collect();
+        let mut change = ConfChangeV2 { changes: singles.into(), ..ConfChangeV2::default() };
+        if joint {
+            change.set_transition(ConfChangeTransition::Explicit);
+        }
         let proposed = self.raw.propose_conf_change(Vec::new(), change);
         self.after_input(false);
         proposed.map_err(|_| MembershipRefused::Busy)
@@ -117,11 +180,18 @@ impl Consensus {
         if let Ok(mut conf_state) = self.raw.apply_conf_change(change) {
             conf_state.voters.sort_unstable();
             conf_state.learners.sort_unstable();
+            conf_state.voters_outgoing.sort_unstable();
+            conf_state.learners_next.sort_unstable();
             self.conf_state = conf_state;
         }
     }
 
-    /// Voters (true) and learners (false).
+    /// True between the two entries of a change of the voters.
+    pub fn is_joint(&self) -> bool {
+        !self.conf_state.voters_outgoing.is_empty()
+    }
+
+    /// Voters (true) and learners (false); of a joint configuration the voters of both halves.
     pub fn members(&self) -> BTreeMap<NodeId, bool> {
         let learners = self.conf_state.learners.iter().map(|id| (NodeId(*id), false));
         let voters = self.conf_state.voters.iter().chain(&self.conf_state.voters_outgoing);
@@ -195,24 +265,57 @@ impl Consensus {
         }
     }
 
-    pub(super) fn promote_learners(&mut self) {
-        if self.conf_state.voters.len() >= VOTERS_MAX || self.raw.raft.lead_transferee.is_some() {
+    /// On the leader, each tick: ends a joint configuration, whoever began it; else gives a vote to a learner.
+    pub(super) fn advance_membership(&mut self) {
+        if self.in_flight.is_some() || self.raw.raft.has_pending_conf() || self.raw.raft.lead_transferee.is_some() {
             return;
         }
-        let last = self.raw.raft.raft_log.last_index();
-        let election = self.config.election_ticks as u64;
-        let ready = |id: &&u64| {
-            let near = self.raw.raft.prs().get(**id).is_some_and(|progress| {
-                progress.state != ProgressState::Snapshot
-                    && progress.matched > 0
-                    && progress.matched + PROMOTE_LAG_MAX >= last
-            });
-            near && self.last_heard.get(*id).is_some_and(|tick| self.ticks - tick <= election)
-        };
-        if let Some(id) = self.conf_state.learners.iter().find(ready).copied() {
-            // Busy now means another try at the next tick.
-            let _ = self.change(ConfChangeType::AddNode, NodeId(id));
+        // What is refused now is tried again at the next tick.
+        if self.is_joint() {
+            if self.conf_state.voters.contains(&self.config.node.0) {
+                let _ = self.propose_change(&[], false);
+            } else {
+                // A leader that is on its way out would be left leading a group that it is no part of.
+                self.step_aside();
+            }
+            return;
         }
+        let voters = &self.conf_state.voters;
+        let heard = self.heard();
+        let all_heard = voters.iter().all(|id| heard.get(&NodeId(*id)) == Some(&true));
+        if voters.len() < VOTERS_MAX
+            && all_heard
+            && let Some(id) = self.ready_learner()
+        {
+            let _ = self.propose_change(&[(ConfChangeType::AddNode, id)], true);
+        }
+    }
+
+    /// On the leader: a learner that has caught up and answers.
+    fn ready_learner(&self) -> Option<u64> {
+        if !self.is_leader() {
+            return None;
+        }
+        self.conf_state.learners.iter().copied().find(|id| self.is_ready(*id))
+    }
+
+    fn is_ready(&self, id: u64) -> bool {
+        let last = self.raw.raft.raft_log.last_index();
+        let near = self.raw.raft.prs().get(id).is_some_and(|progress| {
+            progress.state != ProgressState::Snapshot
+                && progress.matched > 0
+                && progress.matched + PROMOTE_LAG_MAX >= last
+        });
+        let election = self.config.election_ticks as u64;
+        near && self.last_heard.get(&id).is_some_and(|tick| self.ticks - tick <= election)
+    }
+
+    /// On the leader: a voter has been silent for long.
+    fn a_voter_is_gone(&self) -> bool {
+        let Some(since) = self.leader_since else { return false };
+        let patience = GONE_ELECTIONS * self.config.election_ticks as u64;
+        let heard_at = |id: &u64| self.last_heard.get(id).copied().unwrap_or(0).max(since);
+        self.conf_state.voters.iter().any(|id| *id != self.config.node.0 && self.ticks - heard_at(id) > patience)
     }
 
     /// Remembers when a snapshot left: raft-rs sends nothing else to that follower until it hears how it went.

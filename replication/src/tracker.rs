@@ -184,12 +184,15 @@ impl Trackers {
         self.trackers.retain(|node, _| outside(node));
         let Some(own) = config.in_sync.get(&me) else { return self.clear() };
         let blocks = config.size_bytes / proto::BLOCK_BYTES;
+        // A snapshot of the former release has no histories; zeros there say nothing at all.
+        let knows = |registration: &Registration| registration.registered_at.0 > 0 && own.since.0 > 0;
         let mut new = Vec::new();
         for (node, registration) in config.replicas.iter().filter(|(node, _)| **node != me && outside(node)) {
             let same = |header: &Header| {
                 (header.node, header.disk_id) == (*node, registration.disk_id)
                     && (header.registered_at, header.base) == (registration.registered_at, registration.member_until)
                     && header.started_at >= own.since
+                    && knows(registration)
             };
             if self.trackers.get(node).is_some_and(|tracker| same(&tracker.header)) {
                 continue;
@@ -205,7 +208,8 @@ impl Trackers {
         }
         // After all that are on disk have their areas.
         for (node, registration) in new {
-            let shared = registration.member_until >= own.since && registration.member_until.0 > 0;
+            let shared =
+                knows(registration) && registration.member_until >= own.since && registration.member_until.0 > 0;
             let dirty = if shared && !self.has_damage() { None } else { Some(DirtyBitmap::dirty(blocks)) };
             let tracker = self.begin(config, (node, registration), blocks, dirty, (hot, beginning));
             self.trackers.insert(node, tracker);

@@ -92,11 +92,6 @@ pub(super) enum Purpose {
         tag: u64,
         range: BlockRange,
     },
-    /// Own data compared with a peer's.
-    Compare {
-        tag: u64,
-        range: BlockRange,
-    },
     /// A checksum page.
     Load {
         extent: u64,
@@ -207,10 +202,6 @@ impl LocalCopy {
                 self.counters.repaired += range.count;
                 self.step(tag, None, orders);
             }
-            (Purpose::Compare { tag, range }, RawResult::Equal(equal)) => {
-                self.compared(tag, range, &equal);
-                self.step(tag, None, orders);
-            }
             (Purpose::Load { extent }, RawResult::Page(page)) => {
                 if !self.extents.loaded(extent, &page) {
                     self.counters.pages_damaged += 1;
@@ -225,8 +216,7 @@ impl LocalCopy {
                 Purpose::Step { tag }
                 | Purpose::Data { tag, .. }
                 | Purpose::Learn { tag, .. }
-                | Purpose::Mend { tag, .. }
-                | Purpose::Compare { tag, .. },
+                | Purpose::Mend { tag, .. },
                 _,
             ) => self.step(tag, trouble, orders),
         }

@@ -149,9 +149,8 @@ pub enum CopyOp {
         /// The pages.
         pages: Vec<(MetaPage, Page)>,
     },
-    /// Writes a peer's copy of blocks that were found bad here. `sums` are those of that copy's data. A block is written
-    /// if they match its own sum; if its own data equal it (the shell compares) the own sum was wrong and is corrected;
-    /// otherwise it stays bad.
+    /// Writes a peer's copy of blocks that were found bad here, where `sums` (those of that copy's data) match our own. The
+    /// others stay bad: a copy may be wrong in the very way in which ours is, so its data never correct a sum.
     Repair {
         /// Blocks.
         range: BlockRange,
@@ -208,16 +207,6 @@ pub enum RawOp {
         /// On stable media at the end.
         fua: bool,
     },
-    /// Compare blocks of the data area with the payload of operation `tag`, which begins at block `base`. Answered by
-    /// `RawResult::Equal`.
-    CompareData {
-        /// The operation.
-        tag: u64,
-        /// Block of the payload's start.
-        base: u64,
-        /// Blocks.
-        range: BlockRange,
-    },
     /// Read a page. Answered by `RawResult::Page`.
     ReadPage {
         /// The page.
@@ -249,8 +238,6 @@ pub enum RawResult {
     Done,
     /// A read of data: the sums of what was read.
     Sums(BlockSums),
-    /// A comparison: for each block, whether it is equal.
-    Equal(Vec<bool>),
     /// A read of a page: what it holds.
     Page(Page),
     /// No space.
@@ -287,8 +274,6 @@ pub struct Counters {
     pub reread: u64,
     /// Of those: written anew from a peer's copy.
     pub repaired: u64,
-    /// Of those: the sum was wrong and was corrected.
-    pub sums_corrected: u64,
     /// Checksum or index pages that were damaged.
     pub pages_damaged: u64,
     /// Blocks whose sum was unknown and was taken from the data.

@@ -119,38 +119,17 @@ impl LocalCopy {
             let good = CopyResult::Ok { sums: BlockSums::new() };
             return Next::Done(if bad.is_empty() { good } else { CopyResult::Corrupt { bad } });
         }
-        let (mut matching, mut differing) = (Vec::new(), Vec::new());
+        let mut matching = Vec::new();
         for (block, &sum) in repair.range.blocks().zip(&repair.sums) {
             let matches = self.extents.sum(block) == Some(sum);
-            push_block(if matches { &mut matching } else { &mut differing }, block);
+            push_block(if matches { &mut matching } else { &mut repair.bad }, block);
         }
         for &range in &matching {
             let first = range.start - repair.range.start;
             let write = RawOp::WriteData { tag, first, range, kind: WriteKind::Data, fua: false };
             self.give(write, Purpose::Mend { tag, range }, orders);
         }
-        for &range in &differing {
-            let compare = RawOp::CompareData { tag, base: repair.range.start, range };
-            self.give(compare, Purpose::Compare { tag, range }, orders);
-        }
-        Next::Wait(matching.len() + differing.len())
-    }
-
-    /// Own data have been compared with the peer's of a repair.
-    pub(super) fn compared(&mut self, tag: u64, range: BlockRange, equal: &[bool]) {
-        assert_eq!(equal.len() as u64, range.count, "one answer a block");
-        for (block, equal) in range.blocks().zip(equal) {
-            let Op::Repair(repair) = self.op(tag) else { unreachable!("a comparison for a repair") };
-            if !equal {
-                repair.bad.push(BlockRange::new(block, 1));
-                continue;
-            }
-            let sum = repair.sums[(block - repair.range.start) as usize];
-            if self.extents.sum(block).is_some() {
-                self.counters.sums_corrected += 1;
-            }
-            self.extents.set_sum(block, sum);
-        }
+        Next::Wait(matching.len())
     }
 
     /// Has checksum pages loaded that the range needs and memory lacks. Gives how many there are to wait for.

@@ -213,7 +213,9 @@ impl Primary {
         }
         let (Sync::Resyncing(source), Some(session)) = (&mut peer.sync, &mut peer.session) else { return };
         let Some(chunk) = source.chunks.get_mut(&number) else { return };
-        let ranges = split(&ranges, &chunk.bad);
+        // What is known to be bad is sent though it be equal: the target has taken its sums from what it holds.
+        let good = split(&ranges, &chunk.bad).into_iter().filter(|(_, known_bad)| !known_bad);
+        let ranges: Vec<(BlockRange, bool)> = good.chain(chunk.bad.iter().map(|range| (*range, true))).collect();
         chunk.stage = Stage::Sending { io, acks: ranges.len() };
         for (range, known_bad) in &ranges {
             let seq = session.await_ack(Awaited::Chunk(number), core.active);

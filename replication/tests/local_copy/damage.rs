@@ -278,7 +278,7 @@ fn areas_of_any_length_and_content_never_panic() {
 }
 
 #[test]
-fn a_wrong_sum_is_corrected_if_the_data_equal_the_peers() {
+fn a_peers_copy_that_does_not_match_our_sum_corrects_nothing() {
     let mut rig = cooled(13);
     // The sum that was taken of the data was wrong from the start: the wrong token was written with it.
     rig.heat(&[1]);
@@ -295,12 +295,6 @@ fn a_wrong_sum_is_corrected_if_the_data_equal_the_peers() {
     let around = BlockRange::new(block - 1, 3);
     let held: Vec<u64> = around.blocks().map(|block| rig.store.block(block)).collect();
     assert_eq!(rig.repair(around, vec![held[0], other, held[2]]), CopyResult::Corrupt { bad: vec![range] });
-    assert_eq!(rig.copy.counters().sums_corrected, 0);
-    assert_eq!(rig.repair(around, held), ok());
-    assert_eq!(rig.copy.counters().sums_corrected, 1);
-    assert_eq!(rig.bad_blocks([1]), set([]));
-    rig.heat(&[1]);
-    rig.cool(&[1]);
-    let (mut rig, _) = rig.reopen();
-    assert_eq!(rig.bad_blocks([1]), set([]), "the corrected sum is on stable media");
+    assert_eq!(rig.repair(around, held), CopyResult::Corrupt { bad: vec![range] }, "it may be wrong as ours is");
+    assert_eq!(rig.copy.counters().repaired, 2, "its neighbours match");
 }

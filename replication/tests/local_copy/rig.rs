@@ -165,11 +165,6 @@ impl Rig {
                     self.store.write(range, kind, &payload, fua);
                 }
             }
-            RawOp::CompareData { tag, base, range } => {
-                let payload = self.payload(tag, range.start - base);
-                let equal = range.blocks().zip(payload).map(|(block, token)| self.store.block(block) == token);
-                return RawResult::Equal(equal.collect());
-            }
             RawOp::ReadPage { page } => return RawResult::Page(self.store.page(page)),
             RawOp::WritePage { page, bytes, durable } => self.store.write_page(page, bytes, durable),
             RawOp::Flush => self.store.flush(mark),

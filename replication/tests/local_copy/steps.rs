@@ -30,7 +30,6 @@ fn kinds(rig: &Rig) -> Vec<&'static str> {
         RawOp::ReadData { tag: None, .. } => "learn",
         RawOp::ReadData { .. } => "read",
         RawOp::WriteData { .. } => "write",
-        RawOp::CompareData { .. } => "compare",
         RawOp::ReadPage { .. } => "load",
         RawOp::WritePage { page: MetaPage::Log(_), durable: true, .. } => "log",
         RawOp::WritePage { page: MetaPage::Index { .. }, durable: true, .. } => "index",

@@ -216,7 +216,6 @@ impl Inner {
                 self.refuse_later(raw);
             }
             RawOp::WriteData { range, kind, fua, .. } => erase::start(self, range, kind, fua, self.ended(raw)),
-            RawOp::CompareData { tag, base, range } => self.compare_data(raw, tag, base, range),
             RawOp::ReadPage { page } => self.read_page(raw, page),
             RawOp::WritePage { page, bytes, durable } => self.write_page(raw, page, &bytes, durable),
             RawOp::Flush => self.flush(self.ended(raw)),
@@ -311,25 +310,6 @@ impl Inner {
             inner.raw_ended(raw, result);
         });
         self.ring.request(&self.file, Request::Write { offset, data, durable }, done);
-    }
-
-    fn compare_data(self: &Rc<Self>, raw: RawId, tag: u64, base: u64, range: BlockRange) {
-        let first = range.start.checked_sub(base);
-        let given = first.and_then(|first| self.work.borrow().given(tag, first, range.count));
-        let Some(theirs) = given else { return self.defect_later(raw, "data to be compared is not held") };
-        let inner = Rc::clone(self);
-        let done = Box::new(move |result: Result<Option<AlignedBuf>, DiskError>| {
-            let result = match result {
-                Ok(buf) => {
-                    let ours = buf.unwrap_or_else(|| AlignedBuf::zeroed(0));
-                    let pairs = ours.chunks(BLOCK_BYTES as usize).zip(theirs.chunks(BLOCK_BYTES as usize));
-                    RawResult::Equal(pairs.map(|(ours, theirs)| ours == theirs).collect())
-                }
-                Err(error) => inner.failure(error),
-            };
-            inner.raw_ended(raw, result);
-        });
-        self.read_at(self.offset(range), range.length_bytes(), done);
     }
 
     fn read_page(self: &Rc<Self>, raw: RawId, page: MetaPage) {

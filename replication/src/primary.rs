@@ -25,7 +25,7 @@ use crate::write::pipeline::Write;
 pub const CLIENT_OPERATIONS_MAX: usize = 16_384;
 
 /// Who holds or awaits a range.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Holder {
     Write(u64),
     Read(u64),
@@ -33,7 +33,7 @@ pub(crate) enum Holder {
 }
 
 /// How far the primary is with serving.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Service {
     /// I/O of a former role or session is being drained.
     Starting,
@@ -44,7 +44,7 @@ pub(crate) enum Service {
 }
 
 /// See the module's header.
-#[derive(Debug)]
+#[derive(Clone, Debug, Hash)]
 pub(crate) struct Primary {
     pub(crate) epoch: Epoch,
     pub(crate) service: Service,

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use proto::NodeId;
 use replication::config::VolumeConfig;
-use replication::{Event, IoId, OpId, Request};
+use replication::{Event, OpId, PayloadId, Request};
 
 use proto::BlockRange;
 use proto::peer::message::WriteKind;
@@ -121,7 +121,7 @@ impl State {
     }
 
     /// The core answers an operation.
-    pub fn completed(&mut self, node: usize, op: OpId, data: Option<IoId>) {
+    pub fn completed(&mut self, node: usize, op: OpId, data: Option<PayloadId>) {
         let index = op.0 as usize - 1;
         let Op { kind, open, .. } = self.client.ops[index];
         if !open {
@@ -135,15 +135,13 @@ impl State {
                 self.check_write_is_everywhere(node, block, value);
             }
             OpKind::Read { block, read } => {
-                let loaded = self.boxes[node].worker.as_ref().map(|worker| &worker.loaded);
-                let found = data.and_then(|io| loaded.and_then(|loaded| loaded.iter().find(|(n, _)| *n == io)));
-                let Some((io, values)) = found.copied() else {
+                let Some(id) = data else {
                     return self.violate("payloads are held while they are used", format!("read {op:?}"));
                 };
-                if let Some(worker) = Arc::make_mut(&mut self.boxes[node]).worker.as_mut() {
+                let value = self.payload(node, id)[block];
+                if let (PayloadId::Io(io), Some(worker)) = (id, Arc::make_mut(&mut self.boxes[node]).worker.as_mut()) {
                     worker.loaded.retain(|(loaded, _)| *loaded != io);
                 }
-                let value = values[block];
                 if !Arc::make_mut(&mut self.client).registers[block].read_ends(read, value) {
                     let detail = format!("box {node} returned {value} of block {block}");
                     self.violate("answers are linearizable and flushed writes survive", detail);

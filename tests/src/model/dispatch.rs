@@ -11,7 +11,7 @@ use replication::{Action, Event, IoId, IoResult, PayloadId};
 
 use super::network::Item;
 use super::state::{OpKind, Pending, State};
-use super::store::{Inflight, PLACES, Values, Work, covered};
+use super::store::{BitmapPage, Inflight, PLACES, Values, Work, covered};
 
 impl State {
     /// Gives one fact to the core of box `node`, and everything that follows at once.
@@ -82,6 +82,15 @@ impl State {
                 self.submit(node, io, Work::Flush(covered));
             }
             Action::PersistActivityLog { io, extents } => self.submit(node, io, Work::Heat(extents)),
+            Action::CoolExtents { io, extents, bitmaps } => {
+                let stored = self.boxes[node].store.values();
+                let pages = bitmaps.into_iter().filter_map(|(place, bytes)| BitmapPage::new(place, bytes)).collect();
+                self.submit(node, io, Work::Cool(stored, extents, pages));
+            }
+            Action::WriteBitmap { io, pages } => {
+                let pages = pages.into_iter().filter_map(|(place, bytes)| BitmapPage::new(place, bytes)).collect();
+                self.submit(node, io, Work::Bitmap(pages));
+            }
             Action::PersistReplicaState { io, last_in_sync, suspect } => {
                 self.submit(node, io, Work::State(last_in_sync, suspect));
             }
@@ -103,8 +112,7 @@ impl State {
             Action::RepairLocal { .. }
             | Action::WriteBatchLocal { .. }
             | Action::MergeEdges { .. }
-            | Action::CoolExtents { .. }
-            | Action::WriteBitmap { .. }
+            | Action::MergeFetched { .. }
             | Action::DetachDisk { .. }
             | Action::Stopped => self.violate("the model knows every order", format!("box {node}: {action:?}")),
         }
@@ -130,7 +138,7 @@ impl State {
     }
 
     /// The two values that a payload holds; where it does not cover a block, that value means nothing.
-    fn payload(&mut self, node: usize, id: PayloadId) -> Values {
+    pub fn payload(&mut self, node: usize, id: PayloadId) -> Values {
         match id {
             PayloadId::Client(op) => match self.client.ops[op.0 as usize - 1].kind {
                 OpKind::Write { value, .. } => [value; 2],
@@ -203,6 +211,16 @@ impl State {
             Work::Heat(extents) => {
                 b.store.hot.extend(extents);
                 Event::ActivityLogPersisted { io, result }
+            }
+            Work::Cool(stored, extents, pages) => {
+                b.store.flush(stored);
+                b.store.write_pages(pages);
+                b.store.hot.retain(|extent| !extents.contains(extent));
+                Event::LocalDone { io, result }
+            }
+            Work::Bitmap(pages) => {
+                b.store.write_pages(pages);
+                Event::LocalDone { io, result }
             }
         };
         if let Some((epoch, begun)) = late {

@@ -46,12 +46,13 @@ impl Pair {
     /// Timers in steps of the clock, in the order that the protocol asks for: beacon < lease < grace, shrink < grace.
     pub const TIMING: Timing = Timing {
         beacon_interval: quanta(1),
-        lease: quanta(2),
-        grace: quanta(3),
+        lease: quanta(1),
+        grace: quanta(2),
         shrink_after: quanta(2),
         io_timeout: quanta(1000),
-        proposal_retry: quanta(3),
-        cold_wait: quanta(4),
+        extent_idle: quanta(1),
+        proposal_retry: quanta(2),
+        cold_wait: quanta(3),
         readmit_backoff: (quanta(1), quanta(1)),
         confirmed_reads: false,
         resync_chunk_blocks: EXTENT_BLOCKS,

@@ -3,8 +3,10 @@
 //! Everything that is under way is *fast* or *slow*. Fast things happen in one fixed order, and before the clock moves; a
 //! slow thing may happen at any later time or never. Anything may become slow, at any moment, at the cost of one of the
 //! budget's delays: with as many delays as things under way, every order is explored; with D of them, all executions in
-//! which at most D things are late. Crashes, partitions, restarts and the client's requests come at any time, for nothing
-//! but their own budgets.
+//! which at most D things are late. Crashes, partitions and the client's requests come at any time, for nothing but their
+//! own budgets; except that one which commutes with what is next in the order comes after it (see [`Next`]: a request to a
+//! box and what happens in the other one, a crash and what happens within the other box, a partition and what happens
+//! within a box). The end of a partition, a restart and a Goodbye take longer than anything fast, like the clock.
 
 use std::sync::Arc;
 
@@ -171,9 +173,12 @@ impl State {
     /// Per block: what may be stored after a crash.
     fn candidates(&self, node: usize, power: bool) -> [Vec<u8>; BLOCKS] {
         let b = &self.boxes[node];
-        let mut candidates: [Vec<u8>; BLOCKS] = std::array::from_fn(|block| {
-            if power { b.store.versions[block].clone() } else { vec![b.store.value(block)] }
-        });
+        let mut candidates: [Vec<u8>; BLOCKS] =
+            std::array::from_fn(
+                |block| {
+                    if power { b.store.versions[block].clone() } else { vec![b.store.value(block)] }
+                },
+            );
         for io in b.worker.iter().flat_map(|worker| &worker.inflight) {
             let Work::Write { values, .. } = &io.work else { continue };
             for (candidates, value) in candidates.iter_mut().zip(values) {
@@ -237,8 +242,9 @@ impl State {
             worker.dial_slow = false;
             worker.dialled = true;
         }
-        self.feed(1 - dialer, Event::LinkUp { peer: node_id(dialer), link, outbound: false });
-        self.feed(dialer, Event::LinkUp { peer: node_id(1 - dialer), link, outbound: true });
+        let protocol = proto::peer::version::SUPPORTED.max;
+        self.feed(1 - dialer, Event::LinkUp { peer: node_id(dialer), link, outbound: false, protocol });
+        self.feed(dialer, Event::LinkUp { peer: node_id(1 - dialer), link, outbound: true, protocol });
     }
 
     fn apply(&mut self, node: usize) {
@@ -252,41 +258,93 @@ impl State {
     }
 }
 
+/// Where in the fixed order a state stands: what the next fast thing is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Next {
+    /// Nothing fast is under way.
+    Nothing,
+    /// Something in one box alone.
+    Within(usize),
+    /// A message to a box.
+    MessageTo(usize),
+    /// Something that concerns both, or Raft.
+    Both,
+}
+
+impl Next {
+    fn of(state: &State, first: Option<Underway>) -> Self {
+        match first {
+            None => Next::Nothing,
+            Some(Underway::Io(node, _) | Underway::Apply(node)) => Next::Within(node),
+            Some(Underway::Message(index, side)) => Next::MessageTo(state.net.connections[index].node(side)),
+            Some(Underway::Commit(_) | Underway::Connect(_)) => Next::Both,
+        }
+    }
+
+    /// A request to `node` may as well come later, if what is next happens elsewhere.
+    fn asks(self, node: usize) -> bool {
+        match self {
+            Next::Nothing | Next::Both => true,
+            Next::Within(other) | Next::MessageTo(other) => other == node,
+        }
+    }
+
+    /// A crash of `node` may as well come later, if what is next is within the other box.
+    fn crashes(self, node: usize) -> bool {
+        self != Next::Within(1 - node)
+    }
+
+    /// So may a partition.
+    fn cuts(self, cut: Cut) -> bool {
+        match self {
+            Next::Nothing | Next::MessageTo(_) | Next::Both => true,
+            Next::Within(node) => cut == Cut::Isolated(node),
+        }
+    }
+}
+
 impl Pair {
     /// Everything that can happen in `state`.
     pub fn steps(&self, state: &State, steps: &mut Vec<Step>) {
         let budget = state.budget;
         let underway = state.underway();
         let first_fast = underway.iter().find(|(_, slow)| !slow).map(|(what, _)| *what);
+        let next = Next::of(state, first_fast);
+        steps.extend(underway.iter().filter(|(_, slow)| *slow).map(|(what, _)| Step::Happens(*what)));
+        for node in 0..2 {
+            self.steps_of_box(state, node, next, steps);
+        }
+        if state.cut == Cut::None && budget.partitions > 0 {
+            let cuts = [Cut::Between, Cut::Isolated(0), Cut::Isolated(1)];
+            steps.extend(cuts.into_iter().filter(|cut| next.cuts(*cut)).map(Step::Cut));
+        }
         if let Some(first) = first_fast {
             steps.push(Step::Happens(first));
             if budget.delays > 0 {
                 steps.push(Step::IsSlow(first));
             }
-        } else if budget.ticks > 0 {
-            steps.push(Step::Tick);
+            return;
         }
-        steps.extend(underway.iter().filter(|(_, slow)| *slow).map(|(what, _)| Step::Happens(*what)));
-        for node in 0..2 {
-            self.steps_of_box(state, node, steps);
+        if budget.ticks > 0 {
+            steps.push(Step::Tick);
         }
         if state.cut != Cut::None {
             steps.push(Step::Heal);
-        } else if budget.partitions > 0 {
-            steps.extend([Cut::Between, Cut::Isolated(0), Cut::Isolated(1)].map(Step::Cut));
+        }
+        for node in 0..2 {
+            if state.boxes[node].worker.is_none() {
+                steps.push(Step::Restart(node));
+            }
+            if state.boxes[node].goodbye.is_some() && state.boxes[1 - node].worker.is_some() && state.is_joined() {
+                steps.push(Step::Goodbye(node));
+            }
         }
     }
 
-    fn steps_of_box(&self, state: &State, node: usize, steps: &mut Vec<Step>) {
+    fn steps_of_box(&self, state: &State, node: usize, next: Next, steps: &mut Vec<Step>) {
         let budget = state.budget;
-        let b = &state.boxes[node];
-        let Some(worker) = &b.worker else {
-            return steps.push(Step::Restart(node));
-        };
-        if state.boxes[1 - node].goodbye.is_some() && state.is_joined() {
-            steps.push(Step::Goodbye(1 - node));
-        }
-        if budget.crashes > 0 {
+        let Some(worker) = &state.boxes[node].worker else { return };
+        if budget.crashes > 0 && next.crashes(node) {
             for power in [false, true].into_iter().filter(|power| !power || budget.power) {
                 let in_flight = state.net.connections.iter().any(|c| !c.queues[1 - c.side(node)].is_empty());
                 for lose in [false, true].into_iter().filter(|lose| !lose || in_flight) {
@@ -295,8 +353,9 @@ impl Pair {
                 }
             }
         }
+        let may_ask = (budget.writes, budget.reads, budget.flushes, budget.switchovers) != (0, 0, 0, 0);
         // A client's request to a box that is not primary is refused and changes nothing.
-        if !worker.replica.status(state.now()).role.starts_with("primary") {
+        if !may_ask || !next.asks(node) || !worker.replica.status(state.now()).role.starts_with("primary") {
             return;
         }
         if budget.switchovers > 0 {

@@ -3,9 +3,11 @@
 //! Only two blocks of the volume are ever written, each in an extent of its own. Every other block is zeros on both sides.
 
 use std::collections::BTreeSet;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::Arc;
 
 use proto::{BlockRange, Boot, ConfigVersion, DiskId, EXTENT_BLOCKS, Epoch};
-use replication::local_copy::Hot;
+use replication::local_copy::{Hot, MetaPage, PAGE_BYTES, Page};
 use replication::{Attachment, DiskReport, IoId};
 
 /// Blocks that are written.
@@ -43,6 +45,45 @@ pub enum Work {
     Fence(Epoch, ConfigVersion),
     /// Makes extents hot.
     Heat(Vec<u64>),
+    /// Makes extents cold: flushes (what was stored when it was given out), writes bitmap pages, then forgets them.
+    Cool(Values, Vec<u64>, Vec<BitmapPage>),
+    /// Writes bitmap pages.
+    Bitmap(Vec<BitmapPage>),
+}
+
+/// A page of a dirty bitmap.
+#[derive(Clone, Debug)]
+pub struct BitmapPage {
+    /// Its area.
+    pub slot: u8,
+    /// Its place there.
+    pub page: u32,
+    digest: u64,
+    bytes: Arc<Page>,
+}
+
+impl BitmapPage {
+    /// The page as the core gave it out; pages of other kinds are not for the model.
+    pub fn new(place: MetaPage, bytes: Page) -> Option<Self> {
+        let MetaPage::Bitmap { slot, page } = place else { return None };
+        let mut hasher = DefaultHasher::new();
+        bytes.hash(&mut hasher);
+        Some(Self { slot, page, digest: hasher.finish(), bytes: Arc::new(bytes) })
+    }
+}
+
+impl PartialEq for BitmapPage {
+    fn eq(&self, other: &Self) -> bool {
+        (self.slot, self.page, &self.bytes) == (other.slot, other.page, &other.bytes)
+    }
+}
+
+impl Eq for BitmapPage {}
+
+impl Hash for BitmapPage {
+    fn hash<H: Hasher>(&self, hasher: &mut H) {
+        (self.slot, self.page, self.digest).hash(hasher);
+    }
 }
 
 /// An operation in flight.
@@ -73,6 +114,8 @@ pub struct Store {
     pub fence: (Epoch, ConfigVersion),
     /// Extents that are hot.
     pub hot: BTreeSet<u64>,
+    /// Pages of bitmaps that were ever written.
+    pub pages: Vec<BitmapPage>,
     /// Newest epoch under which a write was given out.
     pub begun: Epoch,
 }
@@ -88,6 +131,7 @@ impl Store {
             opened: None,
             fence: (Epoch(0), ConfigVersion(0)),
             hot: BTreeSet::new(),
+            pages: Vec::new(),
             begun: Epoch(0),
         }
     }
@@ -113,7 +157,29 @@ impl Store {
             failed: false,
             fence: self.fence,
         };
-        Attachment { report, hot: Hot::Extents(self.hot.iter().copied().collect()), bitmaps: Vec::new() }
+        Attachment { report, hot: Hot::Extents(self.hot.iter().copied().collect()), bitmaps: self.areas() }
+    }
+
+    /// The areas of the bitmaps, as read.
+    fn areas(&self) -> Vec<Vec<u8>> {
+        let mut areas: Vec<Vec<u8>> = Vec::new();
+        for BitmapPage { slot, page, bytes, .. } in &self.pages {
+            let (slot, start) = (usize::from(*slot), *page as usize * PAGE_BYTES);
+            areas.resize(areas.len().max(slot + 1), Vec::new());
+            let area = &mut areas[slot];
+            area.resize(area.len().max(start + PAGE_BYTES), 0);
+            area[start..start + PAGE_BYTES].copy_from_slice(&bytes[..]);
+        }
+        areas
+    }
+
+    /// Pages of bitmaps are on stable media.
+    pub fn write_pages(&mut self, pages: Vec<BitmapPage>) {
+        for page in pages {
+            self.pages.retain(|other| (other.slot, other.page) != (page.slot, page.page));
+            self.pages.push(page);
+        }
+        self.pages.sort_by_key(|page| (page.slot, page.page));
     }
 
     /// Stores one value.

@@ -8,6 +8,7 @@
 //! box and what happens in the other one, a crash and what happens within the other box, a partition and what happens
 //! within a box). The end of a partition, a restart and a Goodbye take longer than anything fast, like the clock.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use proto::peer::message::Message;
@@ -216,7 +217,10 @@ impl State {
         // A registration of the run that ended is pointless; the next one makes its own.
         let raft = Arc::make_mut(&mut self.raft);
         let id = node_id(node);
-        let of_it = |pending: &Pending| matches!(&pending.command.body, CommandBody::Node(NodeCommand::NodeUp { node, .. }) if *node == id);
+        let of_it = |pending: &Pending| match &pending.command.body {
+            CommandBody::Node(NodeCommand::NodeUp { node, .. }) => *node == id,
+            _ => false,
+        };
         raft.pending.retain(|pending| !of_it(pending));
     }
 
@@ -420,8 +424,11 @@ impl Pair {
         let raft = Arc::make_mut(&mut state.raft);
         let Pending { command, .. } = raft.pending.remove(index);
         let before = raft.committed().clone();
-        if raft.state.apply(&command) != Outcome::Applied {
-            return;
+        let applied = catch_unwind(AssertUnwindSafe(|| raft.state.apply(&command) == Outcome::Applied));
+        match applied {
+            Ok(true) => {}
+            Ok(false) => return,
+            Err(_) => return state.violate("the core's own assertions hold", format!("at the commit of {command:?}")),
         }
         let Some(after) = raft.state.volumes.get(&VOLUME).filter(|after| **after != *before).cloned() else { return };
         let version = after.version;

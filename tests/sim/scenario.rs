@@ -176,7 +176,7 @@ impl Scenario {
 
     /// A node's disk misbehaves until [`Scenario::heal_disk`].
     pub fn disk(&mut self, node: usize, faults: DiskFaults) {
-        self.world.boxes[node - 1].stores.iter_mut().flatten().for_each(|store| store.faults = faults);
+        self.world.boxes[node - 1].stores.iter_mut().flatten().for_each(|store| store.raw.faults = faults);
     }
 
     /// A node's disk works again.

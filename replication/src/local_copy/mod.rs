@@ -10,13 +10,22 @@
 //! extent becomes hot or cold, does not order operations on the same blocks (the replica's overlap does), and knows no
 //! peer.
 
+mod codec;
+mod cool;
 mod engine;
+mod extents;
+mod heat;
+mod index;
+mod log;
+mod read;
+mod write;
 
 use proto::checksum::BlockSums;
 use proto::peer::message::WriteKind;
 use proto::{BlockRange, VolumeId};
 
 pub use engine::LocalCopy;
+pub use log::log_pages_for;
 
 /// Bytes of a page of metadata.
 pub const PAGE_BYTES: usize = 4096;

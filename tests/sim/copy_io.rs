@@ -50,7 +50,7 @@ impl World {
         }
         if self.trace.recording() && self.setup.trace_disk {
             let line = format!("{}:       {whose:?} {}", node + 1, brief_op(&op));
-            self.note(Some(volume), || line);
+            self.trace.line(self.now, Some(volume), || line);
         }
         store.raw.submit(token, run, whose, op, self.now + delay, &mut self.rng);
         self.queue.push(self.now + delay, Ev::Io { node, volume, token });
@@ -67,7 +67,7 @@ impl World {
         }
         if self.trace.recording() && self.setup.trace_disk {
             let line = format!("{}:       {whose:?} has landed{}", node + 1, brief_outcome(&outcome));
-            self.note(Some(volume), || line);
+            self.trace.line(self.now, Some(volume), || line);
         }
         if self.setup.flawed == Some(node) {
             self.judge_harm(volume);

@@ -2,7 +2,7 @@
 //! is off. Whether everything is well at the end is looked at in `verdict`.
 
 use proto::{DiskId, NodeId, RequestId};
-use replication::config::{AckPolicy, Command, CommandBody, NodeCommand, VolumeCommand, VolumeConfig};
+use replication::config::{AckPolicy, Command, CommandBody, NodeCommand, VolumeCommand};
 
 use super::cluster::{Ev, World, volume_id};
 use super::scheduler::{MILLISECOND, SECOND, SimTime};
@@ -270,47 +270,5 @@ impl World {
             VolumeCommand::PrepareForce { target: NodeId(force.target as u64 + 1), attested, token: force.token }
         };
         self.operator_commands(force.volume, command);
-    }
-
-    /// A volume serves, every copy is in sync, and nothing is open.
-    pub fn in_order(&mut self, volume: usize) -> bool {
-        let Some(config) = self.volumes[volume].newest.clone() else { return false };
-        let now = self.now;
-        let everybody = config.in_sync.len() == config.replicas.len();
-        let b = &mut self.boxes[config.primary.0 as usize - 1];
-        let reading = proto::Timestamp(b.clock.read(now));
-        let serves = b.volume(volume).is_some_and(|run| run.replica.status(reading).serving);
-        everybody && serves && !self.ops.values().any(|open| open.volume == volume)
-    }
-
-    /// Every copy that may serve is on a failed disk: nobody can do anything but force an old copy.
-    fn may_be_unavailable(&self, volume: usize) -> bool {
-        let Some(config) = self.volumes[volume].newest.as_ref() else { return false };
-        let lost = |id: &NodeId| self.boxes[id.0 as usize - 1].stores[volume].as_ref().is_none_or(|store| store.failed);
-        !config.in_sync.is_empty() && config.in_sync.keys().all(lost)
-    }
-
-    fn describe(&mut self, volume: usize) -> String {
-        let mut text = match &self.volumes[volume].newest {
-            Some(c) => format!(
-                "primary {} epoch {} version {} in_sync {:?} of {:?}",
-                c.primary,
-                c.epoch,
-                c.version,
-                c.in_sync.keys().map(|id| id.0).collect::<Vec<_>>(),
-                c.replicas.keys().map(|id| id.0).collect::<Vec<_>>()
-            ),
-            None => "no configuration".into(),
-        };
-        for node in 0..BOXES {
-            let b = &mut self.boxes[node];
-            let reading = proto::Timestamp(b.clock.read(self.now));
-            if let Some(run) = b.volume(volume) {
-                let status = run.replica.status(reading);
-                text += &format!("; node {}: {} {:?}", node + 1, status.role, status.waiting);
-            }
-        }
-        let open = self.ops.values().filter(|open| open.volume == volume).count();
-        text + &format!("; {open} operations open")
     }
 }

@@ -9,7 +9,7 @@
 //!    can become the copy's truth (*sealed*): nothing on this copy can tell. A copy that rejoins must take such blocks
 //!    from the primary all the same; but if this copy itself goes on as primary, what it holds is the volume's content,
 //!    and the checker leaves these blocks out from then on.
-//! 3. A disk that has lied about a flush, or has lost a page of the log or of a bitmap, is *doubtful* from its next crash
+//! 3. A disk that has lied about a flush, or has lost a write to the log or to a bitmap, is *doubtful* from its next crash
 //!    on: it may be a consistent image of the past. What it holds counts for nothing as long as another copy serves; if
 //!    it becomes primary of a new epoch, that epoch may begin with any earlier content, as after a forced primary.
 
@@ -29,7 +29,7 @@ pub struct Harm {
     pub doubtful: bool,
     /// Something that was said to be durable still lies in the volatile cache: a power cut makes the copy doubtful.
     pub promises_broken: bool,
-    /// A page of the log or of a bitmap is not what was written: the next crash makes the copy doubtful.
+    /// A page of the log or of a bitmap is older than what was written: the next crash makes the copy doubtful.
     pub log_lost: bool,
     /// Blocks ever damaged.
     pub ever: BTreeSet<u64>,
@@ -74,7 +74,13 @@ impl Harm {
         }
     }
 
-    /// A page of metadata was changed silently, or a write of it was lost.
+    /// A write of a page of metadata was lost: the page says what was true before.
+    pub fn page_lost(&mut self, page: MetaPage) {
+        self.log_lost |= matches!(page, MetaPage::Log(_) | MetaPage::Bitmap { .. });
+        self.page_damaged(page);
+    }
+
+    /// A page of metadata was changed silently. That a page of the log or of a bitmap is damaged must show.
     pub fn page_damaged(&mut self, page: MetaPage) {
         self.pages += 1;
         match page {
@@ -82,7 +88,7 @@ impl Harm {
                 self.bad_pages.insert(extent);
             }
             MetaPage::Index { .. } => self.bad_pages.extend(0..self.extents),
-            MetaPage::Log(_) | MetaPage::Bitmap { .. } => self.log_lost = true,
+            MetaPage::Log(_) | MetaPage::Bitmap { .. } => {}
         }
         self.seal();
     }

@@ -299,7 +299,7 @@ impl RawDisk {
             DiskOp::WriteData { range, data, fua } => self.write(range, data.as_deref(), fua, rng),
             DiskOp::WritePage { page, bytes, durable } => {
                 if rng.chance(self.silent.lost_permille) {
-                    self.harm.page_damaged(page);
+                    self.harm.page_lost(page);
                 } else {
                     self.store_page(page, bytes, durable);
                 }

@@ -225,6 +225,17 @@ pub enum Action {
         /// Blocks.
         range: BlockRange,
     },
+    /// Like `MergeEdges`, with the old content of all blocks from a peer's copy; answer `EdgesMerged`.
+    MergeFetched {
+        /// Its number.
+        io: IoId,
+        /// The operation.
+        op: OpId,
+        /// Blocks.
+        range: BlockRange,
+        /// Their old content; exactly as long as the range. Not released by this.
+        old: PayloadId,
+    },
     /// Make these extents hot durably; answer `ActivityLogPersisted`.
     PersistActivityLog {
         /// Its number.
@@ -252,12 +263,12 @@ pub enum Action {
     Propose(Command),
     /// The bytes are no longer needed.
     Release(PayloadId),
-    /// A client's operation is done. For reads the data is `PayloadId::Io(io)`, released after the reply by the shell.
+    /// A client's operation is done. A read's data is released after the reply by the shell.
     Complete {
         /// The operation.
         op: OpId,
-        /// The read that holds the data.
-        data: Option<IoId>,
+        /// What holds a read's data: a local read, or a frame from a peer.
+        data: Option<PayloadId>,
     },
     /// A client's operation failed; its payload, if any, is released separately.
     Refuse {

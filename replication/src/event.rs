@@ -1,6 +1,7 @@
 //! What a replica is told: facts, never orders. Payload bytes stay in the shell and are named by [`PayloadId`].
 
 use proto::peer::message::{Envelope, Message, WriteKind};
+use proto::peer::version::ProtocolVersion;
 use proto::{BlockRange, ConfigVersion, DiskId, Epoch, Incarnation, NodeId, VolumeId};
 
 use crate::config::VolumeConfig;
@@ -152,6 +153,8 @@ pub enum Event {
         link: LinkId,
         /// True when this side dialled.
         outbound: bool,
+        /// The version that the handshake agreed on.
+        protocol: ProtocolVersion,
     },
     /// The connection ended.
     LinkDown {

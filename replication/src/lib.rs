@@ -5,14 +5,17 @@
 
 pub mod action;
 mod activity_log;
+pub mod bitmap_pages;
 pub mod config;
 mod core;
 mod dirty_bitmap;
 pub mod event;
+mod fetch;
 mod handoff;
 mod lease;
 mod link;
 pub mod local_copy;
+mod logging;
 pub mod primary;
 mod proposal;
 mod read;
@@ -20,6 +23,7 @@ pub mod replica;
 mod resync;
 mod secondary;
 mod takeover;
+mod tracker;
 mod write;
 
 pub use action::{Action, Notice, PayloadSlice, Refusal};

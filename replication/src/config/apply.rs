@@ -243,7 +243,7 @@ impl ClusterState {
         }
         require(volume.version == expect, "the configuration has moved on")?;
         require(volume.phase == Phase::Active, "the volume is still being created")?;
-        let members_before: Vec<NodeId> = volume.in_sync.keys().copied().collect();
+        let members_before = volume.in_sync.clone();
         let next = expect.next();
         match command {
             VolumeCommand::ReplicaReady { .. } => {}
@@ -375,12 +375,12 @@ impl VolumeConfig {
 
     /// Records until when a copy that is a member no more was one: from there on the others track what it lacks. A
     /// ForcePrimary leaves the copies nothing in common that could be relied on.
-    fn note_departures(&mut self, members_before: &[NodeId], last: ConfigVersion, forced: bool) {
+    fn note_departures(&mut self, before: &BTreeMap<NodeId, Member>, last: ConfigVersion, forced: bool) {
         for (node, replica) in &mut self.replicas {
             if forced || self.in_sync.contains_key(node) {
-                replica.member_until = ConfigVersion(0);
-            } else if members_before.contains(node) {
-                replica.member_until = last;
+                (replica.member_since, replica.member_until) = (ConfigVersion(0), ConfigVersion(0));
+            } else if let Some(member) = before.get(node) {
+                (replica.member_since, replica.member_until) = (member.since, last);
             }
         }
     }

@@ -73,6 +73,8 @@ pub struct Registration {
     /// The last version at which it was a member; 0 if it never was, is one now for the first time, or a ForcePrimary has
     /// voided what it had in common with the others.
     pub member_until: ConfigVersion,
+    /// The version since which it had been one, until then; meaningful with `member_until`.
+    pub member_since: ConfigVersion,
 }
 
 /// A replica that is in sync.

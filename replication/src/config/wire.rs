@@ -201,7 +201,7 @@ wire_struct!(NodeRecord {
     feature_levels,
     join_request
 });
-wire_struct!(Registration { disk_id, incarnation, boot, ready, registered_at, member_until });
+wire_struct!(Registration { disk_id, incarnation, boot, ready, registered_at, member_until, member_since });
 wire_struct!(Member { disk_id, boot, since });
 wire_struct!(ForcePlan { target, attested, token });
 wire_struct!(VolumeConfig {

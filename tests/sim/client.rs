@@ -2,7 +2,7 @@
 
 use proto::peer::message::WriteKind;
 use proto::{BlockRange, Epoch, NodeId};
-use replication::{Coverage, Event, IoId, OpId, PayloadId, Refusal, Request};
+use replication::{Coverage, Event, OpId, PayloadId, Refusal, Request};
 
 use super::checker::OpKind;
 use super::cluster::{Ev, World};
@@ -264,10 +264,10 @@ impl World {
     }
 
     /// A node has done an operation.
-    pub fn op_completed(&mut self, node: usize, volume: usize, op: OpId, data: Option<IoId>) {
-        let content = data.and_then(|io| {
+    pub fn op_completed(&mut self, node: usize, volume: usize, op: OpId, data: Option<PayloadId>) {
+        let content = data.and_then(|id| {
             let run = self.boxes[node].volume(volume)?;
-            run.payloads.remove(&PayloadId::Io(io))
+            run.payloads.remove(&id)
         });
         let Some(open) = self.ops.remove(&op.0) else {
             return self.violate(Some(volume), "answered_twice", format!("{op:?} at node {}", node + 1));

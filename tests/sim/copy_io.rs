@@ -135,6 +135,21 @@ impl World {
         *payload = Payload::summed(volume, [&range], blocks.into());
     }
 
+    /// The old content of a partial write's blocks has come from a peer.
+    pub fn merge_fetched(
+        &mut self,
+        node: usize,
+        volume: usize,
+        io: IoId,
+        op: OpId,
+        (range, old): (BlockRange, PayloadId),
+    ) {
+        let Some(old) = self.payload(node, volume, old) else { return };
+        let edges: Vec<(u64, Block)> = range.blocks().zip(old.blocks.iter().copied()).collect();
+        self.merge(node, volume, PayloadId::Client(op), range, &edges);
+        self.compared(node, volume, Event::EdgesMerged { io, result: IoResult::Ok });
+    }
+
     /// The process learns how an order of its replica ended.
     pub fn io_result(&mut self, node: usize, run: u32, volume: usize, event: Event, data: Option<(IoId, Payload)>) {
         let Some(worker) = self.boxes[node].worker_of(run) else { return };

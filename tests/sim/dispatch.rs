@@ -1,5 +1,6 @@
 //! Carries out what a replica orders: network, payloads, answers; what concerns its disk goes on to `copy_io`.
 
+use proto::peer::version::ProtocolVersion;
 use proto::{ConfigVersion, Epoch};
 use replication::{Action, Event, LinkId, PayloadId, PayloadSlice};
 
@@ -41,6 +42,7 @@ impl World {
             | Action::PersistActivityLog { .. }
             | Action::CoolExtents { .. }
             | Action::WriteBitmap { .. } => self.disk_order(node, volume, action),
+            Action::MergeFetched { io, op, range, old } => self.merge_fetched(node, volume, io, op, (range, old)),
             Action::PersistReplicaState { io, last_in_sync, suspect } => {
                 self.persist_state(node, volume, io, last_in_sync, suspect);
             }
@@ -227,6 +229,7 @@ impl World {
             NetEvent::Up { connection, side } => {
                 let c = self.net.connection(connection);
                 let (end, other, volume) = (c.ends[side], c.ends[1 - side], c.volume);
+                let protocol = ProtocolVersion(c.protocol);
                 let alive = self.boxes[end.node].worker_of(end.run).is_some_and(|w| w.volumes[volume].is_some());
                 if !alive {
                     self.net.mark_down(connection, side);
@@ -235,7 +238,8 @@ impl World {
                 }
                 if self.net.mark_up(connection, side) {
                     let peer = self.boxes[other.node].id;
-                    let event = Event::LinkUp { peer, link: link(connection, side), outbound: side == 0 };
+                    let link = link(connection, side);
+                    let event = Event::LinkUp { peer, link, outbound: side == 0, protocol };
                     self.feed(end.node, volume, event);
                 }
             }

@@ -174,6 +174,7 @@ fn timing(rng: &mut Rng, confirmed_reads: bool) -> Timing {
         readmit_backoff: (Micros::from_millis(500), Micros::from_secs(4)),
         io_timeout: Micros::from_secs(2),
         confirmed_reads,
+        extent_idle: Micros::from_millis(rng.pick(&[200, 700, 2_000, 8_000])),
         resync_chunk_blocks: rng.pick(&[64, 256]),
         resync_chunks_in_flight: rng.pick(&[1, 4]) as usize,
         check_invariants: true,

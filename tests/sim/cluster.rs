@@ -111,6 +111,15 @@ pub struct Violation {
     pub at: SimTime,
 }
 
+/// What resyncs of one volume have cost.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Resynced {
+    /// Blocks compared with a peer's by digest.
+    pub compared: u64,
+    /// Blocks sent to be stored.
+    pub sent: u64,
+}
+
 /// What is known about one volume from outside.
 #[derive(Debug)]
 pub struct VolumeSim {
@@ -124,6 +133,8 @@ pub struct VolumeSim {
     pub server_of: BTreeMap<Epoch, (usize, u32)>,
     /// Last answer to a client.
     pub last_completion: SimTime,
+    /// What resyncs have cost.
+    pub resynced: Resynced,
     /// The flawed box has been the only one in sync at some time.
     pub flawed_alone: bool,
 }
@@ -194,6 +205,7 @@ impl World {
             newest_index: 0,
             server_of: BTreeMap::new(),
             last_completion: 0,
+            resynced: Resynced::default(),
             flawed_alone: false,
         };
         let mut world = Self {

@@ -1,5 +1,6 @@
 //! Carries out what a replica orders: network, payloads, answers; what concerns its disk goes on to `copy_io`.
 
+use proto::peer::message::Message;
 use proto::peer::version::ProtocolVersion;
 use proto::{ConfigVersion, Epoch};
 use replication::{Action, Event, LinkId, PayloadId, PayloadSlice};
@@ -18,6 +19,9 @@ impl World {
             Action::Dial { peer, on } => self.set_dial(node, volume, peer.0 as usize - 1, on),
             Action::CloseLink { link, .. } => self.close_link(node, link),
             Action::Send { link, envelope, message, payload } => {
+                if let Message::ResyncData { range, .. } = &message {
+                    self.volumes[volume].resynced.sent += range.count;
+                }
                 let Ok(payload) = payload.map(|slice| self.slice(node, volume, slice)).transpose() else { return };
                 self.send(node, volume, link, Frame { envelope, message, payload });
             }
@@ -31,7 +35,10 @@ impl World {
                 let payload = Some(Payload::new([].into(), sums));
                 self.send(node, volume, link, Frame { envelope, message, payload });
             }
-            Action::CompareDigests { io, range, theirs } => self.compare_digests(node, volume, io, range, theirs),
+            Action::CompareDigests { io, range, theirs } => {
+                self.volumes[volume].resynced.compared += range.count;
+                self.compare_digests(node, volume, io, range, theirs);
+            }
             Action::CompareSums { io, range, theirs } => self.compare_sums(node, volume, io, range, theirs),
             Action::ReadLocal { .. }
             | Action::RepairLocal { .. }

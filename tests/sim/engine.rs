@@ -309,7 +309,13 @@ impl Engine {
                 Event::LocalDone { io, result: how }
             }
             (Purpose::Read | Purpose::Resum(_), CopyResult::Corrupt { bad }) => {
-                ended.data = read(open.read, &[]);
+                // The sums are those that the blocks should have: bad ones stay bad wherever they are sent.
+                let blocks = (open.start..).zip(&open.read);
+                let sum = |(block, content): (u64, &Block)| {
+                    self.copy.sum_of(block).unwrap_or(!super::sums::sum(self.volume, block, *content))
+                };
+                let sums: Vec<u32> = blocks.map(sum).collect();
+                ended.data = read(open.read, &sums);
                 Event::Corrupt { io, bad }
             }
             (_, CopyResult::Corrupt { bad }) => Event::Corrupt { io, bad },

@@ -360,6 +360,12 @@ impl World {
     }
 
     fn have_replica(&mut self, node: usize, volume: usize, disk_id: DiskId, config: &VolumeConfig) {
+        let id = self.boxes[node].id;
+        let told = self.boxes[node].volume(volume).and_then(|run| run.config.as_ref());
+        if told.and_then(|told| told.replicas.get(&id)).is_some_and(|registration| registration.disk_id != disk_id) {
+            // The copy that this replica knows is not wanted any more: another takes its place.
+            self.end_replica(node, volume);
+        }
         let b = &mut self.boxes[node];
         let boot = b.boot();
         let Some(worker) = b.worker.as_deref_mut() else { return };
@@ -368,9 +374,6 @@ impl World {
         let wanted = newest.is_some_and(|registration| registration.disk_id == disk_id);
         if wanted && b.stores[volume].as_ref().is_none_or(|store| store.disk_id != disk_id) {
             b.stores[volume] = Some(Store::new(disk_id, self.setup.geometry(volume)));
-            if let Some(run) = worker.volumes[volume].as_mut() {
-                run.attached = false;
-            }
         }
         if worker.volumes[volume].is_none() {
             let now = Timestamp(b.clock.read(self.now));
@@ -428,15 +431,21 @@ impl World {
             return;
         }
         self.feed(node, volume, Event::Config(Box::new(config)));
+        self.end_replica(node, volume);
+        let newest = self.volumes[volume].newest.as_ref();
+        let b = &mut self.boxes[node];
+        if newest.is_some_and(|newest| !newest.replicas.contains_key(&b.id)) {
+            b.stores[volume] = None;
+        }
+    }
+
+    /// Ends a replica whose copy is not registered any more.
+    fn end_replica(&mut self, node: usize, volume: usize) {
         self.feed(node, volume, Event::VolumeRemoved);
         let b = &mut self.boxes[node];
         let Some(worker) = b.worker.as_deref_mut() else { return };
         let run = worker.run;
         let stale = worker.volumes[volume].take().is_some();
-        let newest = self.volumes[volume].newest.as_ref();
-        if newest.is_some_and(|newest| !newest.replicas.contains_key(&b.id)) {
-            b.stores[volume] = None;
-        }
         if stale {
             let ours = |end: &super::network::End| end.node == node && end.run == run && !end.down;
             for connection in self.net.open_connections(|c| c.volume == volume && c.ends.iter().any(ours)) {

@@ -12,7 +12,7 @@ use super::super::scheduler::Rng;
 const VERSIONS_MAX: usize = 4;
 
 /// What a cell holds.
-pub trait Content: Clone + PartialEq + Debug {
+pub(super) trait Content: Clone + PartialEq + Debug {
     /// Zeros.
     fn zeros() -> Self;
     /// A mixture of two versions, as a power cut in the midst of a write leaves it.
@@ -29,7 +29,7 @@ struct Cell<V> {
 
 /// All cells of one kind.
 #[derive(Clone, Debug)]
-pub struct Layer<K, V> {
+pub(super) struct Layer<K, V> {
     cells: BTreeMap<K, Cell<V>>,
     /// Cells with something in `cached`.
     unflushed: BTreeSet<K>,
@@ -43,27 +43,27 @@ impl<K: Ord + Copy, V: Content> Default for Layer<K, V> {
 
 impl<K: Ord + Copy, V: Content> Layer<K, V> {
     /// Content as reads see it.
-    pub fn get(&self, key: K) -> V {
+    pub(super) fn get(&self, key: K) -> V {
         self.cells.get(&key).map_or_else(V::zeros, |cell| cell.visible.clone())
     }
 
     /// The cells of `keys` that were ever written, as reads see them.
-    pub fn range(&self, keys: impl RangeBounds<K>) -> impl Iterator<Item = (K, &V)> {
+    pub(super) fn range(&self, keys: impl RangeBounds<K>) -> impl Iterator<Item = (K, &V)> {
         self.cells.range(keys).map(|(key, cell)| (*key, &cell.visible))
     }
 
     /// True when something would be lost without power.
-    pub fn has_unflushed(&self) -> bool {
+    pub(super) fn has_unflushed(&self) -> bool {
         !self.unflushed.is_empty()
     }
 
     /// True when a power cut may bring earlier content of the cell back.
-    pub fn is_unflushed(&self, key: K) -> bool {
+    pub(super) fn is_unflushed(&self, key: K) -> bool {
         self.unflushed.contains(&key)
     }
 
     /// Stores `value`; `durable` puts it on the media at once. `sequence` grows with every call.
-    pub fn store(&mut self, key: K, value: V, durable: bool, sequence: u64) {
+    pub(super) fn store(&mut self, key: K, value: V, durable: bool, sequence: u64) {
         let fresh = || Cell { visible: V::zeros(), media: V::zeros(), cached: Vec::new() };
         let cell = self.cells.entry(key).or_insert_with(fresh);
         cell.visible = value.clone();
@@ -81,7 +81,7 @@ impl<K: Ord + Copy, V: Content> Layer<K, V> {
     }
 
     /// Puts on the media everything in the cache up to sequence `mark`.
-    pub fn write_back(&mut self, mark: u64) {
+    pub(super) fn write_back(&mut self, mark: u64) {
         let cells = &mut self.cells;
         self.unflushed.retain(|key| {
             let Some(cell) = cells.get_mut(key) else { return false };
@@ -95,7 +95,7 @@ impl<K: Ord + Copy, V: Content> Layer<K, V> {
     }
 
     /// A write-back has failed: half of what it concerned is dropped, and reads go back (as after a failed fsync).
-    pub fn drop_some(&mut self, rng: &mut Rng) {
+    pub(super) fn drop_some(&mut self, rng: &mut Rng) {
         let cells = &mut self.cells;
         self.unflushed.retain(|key| {
             let Some(cell) = cells.get_mut(key) else { return false };
@@ -109,7 +109,7 @@ impl<K: Ord + Copy, V: Content> Layer<K, V> {
     }
 
     /// Power is lost: of each cell in the cache any version since the last write-back is left, or a mixture of two.
-    pub fn power_cut(&mut self, rng: &mut Rng) {
+    pub(super) fn power_cut(&mut self, rng: &mut Rng) {
         for key in std::mem::take(&mut self.unflushed) {
             let Some(cell) = self.cells.get_mut(&key) else { continue };
             let versions = std::mem::take(&mut cell.cached);
@@ -127,7 +127,7 @@ impl<K: Ord + Copy, V: Content> Layer<K, V> {
     }
 
     /// The medium changes a cell by itself.
-    pub fn decay(&mut self, key: K, change: impl FnOnce(V) -> V) {
+    pub(super) fn decay(&mut self, key: K, change: impl FnOnce(V) -> V) {
         let value = change(self.get(key));
         self.store(key, value, true, 0);
     }

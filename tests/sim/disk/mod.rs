@@ -9,8 +9,8 @@ mod tests;
 use std::rc::Rc;
 
 use proto::{Boot, ConfigVersion, DiskId, Epoch};
-use replication::DiskReport;
-use replication::local_copy::{Areas, Geometry, Hot, LocalCopy, MetaPage, PAGE_BYTES};
+use replication::{DiskReport, bitmap_pages};
+use replication::local_copy::{Areas, Geometry, Hot, LocalCopy, MetaPage};
 
 pub use harm::Harm;
 pub use raw::{DiskFaults, DiskOp, Landed, Outcome, RawDisk, SilentFaults, Whose};
@@ -29,8 +29,6 @@ pub const BITMAPS: u8 = 2;
 
 /// Entries of an index page (docs/disk-format.md, "Areas").
 const INDEX_ENTRIES: u64 = 255;
-/// Blocks whose bits one page of a dirty bitmap holds.
-const BITMAP_PAGE_BLOCKS: u64 = 8 * PAGE_BYTES as u64;
 
 /// One copy.
 #[derive(Debug)]
@@ -92,7 +90,7 @@ impl Store {
         let index = [0, 1].map(|copy| self.raw.area(pages, |page| MetaPage::Index { copy, page }));
         let areas = Areas { log: &log, index: [&index[0], &index[1]] };
         let (copy, hot) = LocalCopy::open(self.geometry, areas);
-        let pages = self.geometry.blocks.div_ceil(BITMAP_PAGE_BLOCKS) as u32;
+        let pages = bitmap_pages::pages_for(self.geometry.blocks) as u32;
         let bitmaps = (0..BITMAPS).map(|slot| self.raw.area(pages, |page| MetaPage::Bitmap { slot, page })).collect();
         self.raw.harm.opened(&hot);
         Opened { report, hot, bitmaps, copy }

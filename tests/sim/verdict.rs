@@ -2,6 +2,8 @@
 //!
 //! What a silent fault may excuse is said in `disk::Harm`.
 
+use std::collections::BTreeSet;
+
 use proto::{BlockRange, EXTENT_BLOCKS, NodeId};
 use replication::config::VolumeConfig;
 
@@ -116,11 +118,15 @@ impl World {
         reads
     }
 
+    /// Blocks that a silent fault has struck on any copy.
+    fn struck(&self, volume: usize) -> BTreeSet<u64> {
+        let stores = self.boxes.iter().filter_map(|b| b.stores[volume].as_ref());
+        stores.flat_map(|store| store.raw.harm.ever.keys().copied()).collect()
+    }
+
     /// Splits ranges so that blocks that a silent fault has struck stand alone.
     fn around_struck(&self, volume: usize, ranges: Vec<BlockRange>) -> Vec<(BlockRange, bool)> {
-        let stores = self.boxes.iter().filter_map(|b| b.stores[volume].as_ref());
-        let struck: std::collections::BTreeSet<u64> =
-            stores.flat_map(|store| store.raw.harm.ever.iter().copied()).collect();
+        let struck = self.struck(volume);
         let mut parts: Vec<(BlockRange, bool)> = Vec::new();
         for range in ranges {
             let mut apart = true;
@@ -214,7 +220,7 @@ impl World {
     fn compare_copies(&mut self, volume: usize, config: &VolumeConfig) {
         let members: Vec<usize> = config.in_sync.keys().map(|id| id.0 as usize - 1).collect();
         let stores = || members.iter().filter_map(|node| Some((*node, self.boxes[*node].stores[volume].as_ref()?)));
-        let blocks: std::collections::BTreeSet<u64> =
+        let blocks: BTreeSet<u64> =
             stores().flat_map(|(_, store)| store.raw.written().map(|(block, _)| block)).collect();
         let mut found = None;
         for block in blocks {
@@ -234,6 +240,8 @@ impl World {
     /// (I7, I8) A copy's engine reads back every block as good, except those that a silent fault has damaged: those it
     /// must find.
     fn read_back(&mut self, node: usize, volume: usize) {
+        // A copy that took a block from a damaged one knows it as bad too.
+        let struck = self.struck(volume);
         let b = &mut self.boxes[node];
         let Some(worker) = b.worker.as_deref_mut() else { return };
         let Some(engine) = worker.volumes[volume].as_mut().and_then(|run| run.engine.as_mut()) else { return };
@@ -243,7 +251,7 @@ impl World {
         let detail = match bad {
             Err(failed) => format!("node {}: {failed}", node + 1),
             Ok(bad) => {
-                let alarm = bad.iter().find(|block| !harm.ever.contains(block));
+                let alarm = bad.iter().find(|block| !struck.contains(block));
                 let missed = harm.damaged.iter().find(|block| !bad.contains(block) && !harm.sealed.contains(block));
                 match (alarm, missed) {
                     (Some(block), _) => format!("node {}: good block {block} does not match its sum", node + 1),

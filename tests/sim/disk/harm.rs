@@ -13,10 +13,12 @@
 //!    on: it may be a consistent image of the past. What it holds counts for nothing as long as another copy serves; if
 //!    it becomes primary of a new epoch, that epoch may begin with any earlier content, as after a forced primary.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use proto::EXTENT_BLOCKS;
 use replication::local_copy::{Hot, MetaPage};
+
+use super::Block;
 
 /// The harm of one copy.
 #[derive(Clone, Debug, Default)]
@@ -31,8 +33,8 @@ pub struct Harm {
     pub promises_broken: bool,
     /// A page of the log or of a bitmap is older than what was written: the next crash makes the copy doubtful.
     pub log_lost: bool,
-    /// Blocks ever damaged.
-    pub ever: BTreeSet<u64>,
+    /// Blocks ever damaged, and what was last written to them.
+    pub ever: BTreeMap<u64, Block>,
     /// Pages of metadata ever damaged.
     pub pages: u64,
     extents: u64,
@@ -48,21 +50,34 @@ impl Harm {
         Self { extents, ..Self::default() }
     }
 
-    /// A block was changed silently.
-    pub fn damage(&mut self, block: u64) {
-        self.damaged.insert(block);
-        self.ever.insert(block);
-        let extent = block / EXTENT_BLOCKS;
-        if self.hot.contains(&extent) || self.bad_pages.contains(&extent) {
-            self.sealed.insert(block);
+    /// A block has changed silently from `before` to `after`; or, with `told`, was to become that and became `after`.
+    pub fn struck(&mut self, block: u64, told: Option<Block>, before: Block, after: Block) {
+        let last = self.ever.entry(block).or_insert(before);
+        if let Some(told) = told {
+            *last = told;
         }
+        self.judge(block, after);
     }
 
     /// A block was written.
-    pub fn written(&mut self, block: u64) {
-        if !self.damaged.is_empty() {
+    pub fn written(&mut self, block: u64, content: Block) {
+        if let Some(last) = self.ever.get_mut(&block) {
+            *last = content;
             self.damaged.remove(&block);
             self.sealed.remove(&block);
+        }
+    }
+
+    fn judge(&mut self, block: u64, holds: Block) {
+        if self.ever.get(&block) == Some(&holds) {
+            self.damaged.remove(&block);
+            self.sealed.remove(&block);
+            return;
+        }
+        self.damaged.insert(block);
+        let extent = block / EXTENT_BLOCKS;
+        if self.hot.contains(&extent) || self.bad_pages.contains(&extent) {
+            self.sealed.insert(block);
         }
     }
 
@@ -114,11 +129,12 @@ impl Harm {
         self.doubtful |= self.log_lost;
     }
 
-    /// The box has lost power; `unflushed` tells of a block whether the cut may have brought earlier content back.
-    pub fn power_cut(&mut self, unflushed: impl Fn(u64) -> bool) {
+    /// The box has lost power; `holds` tells what a block holds now.
+    pub fn power_cut(&mut self, holds: impl Fn(u64) -> Block) {
         self.crashed();
         self.doubtful |= std::mem::take(&mut self.promises_broken);
-        self.damaged.extend(self.ever.iter().filter(|block| unflushed(**block)));
+        let blocks: Vec<u64> = self.ever.keys().copied().collect();
+        blocks.into_iter().for_each(|block| self.judge(block, holds(block)));
     }
 
     /// True when nothing was ever wrong.

@@ -57,11 +57,6 @@ impl<K: Ord + Copy, V: Content> Layer<K, V> {
         !self.unflushed.is_empty()
     }
 
-    /// True when a power cut may bring earlier content of the cell back.
-    pub(super) fn is_unflushed(&self, key: K) -> bool {
-        self.unflushed.contains(&key)
-    }
-
     /// Stores `value`; `durable` puts it on the media at once. `sequence` grows with every call.
     pub(super) fn store(&mut self, key: K, value: V, durable: bool, sequence: u64) {
         let fresh = || Cell { visible: V::zeros(), media: V::zeros(), cached: Vec::new() };

@@ -343,10 +343,10 @@ impl RawDisk {
                 _ => {}
             }
         }
-        let data = &self.data;
-        self.harm.power_cut(|block| data.is_unflushed(block));
         self.data.power_cut(rng);
         self.pages.power_cut(rng);
+        let data = &self.data;
+        self.harm.power_cut(|block| data.get(block));
     }
 
     /// Everything is on the media: the disk was closed in order.
@@ -359,11 +359,11 @@ impl RawDisk {
         // Values of writes are small numbers: this one is nobody's.
         let foreign = 0x8000_0000 | rng.below(1 << 24) as u32;
         let half = rng.below(2) as usize;
-        self.data.decay(block, |mut content| {
-            content[half] = foreign;
-            content
-        });
-        self.harm.damage(block);
+        let before = self.data.get(block);
+        let mut after = before;
+        after[half] = foreign;
+        self.data.decay(block, |_| after);
+        self.harm.struck(block, None, before, after);
     }
 
     /// A page of metadata changes at rest.
@@ -386,26 +386,33 @@ impl RawDisk {
     }
 
     fn write(&mut self, range: BlockRange, data: Option<&[Block]>, fua: bool, rng: &mut Rng) {
-        if rng.chance(self.silent.lost_permille) {
-            return range.blocks().for_each(|block| self.harm.damage(block));
-        }
-        if rng.chance(self.silent.misdirected_permille) {
+        let content = |index: usize| data.map_or([0, 0], |data| data[index]);
+        let misdirected = rng.chance(self.silent.misdirected_permille);
+        if misdirected {
             let elsewhere = rng.below(self.blocks - range.count + 1);
             for (index, block) in (elsewhere..).take(range.count as usize).enumerate() {
-                self.store_block(block, data.map_or([0, 0], |data| data[index]), false);
-                self.harm.damage(block);
-            }
-            if rng.chance(500) {
-                return range.blocks().for_each(|block| self.harm.damage(block));
+                let before = self.data.get(block);
+                self.cache_block(block, content(index), false);
+                self.harm.struck(block, None, before, content(index));
             }
         }
+        let lost = rng.chance(self.silent.lost_permille) || (misdirected && rng.chance(500));
         for (index, block) in range.blocks().enumerate() {
-            self.store_block(block, data.map_or([0, 0], |data| data[index]), fua);
+            if lost {
+                let holds = self.data.get(block);
+                self.harm.struck(block, Some(content(index)), holds, holds);
+            } else {
+                self.store_block(block, content(index), fua);
+            }
         }
     }
 
     fn store_block(&mut self, block: u64, value: Block, fua: bool) {
-        self.harm.written(block);
+        self.harm.written(block, value);
+        self.cache_block(block, value, fua);
+    }
+
+    fn cache_block(&mut self, block: u64, value: Block, fua: bool) {
         self.sequence += 1;
         self.harm.promises_broken |= fua && self.silent.lying;
         self.data.store(block, value, fua && !self.silent.lying, self.sequence);

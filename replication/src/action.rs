@@ -7,6 +7,7 @@ use proto::{BlockRange, ConfigVersion, Epoch, NodeId};
 use crate::config::Command;
 use crate::event::{IoId, LinkId, OpId, PayloadId};
 use crate::local_copy::{MetaPage, Page, ReadCheck};
+use crate::scrub::ScrubReport;
 
 /// Part of a payload: `blocks` blocks from `first` on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -64,6 +65,18 @@ pub enum Notice {
         sent_blocks: u64,
         /// True when it ended with the peer in sync.
         done: bool,
+    },
+    /// A scrub or verify began, went on or ended.
+    Scrub {
+        /// What it has found so far.
+        report: ScrubReport,
+        /// It has seen the whole volume.
+        done: bool,
+    },
+    /// A scrub is not begun.
+    ScrubRefused {
+        /// Why.
+        why: &'static str,
     },
     /// The local disk was detached.
     DiskDetached {

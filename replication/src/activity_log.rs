@@ -174,7 +174,7 @@ impl ActivityLog {
         for extent in &extents {
             match self.extents.get_mut(extent) {
                 Some(entry) if ok => (entry.state, entry.used) = (State::Hot, now),
-                _ => drop(self.extents.remove(extent)),
+                _ => _ = self.extents.remove(extent),
             }
         }
         extents
@@ -201,7 +201,7 @@ impl ActivityLog {
             .filter(|(_, wanted)| wanted.iter().any(|extent| extents.contains(extent)))
             .map(|(user, _)| *user)
             .collect();
-        failed.iter().for_each(|user| drop(self.waiting.remove(user)));
+        failed.iter().for_each(|user| _ = self.waiting.remove(user));
         failed
     }
 
@@ -267,7 +267,7 @@ impl ActivityLog {
     /// A cooling has ended. The caller then heats what somebody waits for again.
     pub(crate) fn cooled(&mut self, io: IoId) {
         if let Some((_, extents)) = self.cooling.take_if(|(cooling, _)| *cooling == io) {
-            extents.iter().for_each(|extent| drop(self.extents.remove(extent)));
+            extents.iter().for_each(|extent| _ = self.extents.remove(extent));
         }
     }
 

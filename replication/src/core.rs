@@ -14,6 +14,7 @@ use crate::activity_log::ActivityLog;
 use crate::config::{Command, CommandBody, VolumeCommand, VolumeConfig};
 use crate::event::{DiskReport, IoId, LinkId, PayloadId};
 use crate::replica::Timing;
+use crate::scrub::ScrubReport;
 use crate::tracker::Trackers;
 
 /// The local disk as the replica sees it.
@@ -44,6 +45,8 @@ pub(crate) enum Purpose {
     StopCool,
     /// Pages of dirty bitmaps.
     Bitmap(NodeId),
+    /// Primary: a step of a scrub.
+    Scrub(u64),
     /// Primary: a peer's copy in the place of a bad one.
     Repair(u64),
     /// Primary: local half of a flush.
@@ -105,6 +108,10 @@ pub(crate) struct Core {
     pub(crate) bitmaps_busy: Option<IoId>,
     /// When idle extents are looked for next.
     pub(crate) next_cooling: Timestamp,
+    /// When the last scrub by this run ended, and what it found.
+    pub(crate) last_scrub: Option<(Timestamp, ScrubReport)>,
+    /// From when on the period of scrubs is counted.
+    pub(crate) scrubbed_at: Timestamp,
     /// Durable fence: nothing at or below it is served or acknowledged.
     pub(crate) fence: (Epoch, ConfigVersion),
     /// Operations in flight, by number, hence oldest first.
@@ -152,6 +159,8 @@ impl Core {
             trackers: Trackers::default(),
             bitmaps_busy: None,
             next_cooling: now,
+            last_scrub: None,
+            scrubbed_at: now,
             fence: (Epoch(0), ConfigVersion(0)),
             io: BTreeMap::new(),
             next_io: 0,

@@ -89,6 +89,11 @@ pub enum Control {
     },
     /// Stop using the local disk, as if it had failed but without marking it so.
     Detach,
+    /// Look at every block of every copy in sync.
+    Scrub {
+        /// Mend nothing.
+        verify_only: bool,
+    },
     /// Stop serving for good: drain, flush, release the lease, tell the peers. Answered by `Action::Stopped`.
     Stop,
 }

@@ -24,6 +24,8 @@ pub(crate) enum Asker {
     Read(u64),
     /// The edges of a client's partial write.
     Merge(u64),
+    /// A step of a scrub.
+    Scrub(u64),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -125,6 +127,7 @@ impl Primary {
                 match asker {
                     Asker::Read(read) => self.on_read_fetched(core, read, payload),
                     Asker::Merge(write) => self.on_edges_fetched(core, write, payload),
+                    Asker::Scrub(_) => core.release(Some(payload)),
                 }
             }
         }
@@ -146,6 +149,7 @@ impl Primary {
         match asker {
             Asker::Read(read) => self.start_read(core, read),
             Asker::Merge(write) => self.start_write(core, write),
+            Asker::Scrub(step) => self.on_scrub_fetched(core, step, true),
         }
     }
 
@@ -158,6 +162,7 @@ impl Primary {
         match fetch.asker {
             Asker::Read(read) => self.refuse_read(core, read, Refusal::Io),
             Asker::Merge(write) => self.refuse_write(core, write, Refusal::Io),
+            Asker::Scrub(step) => self.on_scrub_fetched(core, step, false),
         }
     }
 
@@ -191,6 +196,7 @@ impl Primary {
             }
             Purpose::Merge(number) => self.on_edges_corrupt(core, number, bad),
             Purpose::Repair(number) => self.fail_fetch(core, number),
+            Purpose::Scrub(number) => self.on_scrub_read(core, number, io, bad),
             Purpose::Chunk(node, number) => self.on_chunk_corrupt(core, node, number, io, bad),
             _ => {}
         }

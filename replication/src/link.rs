@@ -37,6 +37,8 @@ pub(crate) enum Awaited {
     Digest(u64),
     /// Blocks of the peer's copy.
     Fetch(u64),
+    /// A step of a scrub: checksums, or the end of a repair.
+    Scrub(u64),
 }
 
 /// A session with one peer.
@@ -334,9 +336,14 @@ impl Primary {
                     return self.on_fetched(core, fetch, payload);
                 }
             }
-            Message::ReadFailed { seq, .. } => {
-                if let Some((Awaited::Fetch(fetch), _)) = session.pending.remove(&seq) {
-                    self.fail_fetch(core, fetch);
+            Message::ReadFailed { seq, bad } => match session.pending.remove(&seq) {
+                Some((Awaited::Fetch(fetch), _)) => self.fail_fetch(core, fetch),
+                Some((Awaited::Scrub(step), _)) => self.on_scrub_failed(core, node, step, bad),
+                _ => {}
+            },
+            Message::Sums { seq, .. } => {
+                if let Some((Awaited::Scrub(step), _)) = session.pending.remove(&seq) {
+                    return self.on_scrub_sums(core, node, step, payload);
                 }
             }
             Message::PreSyncAck => {
@@ -415,6 +422,7 @@ impl Primary {
             Some(Awaited::Flush(number)) => self.on_flush_acked(core, node, number),
             Some(Awaited::Chunk(number)) => self.on_chunk_acked(core, node, number),
             Some(Awaited::ResyncFlush | Awaited::PreSyncFlush) => self.on_resync_flushed(core, node),
+            Some(Awaited::Scrub(number)) => self.on_scrub_repaired(core, number, 0),
             Some(Awaited::Digest(_) | Awaited::Fetch(_)) | None => {}
         }
     }
@@ -464,6 +472,7 @@ impl Primary {
             self.mark_unacked_dirty(core, node);
         }
         self.unask(node);
+        self.abort_scrub_step(core);
         numbers.into_iter().for_each(|number| self.complete_write_if_acked(core, number));
         if !unresolved {
             self.recheck_all(core);

@@ -16,6 +16,7 @@ use crate::handoff::Handoff;
 use crate::link::{Peer, Recorded, Sync};
 use crate::proposal::Proposal;
 use crate::read::Read;
+use crate::scrub::Scrub;
 use crate::tracker::Beginning;
 use crate::write::flush::Flush;
 use crate::write::overlap::Overlap;
@@ -30,6 +31,7 @@ pub(crate) enum Holder {
     Write(u64),
     Read(u64),
     Chunk(NodeId, u64),
+    Scrub(u64),
 }
 
 /// How far the primary is with serving.
@@ -53,6 +55,8 @@ pub(crate) struct Primary {
     pub(crate) reads: BTreeMap<u64, Read>,
     pub(crate) flushes: BTreeMap<u64, Flush>,
     pub(crate) overlap: Overlap<Holder>,
+    /// A scrub under way.
+    pub(crate) scrub: Option<Scrub>,
     /// Blocks asked of peers.
     pub(crate) fetches: BTreeMap<u64, Fetch>,
     /// Operations that wait for service.
@@ -81,6 +85,7 @@ impl Primary {
             reads: BTreeMap::new(),
             flushes: BTreeMap::new(),
             overlap: Overlap::default(),
+            scrub: None,
             fetches: BTreeMap::new(),
             queue: VecDeque::new(),
             next_number: 0,
@@ -267,6 +272,7 @@ impl Primary {
     /// The local disk is lost: nothing completes until this copy has left in_sync; then a peer takes over the service.
     pub(crate) fn on_disk_lost(&mut self, core: &mut Core) {
         self.abandon_chunks(core);
+        self.abort_scrub_step(core);
         self.requeue_unstarted(core);
         for write in self.writes.values_mut() {
             write.on_disk_lost();
@@ -304,6 +310,7 @@ impl Primary {
             refuse(core, op, &request, why);
         }
         self.abandon_chunks(core);
+        self.abort_scrub_step(core);
         // A copy outside the set may not have what its client was told of.
         let outside: Vec<NodeId> =
             self.peers.iter().filter(|(_, peer)| !peer.sync.is_member()).map(|(node, _)| *node).collect();

@@ -11,6 +11,7 @@ use crate::core::{Core, Disk, Io, Purpose};
 use crate::event::{Attachment, Control, Event, IoId, IoResult, LinkId, OpId, PayloadId, Request};
 use crate::primary::{Primary, Service, refuse};
 use crate::resync::target::discard_result;
+use crate::scrub::ScrubReport;
 use crate::secondary::Secondary;
 use crate::tracker::Beginning;
 
@@ -41,6 +42,8 @@ pub struct Timing {
     pub resync_chunks_in_flight: usize,
     /// An extent that nobody has written to for so long becomes cold.
     pub extent_idle: Micros,
+    /// Every block of every copy in sync is looked at within this time; `None`: only on request.
+    pub scrub_period: Option<Micros>,
     /// Check every invariant after every event, at a cost.
     pub check_invariants: bool,
 }
@@ -60,6 +63,7 @@ impl Default for Timing {
             resync_chunk_blocks: 64,
             resync_chunks_in_flight: 8,
             extent_idle: Micros::from_secs(30),
+            scrub_period: Some(Micros::from_secs(14 * 24 * 3600)),
             check_invariants: cfg!(debug_assertions),
         }
     }
@@ -78,6 +82,12 @@ pub struct Status {
     pub operations: usize,
     /// Per peer: node, state, blocks still to resync, blocks resynced.
     pub peers: Vec<(NodeId, &'static str, u64, u64)>,
+    /// Extents that are not cold.
+    pub hot_extents: usize,
+    /// The scrub under way.
+    pub scrub: Option<ScrubReport>,
+    /// When the last scrub by this run ended, and what it found.
+    pub last_scrub: Option<(Timestamp, ScrubReport)>,
 }
 
 /// The present role.
@@ -145,7 +155,10 @@ impl Replica {
     /// When a `Tick` is due at the latest.
     pub fn next_deadline(&self) -> Timestamp {
         match &self.role {
-            Role::Primary(primary) => primary.next_housekeeping.min(primary.resync_deadline(self.core.now)),
+            Role::Primary(primary) => {
+                let now = self.core.now;
+                primary.next_housekeeping.min(primary.resync_deadline(now)).min(primary.scrub_deadline(now))
+            }
             Role::Secondary(secondary) => {
                 let coarse = self.core.now + self.core.timing.beacon_interval;
                 let stopping = self.stop != Stop::No;
@@ -177,7 +190,11 @@ impl Replica {
                 Role::Secondary(_) | Role::Stopped => {}
             },
             Event::Corrupt { io, bad } => self.on_corrupt(io, bad),
-            Event::SumsCompared { .. } => {}
+            Event::SumsCompared { io, differing } => {
+                if let Role::Primary(primary) = &mut self.role {
+                    primary.on_sums_compared(&mut self.core, io, differing);
+                }
+            }
             Event::FencePersisted { epoch, version } => {
                 self.core.fence = self.core.fence.max((epoch, version));
                 if let Role::Secondary(secondary) = &mut self.role {
@@ -210,6 +227,7 @@ impl Replica {
                     primary.hand_over_for_disk(core);
                 }
                 primary.progress_resyncs(core);
+                primary.progress_scrub(core);
                 primary.progress_handoff(core);
                 primary.progress_proposal(core);
                 if primary.stop_is_complete() {
@@ -280,6 +298,11 @@ impl Replica {
         }
         if matches!(self.role, Role::Secondary(_)) {
             self.core.follow_members(Beginning::Hot);
+        }
+        // The peer that would have taken over has left the set instead: this copy is the last one after all.
+        let alone = matches!(&self.role, Role::Primary(primary) if primary.is_dead(&self.core));
+        if let Some(attachment) = self.returned.take_if(|_| alone) {
+            self.on_disk_attached(attachment);
         }
     }
 
@@ -417,6 +440,7 @@ impl Replica {
                 Purpose::Read(number) => primary.on_local_read_done(core, number, id),
                 Purpose::Merge(number) => primary.log_write(core, number),
                 Purpose::Repair(number) => primary.on_repaired(core, number),
+                Purpose::Scrub(number) => primary.on_scrub_read(core, number, id, Vec::new()),
                 Purpose::Flush(number) => primary.on_local_flush_done(core, number),
                 Purpose::Chunk(node, number) => primary.on_chunk_read(core, node, number, id),
                 _ => {}
@@ -520,6 +544,14 @@ impl Replica {
             (Control::Switchover { .. }, _) => {
                 self.core.act(Action::Notify(Notice::SwitchoverRefused { why: "this node is not primary" }));
             }
+            (Control::Scrub { verify_only }, Role::Primary(primary)) => {
+                if !primary.start_scrub(&mut self.core, verify_only, false) {
+                    self.core.act(Action::Notify(Notice::ScrubRefused { why: "another one is under way" }));
+                }
+            }
+            (Control::Scrub { .. }, _) => {
+                self.core.act(Action::Notify(Notice::ScrubRefused { why: "this node is not primary" }));
+            }
             (Control::Detach, Role::Stopped) => {}
             (Control::Detach, _) if self.core.is_last_member() => {
                 self.core.act(Action::Notify(Notice::DetachRefused { why: "the copy is the last one in sync" }));
@@ -552,10 +584,13 @@ impl Replica {
         let cooled = self.stop == Stop::Cooling;
         if !cooled && self.core.disk_report().is_some() {
             let was_primary = matches!(self.role, Role::Primary(_));
-            if let Role::Primary(primary) = std::mem::replace(&mut self.role, Role::Stopped) {
-                primary.leave(&mut self.core, Refusal::Stopped);
-                self.role = Role::Secondary(Box::new(Secondary::enter(&mut self.core)));
-            }
+            self.role = match std::mem::replace(&mut self.role, Role::Stopped) {
+                Role::Primary(primary) => {
+                    primary.leave(&mut self.core, Refusal::Stopped);
+                    Role::Secondary(Box::new(Secondary::enter(&mut self.core)))
+                }
+                role => role,
+            };
             self.stop = Stop::Cooling;
             if self.core.cool_all(was_primary) {
                 return;
@@ -602,7 +637,12 @@ impl Replica {
 
     /// For people and metrics.
     pub fn status(&self, now: Timestamp) -> Status {
-        let mut status = Status { role: self.role_name(), ..Status::default() };
+        let mut status = Status {
+            role: self.role_name(),
+            hot_extents: self.core.log.len(),
+            last_scrub: self.core.last_scrub,
+            ..Status::default()
+        };
         if let Role::Primary(primary) = &self.role {
             status.operations =
                 primary.queue.len() + primary.writes.len() + primary.reads.len() + primary.flushes.len();
@@ -618,6 +658,7 @@ impl Replica {
                     (*node, state, dirty, sent)
                 })
                 .collect();
+            status.scrub = primary.scrub.as_ref().map(|scrub| scrub.report);
             status.waiting = primary.waiting(&self.core);
         }
         status

@@ -80,7 +80,8 @@ impl PayloadSum {
         Self { length, crc: hasher.finalize() }
     }
 
-    /// The sum for a message that carries its blocks' checksums: the bytes are not read.
+    /// The sum for a message whose payload is protected by its blocks' checksums: the bytes are not read. Data that is
+    /// known to be bad needs its CRC; [`PayloadSum::for_message`] knows the difference.
     pub fn length_only(length: u64) -> Self {
         Self { length, crc: 0 }
     }

@@ -119,7 +119,7 @@ impl LocalCopy {
     }
 
     fn write_entries(&mut self, tag: u64, cool: &Cool, orders: &mut Vec<Order>) -> Next {
-        // From here on any write of these index pages carries the entries: what they name is on stable media.
+        // From here on any write of these index pages carries the entries. What they name is on stable media.
         for (&extent, &entry) in cool.extents.iter().zip(&cool.entries) {
             self.extents.set_entry(extent, entry);
         }

@@ -11,7 +11,7 @@ use proto::checksum::BlockSums;
 
 use super::cool::Cool;
 use super::extents::{Extents, Heat};
-use super::heat::Heating;
+use super::heat::{Heating, Reserving};
 use super::index::Index;
 use super::log::Log;
 use super::read::{Read, Repair};
@@ -26,6 +26,8 @@ pub struct LocalCopy {
     pub(super) index: Index,
     /// Extents on their way from cold to hot.
     pub(super) heating: BTreeMap<u64, Heating>,
+    /// Space being reserved for extents on that way, by the operation that began it.
+    pub(super) reserving: BTreeMap<u64, Reserving>,
     /// Who wants an extent hot that is being cooled.
     pub(super) reheat: BTreeMap<u64, Vec<u64>>,
     /// Checksum pages being loaded, and who waits.
@@ -100,6 +102,7 @@ pub(super) enum Purpose {
         extent: u64,
     },
     Reserve {
+        tag: u64,
         extent: u64,
     },
     Log {
@@ -146,6 +149,7 @@ impl LocalCopy {
             log,
             index,
             heating: BTreeMap::new(),
+            reserving: BTreeMap::new(),
             reheat: BTreeMap::new(),
             loads: BTreeMap::new(),
             counters: Counters { pages_damaged, ..Counters::default() },
@@ -214,7 +218,7 @@ impl LocalCopy {
                 self.load_ended(extent, None, orders);
             }
             (Purpose::Load { extent }, _) => self.load_ended(extent, trouble, orders),
-            (Purpose::Reserve { extent }, _) => self.reserve_ended(extent, trouble, orders),
+            (Purpose::Reserve { tag, extent }, _) => self.reserve_ended(tag, extent, trouble, orders),
             (Purpose::Log { group }, _) => self.log_ended(group, trouble, orders),
             (Purpose::Index { page }, _) => self.index_ended(page, trouble, orders),
             (

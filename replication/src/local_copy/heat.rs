@@ -1,5 +1,7 @@
 //! Extents become hot: space is reserved, the log says so, the checksum page comes into memory.
 
+use std::collections::BTreeSet;
+
 use super::engine::{LocalCopy, Purpose, Trouble, Waiter};
 use super::extents::Heat;
 use super::log::Log;
@@ -11,6 +13,13 @@ pub(super) struct Heating {
     logged: bool,
     loaded: bool,
     waiting: Vec<u64>,
+}
+
+/// Extents that one operation has space reserved for. They go to the log together.
+#[derive(Debug, Default)]
+pub(super) struct Reserving {
+    in_flight: usize,
+    reserved: Vec<u64>,
 }
 
 impl LocalCopy {
@@ -31,22 +40,38 @@ impl LocalCopy {
 
     pub(super) fn begin_heating(&mut self, extent: u64, waiting: Vec<u64>, orders: &mut Vec<Order>) {
         self.extents.set_heat(extent, Heat::Heating);
+        let tag = waiting[0];
         let loaded = !self.extents.must_load(extent);
         self.heating.insert(extent, Heating { logged: false, loaded, waiting });
-        // A log that is full of extents without space would have to be undone.
-        self.give(RawOp::Reserve { extent }, Purpose::Reserve { extent }, orders);
+        // First the space, then the log, which would else have to take the extent back.
+        self.reserving.entry(tag).or_default().in_flight += 1;
+        self.give(RawOp::Reserve { extent }, Purpose::Reserve { tag, extent }, orders);
         if !loaded {
             self.load(extent, Waiter::Heating, orders);
         }
     }
 
-    pub(super) fn reserve_ended(&mut self, extent: u64, trouble: Option<Trouble>, orders: &mut Vec<Order>) {
-        if trouble.is_some() {
-            return self.heating_failed(extent, trouble, orders);
+    pub(super) fn reserve_ended(&mut self, tag: u64, extent: u64, trouble: Option<Trouble>, orders: &mut Vec<Order>) {
+        let reserving = self.reserving.get_mut(&tag).expect("space is being reserved");
+        reserving.in_flight -= 1;
+        if trouble.is_none() {
+            reserving.reserved.push(extent);
         }
-        if self.heating.contains_key(&extent) {
-            self.log.heat(extent);
-            self.write_log(Log::group_of(extent), orders);
+        if reserving.in_flight == 0 {
+            let reserved = self.reserving.remove(&tag).expect("just seen").reserved;
+            // Something else may have gone wrong with an extent meanwhile.
+            let extents = reserved.into_iter().filter(|extent| self.heating.contains_key(extent));
+            let mut groups = BTreeSet::new();
+            for extent in extents {
+                self.log.heat(extent);
+                groups.insert(Log::group_of(extent));
+            }
+            for group in groups {
+                self.write_log(group, orders);
+            }
+        }
+        if trouble.is_some() {
+            self.heating_failed(extent, trouble, orders);
         }
     }
 

@@ -205,6 +205,12 @@ impl Primary {
 
     fn send_chunk(&mut self, core: &mut Core, node: NodeId, number: u64, io: IoId, ranges: Vec<BlockRange>) {
         let Some(peer) = self.peers.get_mut(&node) else { return };
+        let bad = matches!(&peer.sync, Sync::Resyncing(s) if s.chunks.get(&number).is_some_and(|c| !c.bad.is_empty()));
+        if bad && !peer.reads_for_us() {
+            // Such a copy cannot be told that a block is bad: it stays out of sync rather than call it good.
+            peer.resync_not_before = core.now + core.timing.readmit_backoff.1;
+            return self.drop_session(core, node, "blocks are bad here, and the peer's software is too old to be told");
+        }
         let (Sync::Resyncing(source), Some(session)) = (&mut peer.sync, &mut peer.session) else { return };
         let Some(chunk) = source.chunks.get_mut(&number) else { return };
         let ranges = split(&ranges, &chunk.bad);
@@ -346,7 +352,7 @@ impl Primary {
 }
 
 /// Cuts `ranges` so that each part is either bad or free of bad blocks.
-fn split(ranges: &[BlockRange], bad: &[BlockRange]) -> Vec<(BlockRange, bool)> {
+pub(crate) fn split(ranges: &[BlockRange], bad: &[BlockRange]) -> Vec<(BlockRange, bool)> {
     let mut parts: Vec<(BlockRange, bool)> = Vec::new();
     for block in ranges.iter().flat_map(|range| range.blocks()) {
         let is_bad = bad.iter().any(|bad| bad.contains(BlockRange::new(block, 1)));

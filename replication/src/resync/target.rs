@@ -244,8 +244,10 @@ fn heat_ahead(core: &mut Core, extents: Vec<u64>) {
 
 /// The payload of a read that nobody awaits any more is freed; everything else needs nothing.
 pub(crate) fn discard_result(core: &mut Core, io: IoId, purpose: &Purpose, result: IoResult) {
-    let read =
-        matches!(purpose, Purpose::Read(_) | Purpose::Chunk(..) | Purpose::StreamDigest(..) | Purpose::StreamRead(..));
+    let read = matches!(
+        purpose,
+        Purpose::Read(_) | Purpose::Scrub(_) | Purpose::Chunk(..) | Purpose::StreamDigest(..) | Purpose::StreamRead(..)
+    );
     if read && result == IoResult::Ok {
         core.release(Some(PayloadId::Io(io)));
     }

@@ -300,6 +300,7 @@ impl Primary {
                 Holder::Write(number) => self.start_write(core, number),
                 Holder::Read(number) => self.start_read(core, number),
                 Holder::Chunk(node, number) => self.start_chunk(core, node, number),
+                Holder::Scrub(number) => self.read_scrub_step(core, number),
             }
         }
     }

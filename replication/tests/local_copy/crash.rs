@@ -20,16 +20,24 @@ struct Owner {
     moving: BTreeSet<u64>,
     running: BTreeMap<u64, Task>,
     /// For each block what it may hold: first what is surely on stable media, then what was written since.
-    may_hold: BTreeMap<u64, Vec<u64>>,
-    /// Writes that have ended since, by block: the last token.
-    ended: BTreeMap<u64, u64>,
+    may_hold: BTreeMap<u64, Vec<Version>>,
+    /// Blocks whose last write has ended, and is not known to be on stable media.
+    ended: BTreeMap<u64, Version>,
+    versions: u64,
     moved: u64,
 }
 
+/// What a write made of a block.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Version {
+    number: u64,
+    token: u64,
+}
+
 enum Task {
-    Read(BlockRange, BTreeMap<u64, u64>),
-    Write { ranges: Vec<BlockRange>, tokens: BTreeMap<u64, u64>, durable: bool },
-    Flush(BTreeMap<u64, u64>),
+    Read(BlockRange, Vec<u64>),
+    Write { ranges: Vec<BlockRange>, versions: BTreeMap<u64, Version>, durable: bool },
+    Flush(BTreeMap<u64, Version>),
     Heat(Vec<u64>),
     Cool(Vec<u64>),
 }
@@ -37,7 +45,8 @@ enum Task {
 impl Owner {
     fn new(rig: Rig, extents: Vec<u64>) -> Self {
         let (hot, moving, running) = (BTreeSet::new(), BTreeSet::new(), BTreeMap::new());
-        Self { rig, extents, hot, moving, running, may_hold: BTreeMap::new(), ended: BTreeMap::new(), moved: 0 }
+        let (may_hold, ended) = (BTreeMap::new(), BTreeMap::new());
+        Self { rig, extents, hot, moving, running, may_hold, ended, versions: 0, moved: 0 }
     }
 
     /// Runs until `raws` raw operations have ended, and begins operations all the time.
@@ -58,21 +67,18 @@ impl Owner {
             assert!(matches!(result, CopyResult::Ok { .. }), "{result:?}");
             match task {
                 Task::Read(_, expected) => {
-                    let (_, held) = self.rig.payloads.remove(&tag).expect("a read");
-                    assert!(
-                        expected.iter().all(|(block, token)| held[block] == *token),
-                        "a read gives what was written"
-                    );
+                    let (_, held) = self.rig.held.remove(&tag).expect("a read");
+                    assert_eq!(held, expected, "a read gives what was written");
                 }
-                Task::Write { tokens, durable, .. } => {
-                    for (block, token) in tokens {
+                Task::Write { versions, durable, .. } => {
+                    for (block, version) in versions {
                         if durable {
-                            self.settle(block, token);
+                            self.settle(block, version);
                         }
-                        self.ended.insert(block, token);
+                        self.ended.insert(block, version);
                     }
                 }
-                Task::Flush(covered) => covered.into_iter().for_each(|(block, token)| self.settle(block, token)),
+                Task::Flush(covered) => covered.into_iter().for_each(|(block, version)| self.settle(block, version)),
                 Task::Heat(extents) => {
                     self.moved += 1;
                     self.moving.retain(|extent| !extents.contains(extent));
@@ -93,9 +99,9 @@ impl Owner {
     }
 
     /// A block certainly holds this, or something newer.
-    fn settle(&mut self, block: u64, token: u64) {
+    fn settle(&mut self, block: u64, version: Version) {
         let may_hold = self.may_hold.get_mut(&block).expect("written");
-        if let Some(at) = may_hold.iter().rposition(|held| *held == token) {
+        if let Some(at) = may_hold.iter().position(|held| *held == version) {
             may_hold.drain(..at);
         }
     }
@@ -147,8 +153,8 @@ impl Owner {
         let kind = kinds[self.rig.rng.below(5) as usize];
         let fua = self.rig.rng.one_in(4);
         let (tag, payload) = self.rig.start_write(range, kind, fua);
-        let tokens = self.wrote(&[range], &payload);
-        self.running.insert(tag, Task::Write { ranges: vec![range], tokens, durable: fua });
+        let versions = self.wrote(&[range], &payload);
+        self.running.insert(tag, Task::Write { ranges: vec![range], versions, durable: fua });
     }
 
     fn begin_batch(&mut self) {
@@ -159,25 +165,28 @@ impl Owner {
         let payload: Vec<u64> = (0..first.count + second.count).map(|_| self.rig.token()).collect();
         let (one, two) = payload.split_at(first.count as usize);
         let sums: BlockSums = self.rig.sums_of(first, one).into_iter().chain(self.rig.sums_of(second, two)).collect();
-        let tokens = self.wrote(&[first, second], &payload);
+        let versions = self.wrote(&[first, second], &payload);
         let tag = self.rig.start(CopyOp::Batch { groups: vec![vec![first], vec![second]], sums }, payload);
-        self.running.insert(tag, Task::Write { ranges: vec![first, second], tokens, durable: true });
+        self.running.insert(tag, Task::Write { ranges: vec![first, second], versions, durable: true });
     }
 
-    fn wrote(&mut self, ranges: &[BlockRange], payload: &[u64]) -> BTreeMap<u64, u64> {
+    fn wrote(&mut self, ranges: &[BlockRange], payload: &[u64]) -> BTreeMap<u64, Version> {
         let blocks = ranges.iter().flat_map(|range| range.blocks());
-        let tokens: BTreeMap<u64, u64> = blocks.zip(payload.iter().copied()).collect();
-        for (&block, &token) in &tokens {
-            self.may_hold.entry(block).or_insert_with(|| vec![0]).push(token);
+        let mut versions = BTreeMap::new();
+        for (block, &token) in blocks.zip(payload) {
+            self.versions += 1;
+            let version = Version { number: self.versions, token };
+            self.may_hold.entry(block).or_insert_with(|| vec![Version { number: 0, token: 0 }]).push(version);
             self.ended.remove(&block);
+            versions.insert(block, version);
         }
-        tokens
+        versions
     }
 
     fn begin_read(&mut self) {
         let range = self.range();
         if self.free(range, true) {
-            let last = |block| (block, self.may_hold.get(&block).map_or(0, |held| *held.last().expect("never empty")));
+            let last = |block| self.may_hold.get(&block).map_or(0, |held| held.last().expect("never empty").token);
             let expected = range.blocks().map(last).collect();
             let tag = self.rig.start(CopyOp::Read { range, check: ReadCheck::Verify }, Vec::new());
             self.running.insert(tag, Task::Read(range, expected));
@@ -220,7 +229,6 @@ impl Owner {
 
     /// Power fails, and comes back: what is there is checked, and is what may be there from now on.
     fn cut(self) -> Self {
-        let surely_cold: Vec<u64> = self.extents.iter().copied().collect();
         let (mut rig, hot) = self.rig.cut();
         let hot: BTreeSet<u64> = match hot {
             Hot::All => (0..rig.store.geometry.blocks.div_ceil(EXTENT)).collect(),
@@ -229,15 +237,22 @@ impl Owner {
         for (&block, may_hold) in &self.may_hold {
             let held = rig.store.block(block);
             let torn = held > u64::MAX / 2 && may_hold.len() > 1;
-            assert!(torn || may_hold.contains(&held), "block {block} holds {held}, not one of {may_hold:?}");
-            let newest = may_hold.last().expect("never empty");
-            assert!(held == *newest || hot.contains(&(block / EXTENT)), "an old block {block} in a cold extent");
+            assert!(
+                torn || may_hold.iter().any(|version| version.token == held),
+                "block {block} holds {held}, not one of {may_hold:?}"
+            );
+            let newest = may_hold.last().expect("never empty").token;
+            assert!(held == newest || hot.contains(&(block / EXTENT)), "an old block {block} in a cold extent");
         }
-        let bad = rig.bad_blocks(surely_cold);
+        let bad = rig.bad_blocks(self.extents.iter().copied());
         assert!(bad.is_empty(), "good blocks are condemned: {bad:?}");
         let mut owner = Self::new(rig, self.extents);
         let store = &owner.rig.store;
-        owner.may_hold = self.may_hold.into_keys().map(|block| (block, vec![store.block(block)])).collect();
+        owner.may_hold = self
+            .may_hold
+            .into_keys()
+            .map(|block| (block, vec![Version { number: 0, token: store.block(block) }]))
+            .collect();
         owner.hot = hot;
         owner.moved = self.moved;
         owner

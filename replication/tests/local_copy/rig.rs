@@ -24,9 +24,10 @@ pub(crate) struct Rig {
     /// Raw operations in flight; with the writes that had ended when each was given out.
     pub(crate) raws: Vec<(RawId, RawOp, u64)>,
     pub(crate) ended: BTreeMap<u64, CopyResult>,
-    /// What each operation brought or has read.
-    pub(crate) payloads: BTreeMap<u64, (BlockRange, BTreeMap<u64, u64>)>,
-    flat: BTreeMap<u64, Vec<u64>>,
+    /// What each read has read.
+    pub(crate) held: BTreeMap<u64, (BlockRange, Vec<u64>)>,
+    /// What each operation brings.
+    payloads: BTreeMap<u64, Vec<u64>>,
     tags: u64,
     tokens: u64,
     pub(crate) raws_done: u64,
@@ -51,7 +52,7 @@ impl Rig {
             raws: Vec::new(),
             ended: BTreeMap::new(),
             payloads: BTreeMap::new(),
-            flat: BTreeMap::new(),
+            held: BTreeMap::new(),
             tags: 0,
             tokens: 0,
             raws_done: 0,
@@ -103,9 +104,9 @@ impl Rig {
         self.tags += 1;
         let tag = self.tags;
         if let CopyOp::Read { range, .. } = &op {
-            self.payloads.insert(tag, (*range, BTreeMap::new()));
+            self.held.insert(tag, (*range, vec![0; range.count as usize]));
         }
-        self.flat.insert(tag, payload);
+        self.payloads.insert(tag, payload);
         let mut orders = Vec::new();
         self.copy.start(tag, op, &mut orders);
         self.take(orders);
@@ -125,7 +126,7 @@ impl Rig {
     }
 
     fn payload(&self, tag: u64, first: u64) -> Vec<u64> {
-        self.flat[&tag].get(first as usize..).unwrap_or_default().to_vec()
+        self.payloads[&tag].get(first as usize..).unwrap_or_default().to_vec()
     }
 
     /// Ends one raw operation, any. False if there is none.
@@ -151,8 +152,10 @@ impl Rig {
         match op {
             RawOp::ReadData { tag, range } => {
                 if let Some(tag) = tag {
-                    let (_, held) = self.payloads.get_mut(&tag).expect("a read");
-                    held.extend(range.blocks().map(|block| (block, self.store.block(block))));
+                    let (whole, held) = self.held.get_mut(&tag).expect("a read");
+                    for block in range.blocks() {
+                        held[(block - whole.start) as usize] = self.store.block(block);
+                    }
                 }
                 return RawResult::Sums(self.store.sums(range));
             }
@@ -215,10 +218,9 @@ impl Rig {
     pub(crate) fn read(&mut self, range: BlockRange) -> CopyResult {
         let tag = self.start(CopyOp::Read { range, check: ReadCheck::Verify }, Vec::new());
         let result = self.finish(tag);
-        let (_, held) = self.payloads.remove(&tag).expect("a read");
+        let (_, held) = self.held.remove(&tag).expect("a read");
         if let CopyResult::Ok { sums } = &result {
-            let of_data: BlockSums = range.blocks().map(|block| self.store.sum(block, held[&block])).collect();
-            assert_eq!(*sums, of_data, "the sums of a read are those of its data");
+            assert_eq!(*sums, self.sums_of(range, &held), "the sums of a read are those of its data");
         }
         result
     }

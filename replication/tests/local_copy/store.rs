@@ -58,6 +58,7 @@ impl<T: Clone> Place<T> {
     }
 }
 
+#[derive(Clone)]
 pub(crate) struct Store {
     pub(crate) geometry: Geometry,
     blocks: BTreeMap<u64, Place<u64>>,

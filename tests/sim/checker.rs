@@ -192,7 +192,9 @@ impl History {
         }
         let flushes = self.flush_table();
         let judged = halves.iter().filter(|(half, _)| !self.excused.contains(&(**half / 2)));
-        judged.into_iter().try_for_each(|(half, (writes, reads))| self.check_half(*half as usize, writes, reads, &flushes))
+        judged
+            .into_iter()
+            .try_for_each(|(half, (writes, reads))| self.check_half(*half as usize, writes, reads, &flushes))
     }
 
     /// Completed flushes by start, each with the earliest end among those that start then or later.

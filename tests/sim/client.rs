@@ -288,7 +288,8 @@ impl World {
             let kind = self.volumes[volume].history.op(record).kind.clone();
             match kind {
                 OpKind::Read { range, .. } => {
-                    let Some(content) = content.as_ref().filter(|content| content.blocks.len() as u64 == range.count) else {
+                    let Some(content) = content.as_ref().filter(|content| content.blocks.len() as u64 == range.count)
+                    else {
                         return self.violate(Some(volume), "read_without_data", format!("{op:?} {range}"));
                     };
                     self.volumes[volume].history.set_data(record, content.blocks.to_vec());

@@ -1,6 +1,6 @@
 //! The simulated world: boxes, network, volumes, clients, and the loop that lets time pass.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use proto::{ClusterId, ConfigVersion, Epoch, Incarnation, NodeId, RequestId, Timestamp, VolumeId};
 use raft::eraftpb::Message;
@@ -60,14 +60,7 @@ pub enum Ev {
     /// A client thinks of something.
     Client { client: usize, turn: u64 },
     /// A client's request reaches a node.
-    Request {
-        node: usize,
-        run: u32,
-        volume: usize,
-        op: OpId,
-        request: Box<Request>,
-        payload: Option<Blocks>,
-    },
+    Request { node: usize, run: u32, volume: usize, op: OpId, request: Box<Request>, payload: Option<Blocks> },
     /// A supervisor's word arrives.
     Goodbye { to: usize, node: usize, incarnation: Incarnation },
     /// The Raft leader's word arrives.
@@ -135,6 +128,8 @@ pub struct VolumeSim {
     pub last_completion: SimTime,
     /// What resyncs have cost.
     pub resynced: Resynced,
+    /// Blocks that silent faults have struck on copies that are gone.
+    pub struck_before: BTreeSet<u64>,
     /// The flawed box has been the only one in sync at some time.
     pub flawed_alone: bool,
 }
@@ -206,6 +201,7 @@ impl World {
             server_of: BTreeMap::new(),
             last_completion: 0,
             resynced: Resynced::default(),
+            struck_before: BTreeSet::new(),
             flawed_alone: false,
         };
         let mut world = Self {
@@ -239,11 +235,9 @@ impl World {
         let primary = self.boxes[config.primary.0 as usize - 1].stores[volume].as_ref();
         let doubtful = config.epoch > epoch_before && primary.is_some_and(|store| store.raw.harm.doubtful);
         let v = &mut self.volumes[volume];
-        for (epoch, any) in [
-            (doubtful.then_some(config.epoch), true),
-            (config.loss_possible, true),
-            (config.unflushed_loss, false),
-        ] {
+        for (epoch, any) in
+            [(doubtful.then_some(config.epoch), true), (config.loss_possible, true), (config.unflushed_loss, false)]
+        {
             if let Some(epoch) = epoch.filter(|epoch| *epoch == config.epoch) {
                 v.history.loss_declared(epoch, any, self.now);
             }
@@ -252,7 +246,8 @@ impl World {
             v.newest_index = applied;
             v.newest = Some(config.clone());
             let alone = config.in_sync.len() == 1;
-            v.flawed_alone |= alone && self.setup.flawed.is_some_and(|node| config.in_sync.contains_key(&NodeId(node as u64 + 1)));
+            v.flawed_alone |=
+                alone && self.setup.flawed.is_some_and(|node| config.in_sync.contains_key(&NodeId(node as u64 + 1)));
         }
         self.judge_harm(volume);
     }

@@ -3,7 +3,7 @@
 use proto::peer::message::Message;
 use proto::peer::version::ProtocolVersion;
 use proto::{ConfigVersion, Epoch};
-use replication::{Action, Event, LinkId, PayloadId, PayloadSlice};
+use replication::{Action, Event, LinkId, Notice, PayloadId, PayloadSlice, ScrubReport};
 
 use super::cluster::{Ev, World};
 use super::engine::{Engine, Work};
@@ -71,6 +71,7 @@ impl World {
             Action::Complete { op, data } => self.op_completed(node, volume, op, data),
             Action::Refuse { op, why } => self.op_refused(node, volume, op, why),
             Action::DetachDisk { failed } => self.detach(node, volume, failed),
+            Action::Notify(Notice::Scrub { report, .. }) => self.scrubbed(node, volume, report),
             Action::Notify(_) => {}
             Action::Stopped => {
                 if let Some(run) = self.boxes[node].volume(volume) {
@@ -79,6 +80,14 @@ impl World {
                 let Some(run) = self.boxes[node].worker.as_deref().map(|worker| worker.run) else { return };
                 self.queue.push(self.now + MILLISECOND, Ev::StopCheck { node, run });
             }
+        }
+    }
+
+    /// A scrub tells what it has found: nothing, unless a disk has done harm.
+    fn scrubbed(&mut self, node: usize, volume: usize, report: ScrubReport) {
+        let found = report.bad_here + report.bad_at_peers + report.differing;
+        if found > 0 && self.setup.flawed.is_none() {
+            self.violate(Some(volume), "scrub_false_alarm", format!("{report:?} at node {}", node + 1));
         }
     }
 

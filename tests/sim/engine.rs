@@ -5,10 +5,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use proto::{BlockRange, EXTENT_BLOCKS};
 use proto::checksum::BlockSums;
 use proto::peer::message::WriteKind;
-use replication::local_copy::{CopyOp, CopyResult, LocalCopy, MetaPage, Order, Page, RawId, RawOp, RawResult, ReadCheck};
+use proto::{BlockRange, EXTENT_BLOCKS};
+use replication::local_copy::{
+    CopyOp, CopyResult, LocalCopy, MetaPage, Order, Page, RawId, RawOp, RawResult, ReadCheck,
+};
 use replication::{Event, IoId, IoResult, OpId};
 use rustc_hash::FxHashMap;
 
@@ -272,8 +274,16 @@ impl Engine {
                 DiskOp::ReadData(range)
             }
             RawOp::WriteData { tag, first, range, kind, fua } => {
-                let data = (kind == WriteKind::Data).then(|| self.open[&tag].payload.part(first, range.count).blocks);
-                DiskOp::WriteData { range, data, fua }
+                if kind != WriteKind::Data {
+                    return DiskOp::WriteData { range, data: None, fua, bad: Vec::new() };
+                }
+                let Payload { blocks, sums } = self.open[&tag].payload.part(first, range.count);
+                let wrong = |(at, (block, content)): &(usize, (u64, &Block))| {
+                    sums[*at] != super::sums::sum(self.volume, *block, **content)
+                };
+                let bad = range.blocks().zip(blocks.iter()).enumerate().filter(wrong).map(|(_, (block, _))| block);
+                let bad = bad.collect();
+                DiskOp::WriteData { range, data: Some(blocks), fua, bad }
             }
             RawOp::CompareData { tag, base, range } => {
                 let with = self.open[&tag].payload.part(range.start - base, range.count).blocks;

@@ -50,6 +50,8 @@ pub enum FaultKind {
     Force,
     /// The operator adds or removes the third copy.
     Replicas,
+    /// The operator scrubs or verifies a volume.
+    Scrub,
     /// A disk has no space for new extents.
     DiskFull,
     /// A box is replaced: its copies are gone for good, or come back when nobody wants them.
@@ -68,7 +70,7 @@ pub enum FaultKind {
 
 impl FaultKind {
     /// Every kind.
-    pub const ALL: [FaultKind; 26] = [
+    pub const ALL: [FaultKind; 27] = [
         FaultKind::WorkerCrash,
         FaultKind::PowerCut,
         FaultKind::PowerCutAll,
@@ -88,6 +90,7 @@ impl FaultKind {
         FaultKind::Detach,
         FaultKind::Force,
         FaultKind::Replicas,
+        FaultKind::Scrub,
         FaultKind::DiskFull,
         FaultKind::ReplaceBox,
         FaultKind::Upgrade,
@@ -189,6 +192,7 @@ impl World {
             }
             FaultKind::Force => self.plan_force(),
             FaultKind::Replicas => self.change_replicas(),
+            FaultKind::Scrub => self.wish_scrub(),
             FaultKind::DiskFull => self.disk_faults(node, DiskFaults { full: true, ..DiskFaults::default() }),
             FaultKind::ReplaceBox => self.plan_replacement(node),
             FaultKind::Upgrade => self.upgrade(),
@@ -353,6 +357,14 @@ impl World {
             let to = self.rng.pick(&others);
             self.queue.push(self.now, Ev::Wish { node, volume, control: Control::Switchover { to } });
         }
+    }
+
+    fn wish_scrub(&mut self) {
+        let volume = self.some_volume();
+        let Some(config) = self.volumes[volume].newest.as_ref() else { return };
+        let node = config.primary.0 as usize - 1;
+        let control = Control::Scrub { verify_only: self.rng.chance(500) };
+        self.queue.push(self.now, Ev::Wish { node, volume, control });
     }
 
     /// Everything works again.

@@ -306,6 +306,8 @@ impl World {
         let id = self.boxes[node].id;
         let boot = self.boxes[node].boot();
         let third_stores = self.setup.third_stores;
+        // Software that speaks the newer protocol also reads the newer snapshots.
+        let protocol = u32::from(self.boxes[node].protocol);
         let Some(worker) = self.boxes[node].worker_of(run) else { return };
         let state = worker.raft.state();
         let mut proposals = Vec::new();
@@ -316,7 +318,7 @@ impl World {
                 incarnation: worker.incarnation,
                 boot,
                 clean: worker.clean.iter().map(|volume| volume_id(*volume)).collect(),
-                feature_levels: (1, 1),
+                feature_levels: (1, protocol),
                 kind: if stores { NodeKind::Storage } else { NodeKind::Witness },
                 addresses: Default::default(),
             }));
@@ -373,7 +375,10 @@ impl World {
         let newest = self.volumes[volume].newest.as_ref().and_then(|newest| newest.replicas.get(&b.id));
         let wanted = newest.is_some_and(|registration| registration.disk_id == disk_id);
         if wanted && b.stores[volume].as_ref().is_none_or(|store| store.disk_id != disk_id) {
-            b.stores[volume] = Some(Store::new(disk_id, self.setup.geometry(volume)));
+            let new = Store::new(disk_id, self.setup.geometry(volume));
+            if let Some(old) = b.stores[volume].replace(new) {
+                self.volumes[volume].struck_before.extend(old.raw.harm.ever.keys());
+            }
         }
         if worker.volumes[volume].is_none() {
             let now = Timestamp(b.clock.read(self.now));
@@ -435,7 +440,9 @@ impl World {
         let newest = self.volumes[volume].newest.as_ref();
         let b = &mut self.boxes[node];
         if newest.is_some_and(|newest| !newest.replicas.contains_key(&b.id)) {
-            b.stores[volume] = None;
+            let gone = b.stores[volume].take();
+            let struck = gone.iter().flat_map(|store| store.raw.harm.ever.keys());
+            self.volumes[volume].struck_before.extend(struck);
         }
     }
 

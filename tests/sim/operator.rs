@@ -69,7 +69,10 @@ impl World {
         self.drive_replacement();
         let heal_at = self.setup.faults.1;
         if !self.setup.scripted {
-            if self.now >= heal_at && !self.operator.healed && self.operator.force.is_none() && self.operator.replacement.is_none()
+            if self.now >= heal_at
+                && !self.operator.healed
+                && self.operator.force.is_none()
+                && self.operator.replacement.is_none()
             {
                 self.operator.healed = true;
                 self.heal_everything();
@@ -241,7 +244,9 @@ impl World {
             let config = self.volumes[volume].newest.as_ref();
             let registered = config.and_then(|config| config.replicas.get(&id)).map(|replica| replica.disk_id);
             if empty && copy.is_some_and(|(_, new)| registered == Some(new)) {
-                *store = None;
+                let gone = store.take();
+                let struck = gone.iter().flat_map(|store| store.raw.harm.ever.keys());
+                self.volumes[volume].struck_before.extend(struck);
             }
         }
         self.boxes[node].held_off = false;

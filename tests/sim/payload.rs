@@ -30,7 +30,8 @@ impl Payload {
     /// The content of the blocks `ranges`, in order, summed here: client's data, or a frame that brings no sums.
     pub fn summed<'a>(volume: usize, ranges: impl IntoIterator<Item = &'a BlockRange>, blocks: Blocks) -> Self {
         let numbers = ranges.into_iter().flat_map(|range| range.blocks());
-        let sums = numbers.zip(blocks.iter()).map(|(block, content)| super::sums::sum(volume, block, *content)).collect();
+        let sums =
+            numbers.zip(blocks.iter()).map(|(block, content)| super::sums::sum(volume, block, *content)).collect();
         Self { blocks, sums }
     }
 

@@ -121,7 +121,8 @@ impl World {
     /// Blocks that a silent fault has struck on any copy.
     fn struck(&self, volume: usize) -> BTreeSet<u64> {
         let stores = self.boxes.iter().filter_map(|b| b.stores[volume].as_ref());
-        stores.flat_map(|store| store.raw.harm.ever.keys().copied()).collect()
+        let struck = stores.flat_map(|store| store.raw.harm.ever.keys());
+        struck.chain(&self.volumes[volume].struck_before).copied().collect()
     }
 
     /// Splits ranges so that blocks that a silent fault has struck stand alone.

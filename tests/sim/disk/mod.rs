@@ -9,8 +9,8 @@ mod tests;
 use std::rc::Rc;
 
 use proto::{Boot, ConfigVersion, DiskId, Epoch};
-use replication::{DiskReport, bitmap_pages};
 use replication::local_copy::{Areas, Geometry, Hot, LocalCopy, MetaPage};
+use replication::{DiskReport, bitmap_pages};
 
 pub use harm::Harm;
 pub use raw::{DiskFaults, DiskOp, Landed, Outcome, RawDisk, SilentFaults, Whose};

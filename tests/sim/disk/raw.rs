@@ -17,6 +17,9 @@ use super::{Block, Blocks, Harm};
 /// Bytes of a page that a disk writes at once.
 const SECTOR_BYTES: usize = 512;
 
+/// What a block should hold of which only bad copies are left.
+const NOBODYS: Block = [u32::MAX; 2];
+
 /// A page as the disk holds it.
 type Held = Rc<Page>;
 
@@ -41,9 +44,7 @@ impl Content for Held {
     fn torn(&self, other: &Self, rng: &mut Rng) -> Self {
         let mut mixed = (**self).clone();
         let whole = rng.chance(500).then(|| rng.below((PAGE_BYTES / SECTOR_BYTES) as u64) as usize);
-        for (sector, (ours, theirs)) in
-            mixed.chunks_mut(SECTOR_BYTES).zip(other.chunks(SECTOR_BYTES)).enumerate()
-        {
+        for (sector, (ours, theirs)) in mixed.chunks_mut(SECTOR_BYTES).zip(other.chunks(SECTOR_BYTES)).enumerate() {
             // Either a prefix of the sectors was written, or any of them.
             if whole.map_or_else(|| rng.chance(500), |first| sector >= first) {
                 ours.copy_from_slice(theirs);
@@ -66,6 +67,8 @@ pub enum DiskOp {
         data: Option<Blocks>,
         /// On the media when done.
         fua: bool,
+        /// Blocks that are known to be bad: a peer's only copy was, and said so.
+        bad: Vec<u64>,
     },
     /// Tells for each block whether it holds this.
     Compare(BlockRange, Blocks),
@@ -296,7 +299,12 @@ impl RawDisk {
                 return Outcome::Equal(range.blocks().zip(with.iter()).map(equal).collect());
             }
             DiskOp::ReadPage(page) => return Outcome::Page((*self.pages.get(page)).clone()),
-            DiskOp::WriteData { range, data, fua } => self.write(range, data.as_deref(), fua, rng),
+            DiskOp::WriteData { range, data, fua, bad } => {
+                self.write(range, data.as_deref(), fua, rng);
+                for block in bad {
+                    self.harm.struck(block, Some(NOBODYS), NOBODYS, self.data.get(block));
+                }
+            }
             DiskOp::WritePage { page, bytes, durable } => {
                 if rng.chance(self.silent.lost_permille) {
                     self.harm.page_lost(page);
@@ -326,7 +334,10 @@ impl RawDisk {
     /// The process `run` has died: what it had submitted lands in its own time or never, but soon.
     pub fn abandon(&mut self, run: u32, now: SimTime, rng: &mut Rng) {
         let writes = |op: &DiskOp| {
-            matches!(op, DiskOp::WriteData { .. } | DiskOp::WritePage { .. } | DiskOp::State { .. } | DiskOp::Reserve(_))
+            matches!(
+                op,
+                DiskOp::WriteData { .. } | DiskOp::WritePage { .. } | DiskOp::State { .. } | DiskOp::Reserve(_)
+            )
         };
         self.inflight.retain(|_, io| io.run != run || (writes(&io.op) && io.due <= now + SECOND && rng.chance(600)));
         self.harm.crashed();

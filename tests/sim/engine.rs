@@ -244,7 +244,6 @@ impl Engine {
                 RawResult::Sums(super::sums::sums(self.volume, range, &content))
             }
             Outcome::Done => RawResult::Done,
-            Outcome::Equal(equal) => RawResult::Equal(equal),
             Outcome::Page(page) => RawResult::Page(page),
             Outcome::NoSpace => RawResult::NoSpace,
             Outcome::Failed => RawResult::Failed,
@@ -284,10 +283,6 @@ impl Engine {
                 let bad = range.blocks().zip(blocks.iter()).enumerate().filter(wrong).map(|(_, (block, _))| block);
                 let bad = bad.collect();
                 DiskOp::WriteData { range, data: Some(blocks), fua, bad }
-            }
-            RawOp::CompareData { tag, base, range } => {
-                let with = self.open[&tag].payload.part(range.start - base, range.count).blocks;
-                DiskOp::Compare(range, with)
             }
             RawOp::ReadPage { page } => DiskOp::ReadPage(page),
             RawOp::WritePage { page, bytes, durable } => DiskOp::WritePage { page, bytes: bytes.into(), durable },

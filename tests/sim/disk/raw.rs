@@ -70,8 +70,6 @@ pub enum DiskOp {
         /// Blocks that are known to be bad: a peer's only copy was, and said so.
         bad: Vec<u64>,
     },
-    /// Tells for each block whether it holds this.
-    Compare(BlockRange, Blocks),
     /// Returns a page.
     ReadPage(MetaPage),
     /// Stores a page.
@@ -112,8 +110,6 @@ pub enum Outcome {
     Done,
     /// What was read.
     Data(Blocks),
-    /// What was found equal.
-    Equal(Vec<bool>),
     /// The page that was read.
     Page(Page),
     /// No space.
@@ -294,10 +290,6 @@ impl RawDisk {
     fn land_well(&mut self, token: u64, op: DiskOp, mark: u64, early: Option<Blocks>, rng: &mut Rng) -> Outcome {
         match op {
             DiskOp::ReadData(range) => return Outcome::Data(early.unwrap_or_else(|| self.content(range))),
-            DiskOp::Compare(range, with) => {
-                let equal = |(block, other): (u64, &Block)| self.data.get(block) == *other;
-                return Outcome::Equal(range.blocks().zip(with.iter()).map(equal).collect());
-            }
             DiskOp::ReadPage(page) => return Outcome::Page((*self.pages.get(page)).clone()),
             DiskOp::WriteData { range, data, fua, bad } => {
                 self.write(range, data.as_deref(), fua, rng);

@@ -3,3 +3,4 @@
 pub mod e2e;
 #[path = "../sim/mod.rs"]
 pub mod sim;
+pub mod torture;

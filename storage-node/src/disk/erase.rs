@@ -10,6 +10,7 @@ use proto::peer::message::WriteKind;
 use super::DiskError;
 use super::ring::Request;
 use super::store::Inner;
+use crate::fault::point;
 
 /// Bytes of zeros written at a time where fallocate cannot help.
 const ZERO_CHUNK_BYTES: u64 = 1 << 20;
@@ -26,6 +27,7 @@ pub(super) fn start(store: &Rc<Inner>, tag: u64, range: BlockRange, kind: WriteK
     let store_offset = store.offset(range);
     let request = Request::Fallocate { mode, offset: store_offset, length: range.length_bytes() };
     let inner = Rc::clone(store);
+    point("data.erase.before");
     let done = Box::new(move |result: Result<_, DiskError>| match result {
         Err(DiskError::Io(libc::EOPNOTSUPP | libc::ENOSYS)) => {
             let zeros = AlignedBuf::zeroed(range.length_bytes().min(ZERO_CHUNK_BYTES) as usize).freeze();
@@ -50,6 +52,7 @@ fn write_zeros(store: &Rc<Inner>, tag: u64, at: u64, left: u64, zeros: Bytes, fu
 
 /// Only called from a completion.
 fn end(store: &Rc<Inner>, tag: u64, fua: bool, result: Result<(), DiskError>) {
+    point("data.erase.after");
     let inner = Rc::clone(store);
     match result {
         Ok(()) if fua => store.flush(Box::new(move |flushed| inner.finish(tag, flushed.map(|()| None)))),

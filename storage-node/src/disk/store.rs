@@ -22,6 +22,7 @@ use super::layout::SLOT_OFFSETS;
 use super::ring::{Request, Ring};
 use super::superblock::{self, Chosen, SLOT_BYTES, Superblock};
 use super::{DiskDone, DiskError, DiskOp, DiskSink, FoundStore, StoreError, batch, erase};
+use crate::fault::point;
 
 /// Operations of one store at a time; past that they end with EBUSY, undone.
 pub const OPERATIONS_MAX: usize = 16_384;
@@ -252,7 +253,11 @@ impl Inner {
             return self.ring.defer(Box::new(move || done(Err(error))));
         }
         let inner = Rc::clone(self);
-        let done = Box::new(move |result: Result<_, DiskError>| done(inner.believe_flush(result.map(|_| ()))));
+        point("data.flush.before");
+        let done = Box::new(move |result: Result<_, DiskError>| {
+            point("data.flush.after");
+            done(inner.believe_flush(result.map(|_| ())));
+        });
         self.ring.request(&self.file, Request::Flush, done);
     }
 
@@ -275,7 +280,11 @@ impl Inner {
     ) {
         let aligned = data.as_ptr().addr().is_multiple_of(ALIGNMENT_BYTES);
         let data = if aligned { data } else { AlignedBuf::copy_of(&data).freeze() };
-        let done = Box::new(move |result: Result<_, DiskError>| done(result.map(|_| ())));
+        point("data.write.before");
+        let done = Box::new(move |result: Result<_, DiskError>| {
+            point("data.write.after");
+            done(result.map(|_| ()));
+        });
         self.ring.request(&self.file, Request::Write { offset, data, durable }, done);
     }
 
@@ -409,7 +418,9 @@ async fn write_superblock(
     let data = AlignedBuf::copy_of(&superblock.encode()).freeze();
     for slot in [first, 1 - first] {
         let write = Request::Write { offset: SLOT_OFFSETS[slot], data: data.clone(), durable: true };
+        point("superblock.slot.before");
         ring.run(file, write).await?;
+        point("superblock.slot.after");
     }
     Ok(())
 }

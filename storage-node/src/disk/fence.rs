@@ -11,8 +11,8 @@ use std::path::{Path, PathBuf};
 use proto::{ConfigVersion, Epoch, VolumeId};
 
 use super::StoreError;
-use crate::fault::point;
 use super::backing::{io_at, read_small, refused, sync_directory};
+use crate::fault::point;
 
 /// Volumes a fence file holds.
 pub const FENCES_MAX: usize = 65_536;

@@ -12,8 +12,11 @@ use anyhow::{Context, Result, bail, ensure};
 use tandem_tests::torture::campaign::{Plan, Rounds, Tally, run};
 use tandem_tests::torture::cuts::Cuts;
 use tandem_tests::torture::disk;
+use tandem_tests::torture::kills::Kills;
+use tandem_tests::torture::points;
 
-const USAGE: &str = "torture cuts|kills [--count N] [--seed S] [--round K] [--jobs J] [--size BYTES] | torture points";
+const USAGE: &str =
+    "torture cuts|kills|points [--count N] [--seed S] [--round K] [--jobs J] [--size BYTES] [--lying 1]";
 const SIZE_DEFAULT: u64 = 16 << 20;
 const JOBS_DEFAULT: u64 = 2;
 
@@ -26,6 +29,8 @@ struct Options {
     /// This process is one of several: its number.
     job: Option<u64>,
     size_bytes: u64,
+    /// The disks lie, to show that the campaign would notice.
+    lying: bool,
 }
 
 fn main() -> ExitCode {
@@ -48,6 +53,8 @@ fn execute() -> Result<bool> {
             Ok(true)
         }
         ("cuts", rest) => campaign("cuts", Cuts, &parse(rest)?),
+        ("kills", rest) => campaign("kills", Kills { links: links() }, &parse(rest)?),
+        ("points", rest) => all_points(&parse(rest)?),
         _ => bail!("{USAGE}"),
     }
 }
@@ -58,23 +65,42 @@ fn campaign<R: Rounds>(name: &str, mut rounds: R, options: &Options) -> Result<b
     }
     let started = Instant::now();
     let tally = match (options.round, options.job) {
-        (Some(round), _) => run(&mut rounds, &plan(options, vec![round])?),
-        (None, Some(job)) => run(&mut rounds, &plan(options, (job..options.count).step_by(options.jobs as usize).collect())?),
+        (Some(round), _) => run(&mut rounds, &plan(name, options, vec![round])?),
+        (None, Some(job)) => {
+            let numbers = (job..options.count).step_by(options.jobs as usize).collect();
+            run(&mut rounds, &plan(name, options, numbers)?)
+        }
         (None, None) => spread(name, options)?,
     };
+    Ok(conclude(tally, R::FAULTS, options, started))
+}
+
+fn all_points(options: &Options) -> Result<bool> {
+    let started = Instant::now();
+    let tally = points::run(&plan("points", options, Vec::new())?, options.count).map_err(anyhow::Error::msg)?;
+    Ok(conclude(tally, "kills", options, started))
+}
+
+/// Prints the last line. True if nothing was found wrong.
+fn conclude(tally: Tally, kind: &str, options: &Options, started: Instant) -> bool {
     let Tally { rounds, faults, findings, operations } = tally;
-    let kind = R::FAULTS;
     println!(
         "total: {rounds} rounds, {faults} {kind}, {operations} operations, {findings} findings, seed {}, {} s",
         options.seed,
         started.elapsed().as_secs()
     );
-    Ok(findings == 0)
+    findings == 0
 }
 
-fn plan(options: &Options, rounds: Vec<u64>) -> Result<Plan> {
+/// Whether links between boxes can be cut here.
+fn links() -> bool {
+    tandem_tests::e2e::namespace::unsupported().is_none()
+}
+
+fn plan(name: &str, options: &Options, rounds: Vec<u64>) -> Result<Plan> {
     let program: PathBuf = std::env::current_exe().context("the program's own path")?;
-    Ok(Plan { program, seed: options.seed, rounds, size_bytes: options.size_bytes, namespaces: false })
+    let Options { seed, size_bytes, lying, .. } = *options;
+    Ok(Plan { program, seed, rounds, size_bytes, namespaces: name == "kills" && links(), lying })
 }
 
 /// Runs the rounds in several processes at once, each with a cluster of its own, and adds up what they tell.
@@ -109,9 +135,17 @@ fn spread(name: &str, options: &Options) -> Result<Tally> {
 
 fn start_job(name: &str, options: &Options, job: u64) -> Result<(Child, BufReader<std::process::ChildStdout>)> {
     let mut command = Command::new(std::env::current_exe().context("the program's own path")?);
-    let Options { count, seed, jobs, size_bytes, .. } = options;
+    let Options { count, seed, jobs, size_bytes, lying, .. } = *options;
     command.arg(name);
-    for (option, value) in [("--count", count), ("--seed", seed), ("--jobs", jobs), ("--job", &job), ("--size", size_bytes)] {
+    let values = [
+        ("--count", count),
+        ("--seed", seed),
+        ("--jobs", jobs),
+        ("--job", job),
+        ("--size", size_bytes),
+        ("--lying", u64::from(lying)),
+    ];
+    for (option, value) in values {
         command.args([option, &value.to_string()]);
     }
     let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().context("starting a job")?;
@@ -128,7 +162,8 @@ fn parse_total(text: &str) -> Option<Tally> {
 
 fn parse(args: &[String]) -> Result<Options> {
     let seed = std::time::UNIX_EPOCH.elapsed().map_or(1, |now| now.as_secs());
-    let mut options = Options { count: 100, seed, round: None, jobs: JOBS_DEFAULT, job: None, size_bytes: SIZE_DEFAULT };
+    let size_bytes = SIZE_DEFAULT;
+    let mut options = Options { count: 1, seed, round: None, jobs: JOBS_DEFAULT, job: None, size_bytes, lying: false };
     for pair in args.chunks(2) {
         let [name, value] = pair else { bail!("{USAGE}") };
         let value: u64 = value.parse().with_context(|| format!("{name} {value}"))?;
@@ -139,6 +174,7 @@ fn parse(args: &[String]) -> Result<Options> {
             "--jobs" => options.jobs = value,
             "--job" => options.job = Some(value),
             "--size" => options.size_bytes = value,
+            "--lying" => options.lying = value != 0,
             _ => bail!("{USAGE}"),
         }
     }

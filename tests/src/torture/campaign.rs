@@ -27,6 +27,8 @@ pub struct Plan {
     pub size_bytes: u64,
     /// Whether links can be cut.
     pub namespaces: bool,
+    /// The disks lie: a flush does nothing. Then the campaign must find something, or it could find nothing ever.
+    pub lying: bool,
 }
 
 /// What a campaign has done.
@@ -52,45 +54,96 @@ pub trait Rounds {
     fn round(&mut self, rig: &mut Rig, rng: &mut ChaCha8Rng, told: &mut String) -> Result<u64, String>;
 }
 
-/// Runs all rounds of the plan, printing one line for each. A finding ends the cluster that it was found on.
+/// Runs all rounds of the plan.
 pub fn run<R: Rounds>(rounds: &mut R, plan: &Plan) -> Tally {
-    let mut tally = Tally::default();
-    let mut rig: Option<(Rig, u64)> = None;
+    let mut campaign = Campaign::new(plan);
     for number in &plan.rounds {
+        campaign.round(rounds, *number);
+    }
+    campaign.end()
+}
+
+/// Rounds under way, and the cluster that they share.
+pub struct Campaign<'a> {
+    plan: &'a Plan,
+    /// With the number of rounds that it has seen.
+    rig: Option<(Rig, u64)>,
+    tally: Tally,
+}
+
+impl<'a> Campaign<'a> {
+    /// Nothing has begun.
+    pub fn new(plan: &'a Plan) -> Self {
+        Self { plan, rig: None, tally: Tally::default() }
+    }
+
+    /// Does one round and prints a line. A finding ends the cluster that it was found on.
+    pub fn round<R: Rounds>(&mut self, rounds: &mut R, number: u64) {
         let started = Instant::now();
-        let mut rng = round_rng(plan.seed, *number);
+        let mut rng = round_rng(self.plan.seed, number);
         let mut told = String::new();
-        let outcome = match take_or_start(rig.take(), plan, *number) {
-            Ok((mut current, age)) => {
-                let outcome = rounds.round(&mut current, &mut rng, &mut told).and_then(|faults| {
-                    // A panic may go unnoticed by every client, since the parent starts another worker.
-                    current.panic().map_or(Ok(faults), Err)
-                });
-                if let Err(why) = &outcome {
-                    report(&mut current, why);
-                }
-                tally.operations += current.load.take_operations();
-                if outcome.is_ok() {
-                    rig = Some((current, age + 1));
-                }
-                outcome
+        let outcome = self.take_or_start(number).and_then(|(mut rig, age)| {
+            let outcome = rounds.round(&mut rig, &mut rng, &mut told);
+            // A panic may go unnoticed by every client, since the parent starts another worker.
+            let outcome = outcome.and_then(|faults| rig.panic().map_or(Ok(faults), Err));
+            self.tally.operations += rig.load.take_operations();
+            match &outcome {
+                Ok(_) => self.rig = Some((rig, age + 1)),
+                Err(why) => report(&mut rig, why),
             }
-            Err(why) => Err(why),
-        };
-        tally.rounds += 1;
-        let took = started.elapsed();
+            outcome
+        });
+        self.count(number, &told, started.elapsed(), outcome);
+    }
+
+    /// Counts and prints a round that was done elsewhere, or here.
+    pub fn count(&mut self, number: u64, told: &str, took: Duration, outcome: Result<u64, String>) {
+        self.tally.rounds += 1;
         match outcome {
             Ok(faults) => {
-                tally.faults += faults;
+                self.tally.faults += faults;
                 println!("round {number}: {told}; fine after {}", seconds(took));
             }
             Err(why) => {
-                tally.findings += 1;
-                println!("FINDING in round {number} (--seed {} --round {number}): {told}: {why}", plan.seed);
+                self.tally.findings += 1;
+                println!("FINDING in round {number} (--seed {} --round {number}): {told}: {why}", self.plan.seed);
             }
         }
     }
-    tally
+
+    /// Ends the cluster; the next round starts another.
+    pub fn end_cluster(&mut self) {
+        self.rig = None;
+    }
+
+    /// Ends everything.
+    pub fn end(self) -> Tally {
+        self.tally
+    }
+
+    fn take_or_start(&mut self, number: u64) -> Result<(Rig, u64), String> {
+        match self.rig.take() {
+            Some((rig, age)) if age < ROUNDS_PER_CLUSTER => Ok((rig, age)),
+            old => {
+                drop(old);
+                let rig = Rig::start(&options(self.plan, number)).map_err(|error| format!("no cluster: {error}"))?;
+                Ok((rig, 0))
+            }
+        }
+    }
+}
+
+/// The cluster for a round.
+pub fn options(plan: &Plan, number: u64) -> RigOptions {
+    RigOptions {
+        program: plan.program.clone(),
+        size_bytes: plan.size_bytes,
+        namespaces: plan.namespaces,
+        lying: plan.lying,
+        writers: 3,
+        readers: 1,
+        seed: plan.seed ^ number,
+    }
 }
 
 /// The randomness of a round depends on nothing before it, so that it can be repeated alone.
@@ -114,24 +167,6 @@ pub fn pause(rng: &mut impl Rng, limit_ms: u64) -> u64 {
     let milliseconds = rng.random_range(0..=limit_ms);
     std::thread::sleep(Duration::from_millis(milliseconds));
     milliseconds
-}
-
-fn take_or_start(rig: Option<(Rig, u64)>, plan: &Plan, number: u64) -> Result<(Rig, u64), String> {
-    match rig {
-        Some((rig, age)) if age < ROUNDS_PER_CLUSTER => Ok((rig, age)),
-        old => {
-            drop(old);
-            let options = RigOptions {
-                program: plan.program.clone(),
-                size_bytes: plan.size_bytes,
-                namespaces: plan.namespaces,
-                writers: 3,
-                readers: 1,
-                seed: plan.seed ^ number,
-            };
-            Ok((Rig::start(&options).map_err(|error| format!("no cluster: {error}"))?, 0))
-        }
-    }
 }
 
 fn report(rig: &mut Rig, why: &str) {

@@ -31,6 +31,8 @@ struct Shared {
     /// Threads between two operations that wait for the pause to end.
     paused: AtomicU64,
     operations: AtomicU64,
+    /// Operations that the server has answered with an error.
+    errors: AtomicU64,
     findings: Mutex<Vec<String>>,
 }
 
@@ -50,6 +52,7 @@ impl Load {
             pause: AtomicBool::new(false),
             paused: AtomicU64::new(0),
             operations: AtomicU64::new(0),
+            errors: AtomicU64::new(0),
             findings: Mutex::default(),
         });
         let each = blocks / writers.max(1);
@@ -73,6 +76,11 @@ impl Load {
     /// Operations that ended well since the last call.
     pub fn take_operations(&self) -> u64 {
         self.shared.operations.swap(0, Ordering::Relaxed)
+    }
+
+    /// Operations that the server has answered with an error since the last call.
+    pub fn take_errors(&self) -> u64 {
+        self.shared.errors.swap(0, Ordering::Relaxed)
     }
 
     /// What was found wrong so far.
@@ -220,8 +228,10 @@ impl Thread {
             }
             Err(error) => {
                 self.connection = None;
-                if let NbdError::Protocol(why) = error {
-                    self.report(format!("the server broke the NBD protocol: {why}"));
+                match error {
+                    NbdError::Protocol(why) => self.report(format!("the server broke the NBD protocol: {why}")),
+                    NbdError::Server(_) => drop(self.shared.errors.fetch_add(1, Ordering::Relaxed)),
+                    NbdError::Refused(_) | NbdError::Lost(_) => {}
                 }
                 std::thread::sleep(RETRY_PAUSE);
                 None

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 
-use super::disk::VolatileDisk;
+use super::disk::{DiskFaults, VolatileDisk};
 use super::load::Load;
 use super::pattern::BLOCK_BYTES;
 use crate::e2e::cluster::{ALPHA, BETA, scratch_directory};
@@ -28,6 +28,8 @@ const SETTLE_LIMIT: Duration = Duration::from_secs(3);
 const POLL: Duration = Duration::from_millis(10);
 const STORE_SUFFIX: &str = ".tandem";
 
+const BOXES: u64 = 3;
+
 /// What to build.
 #[derive(Clone, Debug)]
 pub struct RigOptions {
@@ -37,6 +39,8 @@ pub struct RigOptions {
     pub size_bytes: u64,
     /// Each box in its own network namespace, so that links can be cut.
     pub namespaces: bool,
+    /// Whether the disks lie: a flush does nothing.
+    pub lying: bool,
     /// Writers and readers of the load.
     pub writers: u64,
     /// See `writers`.
@@ -55,7 +59,7 @@ pub struct Rig {
     /// The boxes.
     pub cluster: Cluster,
     disks: Vec<VolatileDisk>,
-    boots: u64,
+    boots: [u64; BOXES as usize],
     size_bytes: u64,
     keep: bool,
 }
@@ -63,6 +67,14 @@ pub struct Rig {
 impl Rig {
     /// Starts everything and waits until both copies are in sync.
     pub fn start(options: &RigOptions) -> io::Result<Self> {
+        Self::start_with(options, |cluster, _| {
+            cluster.form();
+            cluster.create_volume(VOLUME, &options.size_bytes.to_string());
+        })
+    }
+
+    /// The same, where `form` makes a cluster with a volume of the boxes, which stand on their disks.
+    pub fn start_with(options: &RigOptions, form: impl FnOnce(&mut Cluster, &mut [VolatileDisk])) -> io::Result<Self> {
         let cluster_options = ClusterOptions {
             namespaces: options.namespaces,
             extra_config: TIMING.to_owned(),
@@ -72,15 +84,24 @@ impl Rig {
         // A panic is a finding of the campaign, told with its seed.
         cluster.allow_panics();
         let mount = |node: &crate::e2e::node::Node| VolatileDisk::mount(&options.program, &node.data_dir());
-        let disks = cluster.nodes.iter().map(mount).collect::<io::Result<Vec<_>>>()?;
+        let mut disks = cluster.nodes.iter().map(mount).collect::<io::Result<Vec<_>>>()?;
         for (index, node) in cluster.nodes.iter_mut().enumerate() {
             node.environment = vec![boot_id(index as u64)];
         }
-        cluster.form();
-        cluster.create_volume(VOLUME, &options.size_bytes.to_string());
+        form(&mut cluster, &mut disks);
+        for disk in &mut disks {
+            disk.set_faults(DiskFaults { lying: options.lying, ..DiskFaults::default() })?;
+        }
         let blocks = options.size_bytes / BLOCK_BYTES as u64;
         let load = Load::start(connector(&cluster), blocks, options.writers, options.readers, options.seed);
-        Ok(Self { load, cluster, disks, boots: 3, size_bytes: options.size_bytes, keep: false })
+        Ok(Self {
+            load,
+            cluster,
+            disks,
+            boots: std::array::from_fn(|index| index as u64),
+            size_bytes: options.size_bytes,
+            keep: false,
+        })
     }
 
     /// Kills all processes of these boxes at one moment.
@@ -106,24 +127,38 @@ impl Rig {
         &mut self.disks[index]
     }
 
-    /// Switches boxes on, as another boot if their power was cut.
+    /// Switches a box on, as another boot if its power was cut.
     pub fn power_on(&mut self, index: usize, other_boot: bool) {
-        if other_boot {
-            self.boots += 1;
-            self.cluster.nodes[index].environment = vec![boot_id(self.boots)];
-        }
-        self.cluster.nodes[index].start_unwatched();
+        self.power_on_with(index, other_boot, &[]);
+    }
+
+    /// The same, with more variables in the environment of this one start.
+    pub fn power_on_with(&mut self, index: usize, other_boot: bool, more: &[(String, String)]) {
+        self.boots[index] += u64::from(other_boot) * BOXES;
+        let node = &mut self.cluster.nodes[index];
+        node.environment = vec![boot_id(self.boots[index])];
+        node.environment.extend_from_slice(more);
+        node.start_unwatched();
     }
 
     /// Whether all running nodes call this node's copy an in-sync member. One that does not answer says no.
     pub fn is_surely_in_sync(&mut self, index: usize) -> bool {
         let name = self.cluster.nodes[index].name.clone();
-        let running: Vec<usize> = (0..self.cluster.nodes.len())
-            .filter(|at| self.cluster.nodes[*at].is_running())
-            .collect();
+        let running: Vec<usize> =
+            (0..self.cluster.nodes.len()).filter(|at| self.cluster.nodes[*at].is_running()).collect();
         running
             .into_iter()
             .all(|at| self.cluster.volume_at(at, VOLUME).is_some_and(|state| state.in_sync.contains(&name)))
+    }
+
+    /// Whether both copies are in sync and nothing is amiss.
+    pub fn is_healthy(&self) -> bool {
+        self.cluster.volume(VOLUME).is_some_and(|state| state.level == "healthy" && state.in_sync.len() == 2)
+    }
+
+    /// A node that answers the command line.
+    pub fn some_answering_node(&self) -> Option<usize> {
+        (0..self.cluster.nodes.len()).find(|at| self.cluster.volume_at(*at, VOLUME).is_some())
     }
 
     /// Waits until both copies are in sync again. The error says what the cluster says.

@@ -18,9 +18,15 @@ const PENDING_BYTES_MAX: usize = 64 << 20;
 /// A change that is not flushed.
 #[derive(Clone, Debug)]
 enum Change {
-    Write { offset: u64, bytes: Vec<u8> },
+    Write {
+        offset: u64,
+        bytes: Vec<u8>,
+    },
     /// A range that reads as zeros.
-    Zero { offset: u64, end: u64 },
+    Zero {
+        offset: u64,
+        end: u64,
+    },
     /// Cut off, or grown by a hole.
     Length(u64),
     /// Grown by a hole, never cut off.

@@ -52,8 +52,8 @@ impl VolatileDisk {
 
     /// Sets what the disk does wrong from now on.
     pub fn set_faults(&mut self, faults: DiskFaults) -> io::Result<()> {
-        let DiskFaults { reads, writes, flushes } = faults;
-        self.order(&format!("faults {reads} {writes} {flushes}")).map(drop)
+        let DiskFaults { reads, writes, flushes, lying } = faults;
+        self.order(&format!("faults {reads} {writes} {flushes} {lying}")).map(drop)
     }
 
     fn order(&mut self, line: &str) -> io::Result<String> {

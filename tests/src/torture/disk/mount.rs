@@ -31,6 +31,8 @@ pub struct DiskFaults {
     pub writes: bool,
     /// Flushes, and durable writes, end with EIO.
     pub flushes: bool,
+    /// Flushes succeed and do nothing.
+    pub lying: bool,
 }
 
 /// What the mounted file system and its owner share.
@@ -283,8 +285,16 @@ impl Filesystem for SharedDisk {
 
     fn fsync(&self, _: &Request, ino: INodeNo, _: FileHandle, _: bool, reply: ReplyEmpty) {
         let mut disk = self.lock();
-        let faulty = disk.faults.flushes;
-        answer(reply, disk.file_for(ino.0, faulty).map(VolatileFile::sync));
+        let DiskFaults { flushes, lying, .. } = disk.faults;
+        let lies = lying && disk.stores.contains(&ino.0);
+        answer(
+            reply,
+            disk.file_for(ino.0, flushes).map(|file| {
+                if !lies {
+                    file.sync()
+                }
+            }),
+        );
     }
 
     fn fsyncdir(&self, _: &Request, ino: INodeNo, _: FileHandle, _: bool, reply: ReplyEmpty) {

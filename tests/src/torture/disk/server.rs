@@ -32,9 +32,9 @@ pub fn serve(mount_point: &Path) -> io::Result<()> {
                 session = mount(&disk, mount_point)?;
                 say(&format!("ok {kept} kept, {lost} lost, {torn} torn"))?;
             }
-            ["faults", reads, writes, flushes] => {
-                let [reads, writes, flushes] = [reads, writes, flushes].map(|word| word == "true");
-                disk.lock().faults = DiskFaults { reads, writes, flushes };
+            ["faults", reads, writes, flushes, lying] => {
+                let [reads, writes, flushes, lying] = [reads, writes, flushes, lying].map(|word| word == "true");
+                disk.lock().faults = DiskFaults { reads, writes, flushes, lying };
                 say("ok")?;
             }
             ["end"] => break,

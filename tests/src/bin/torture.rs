@@ -77,7 +77,8 @@ fn campaign<R: Rounds>(name: &str, mut rounds: R, options: &Options) -> Result<b
 
 fn all_points(options: &Options) -> Result<bool> {
     let started = Instant::now();
-    let tally = points::run(&plan("points", options, Vec::new())?, options.count).map_err(anyhow::Error::msg)?;
+    let rounds = options.round.into_iter().collect();
+    let tally = points::run(&plan("points", options, rounds)?, options.count).map_err(anyhow::Error::msg)?;
     Ok(conclude(tally, "kills", options, started))
 }
 

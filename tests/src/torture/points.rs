@@ -32,19 +32,21 @@ const KILLED: &str = "killed ";
 /// Points by name, with how often they were passed at least.
 type Passed = BTreeMap<String, u64>;
 
-/// Lists the points, and does `times` rounds for each.
+/// Lists the points, and does `times` rounds for each; of them only those of the plan, unless that is empty.
 pub fn run(plan: &Plan, times: u64) -> Result<Tally, String> {
     let (at_formation, later) = list(plan)?;
     let only_at_formation: Vec<&String> = at_formation.keys().filter(|name| !later.contains_key(*name)).collect();
     println!("points of a running node: {later:?}\npoints of a new node: {only_at_formation:?}");
     let mut campaign = Campaign::new(plan);
+    let wanted = |number: &u64| plan.rounds.is_empty() || plan.rounds.contains(number);
     for time in 0..times {
         let first = time * (later.len() + only_at_formation.len()) as u64;
-        for (number, (name, passed)) in (first..).zip(&later) {
+        for (number, (name, passed)) in (first..).zip(&later).filter(|(number, _)| wanted(number)) {
             campaign.round(&mut OnePoint { name: name.clone(), passed: *passed }, number);
         }
         campaign.end_cluster();
-        for (number, name) in (first + later.len() as u64..).zip(&only_at_formation) {
+        let first = first + later.len() as u64;
+        for (number, name) in (first..).zip(&only_at_formation).filter(|(number, _)| wanted(number)) {
             let started = Instant::now();
             let (told, outcome) = form_with_kill(plan, name, number);
             campaign.count(number, &told, started.elapsed(), outcome);
@@ -108,7 +110,7 @@ fn cut(rig: &mut Rig, victim: usize, rng: &mut impl Rng, told: &mut String) -> R
 fn exercise(rig: &mut Rig, victim: usize, done: &dyn Fn() -> bool) {
     let other = ALPHA + BETA - victim;
     let [victim_name, other_name] = [victim, other].map(|index| rig.cluster.nodes[index].name.clone());
-    let switchover = |to: &str| vec!["volume", "switchover", VOLUME, "--timeout", "5", "--to", to].join(" ");
+    let switchover = |to: &str| ["volume", "switchover", VOLUME, "--timeout", "5", "--to", to].join(" ");
     let steps = [
         format!("volume create {EXTRA} --size 4M --node {other_name} --node {victim_name}"),
         switchover(&victim_name),

@@ -16,6 +16,7 @@ const PAGE: usize = 4096;
 /// Rounds of the short forms: a few seconds each.
 const CUTS: u64 = 6;
 const KILLS: u64 = 6;
+const POINTS: u64 = 4;
 /// Only the environment variables of a build with fault points; no other build may know them.
 const FAULT_VARIABLES: [&str; 3] = ["TANDEM_FAULT_POINT", "TANDEM_FAULT_LIST", "TANDEM_TEST_BOOT_ID"];
 
@@ -169,6 +170,13 @@ fn a_few_kills_and_stops_and_failing_disks_lose_nothing_that_was_acknowledged() 
     let name = "a_few_kills_and_stops_and_failing_disks_lose_nothing_that_was_acknowledged";
     if require(name, &[Need::Fuse]) {
         finds_nothing(&["kills", "--count", &KILLS.to_string(), "--seed", "3"]);
+    }
+}
+
+#[test]
+fn a_box_killed_at_a_few_of_its_durable_steps_comes_back_and_has_everything() {
+    if require("a_box_killed_at_a_few_of_its_durable_steps_comes_back_and_has_everything", &[Need::Fuse]) {
+        finds_nothing(&["points", "--sample", &POINTS.to_string(), "--seed", "3"]);
     }
 }
 

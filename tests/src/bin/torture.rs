@@ -16,7 +16,7 @@ use tandem_tests::torture::kills::Kills;
 use tandem_tests::torture::points;
 
 const USAGE: &str =
-    "torture cuts|kills|points [--count N] [--seed S] [--round K] [--jobs J] [--size BYTES] [--lying 1]";
+    "torture cuts|kills|points [--count N] [--seed S] [--round K] [--jobs J] [--sample N] [--size BYTES] [--lying 1]";
 const SIZE_DEFAULT: u64 = 16 << 20;
 const JOBS_DEFAULT: u64 = 2;
 
@@ -26,6 +26,8 @@ struct Options {
     seed: u64,
     round: Option<u64>,
     jobs: u64,
+    /// Only so many of the fault points.
+    sample: Option<u64>,
     /// This process is one of several: its number.
     job: Option<u64>,
     size_bytes: u64,
@@ -100,8 +102,8 @@ fn links() -> bool {
 
 fn plan(name: &str, options: &Options, rounds: Vec<u64>) -> Result<Plan> {
     let program: PathBuf = std::env::current_exe().context("the program's own path")?;
-    let Options { seed, size_bytes, lying, .. } = *options;
-    Ok(Plan { program, seed, rounds, size_bytes, namespaces: name == "kills" && links(), lying })
+    let Options { seed, size_bytes, lying, sample, .. } = *options;
+    Ok(Plan { program, seed, rounds, sample, size_bytes, namespaces: name == "kills" && links(), lying })
 }
 
 /// Runs the rounds in several processes at once, each with a cluster of its own, and adds up what they tell.
@@ -164,7 +166,8 @@ fn parse_total(text: &str) -> Option<Tally> {
 fn parse(args: &[String]) -> Result<Options> {
     let seed = std::time::UNIX_EPOCH.elapsed().map_or(1, |now| now.as_secs());
     let size_bytes = SIZE_DEFAULT;
-    let mut options = Options { count: 1, seed, round: None, jobs: JOBS_DEFAULT, job: None, size_bytes, lying: false };
+    let mut options =
+        Options { count: 1, seed, round: None, jobs: JOBS_DEFAULT, sample: None, job: None, size_bytes, lying: false };
     for pair in args.chunks(2) {
         let [name, value] = pair else { bail!("{USAGE}") };
         let value: u64 = value.parse().with_context(|| format!("{name} {value}"))?;
@@ -173,6 +176,7 @@ fn parse(args: &[String]) -> Result<Options> {
             "--seed" => options.seed = value,
             "--round" => options.round = Some(value),
             "--jobs" => options.jobs = value,
+            "--sample" => options.sample = Some(value),
             "--job" => options.job = Some(value),
             "--size" => options.size_bytes = value,
             "--lying" => options.lying = value != 0,

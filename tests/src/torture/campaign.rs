@@ -23,6 +23,8 @@ pub struct Plan {
     pub seed: u64,
     /// Numbers of the rounds.
     pub rounds: Vec<u64>,
+    /// Only so many of them, drawn (fault points).
+    pub sample: Option<u64>,
     /// Bytes of the volume.
     pub size_bytes: u64,
     /// Whether links can be cut.

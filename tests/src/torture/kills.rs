@@ -66,7 +66,14 @@ impl Kills {
             return faults;
         }
         let count = rng.random_range(1..=3);
-        (0..count).map(|_| self.choose_one(rng)).collect()
+        let mut faults: Vec<Fault> = (0..count).map(|_| self.choose_one(rng)).collect();
+        // One at a time: a port that is unplugged cannot be isolated, and mending one fault would mend half of another.
+        let mut links = 0;
+        faults.retain(|fault| {
+            links += u32::from(fault.is_of_links());
+            !fault.is_of_links() || links == 1
+        });
+        faults
     }
 
     fn choose_one(&self, rng: &mut impl Rng) -> Fault {
@@ -141,6 +148,10 @@ impl Rounds for Kills {
 }
 
 impl Fault {
+    fn is_of_links(&self) -> bool {
+        matches!(self, Self::Partition(_) | Self::Unplug(_))
+    }
+
     fn happen(&self, rig: &mut Rig) -> Result<(), String> {
         match self {
             Self::KillWorker(index) => {
@@ -226,9 +237,10 @@ mod tests {
     #[test]
     fn links_are_cut_only_where_they_can_be_and_a_seed_repeats_its_faults() {
         let of = |links, number| Kills { links }.choose(&mut round_rng(1, number));
-        let cuts_links = |fault: &Fault| matches!(fault, Fault::Partition(_) | Fault::Unplug(_));
-        assert!((0..500).flat_map(|number| of(true, number)).any(|fault| cuts_links(&fault)));
-        assert!(!(0..500).flat_map(|number| of(false, number)).any(|fault| cuts_links(&fault)));
+        let links_of = |links, number| of(links, number).iter().filter(|fault| fault.is_of_links()).count();
+        assert!((0..500).any(|number| links_of(true, number) == 1));
+        assert!((0..500).all(|number| links_of(true, number) <= 1));
+        assert!((0..500).all(|number| links_of(false, number) == 0));
         assert!((0..500).all(|number| of(true, number) == of(true, number)));
     }
 

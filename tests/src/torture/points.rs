@@ -4,11 +4,12 @@
 //! that kills itself there while the script runs; half of the times its power goes at that moment, too. Points that only a
 //! new node passes are tried while a cluster is formed.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use rand::Rng;
+use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
 
 use super::campaign::{Campaign, Plan, Rounds, Tally, options, round_rng, tell};
@@ -28,17 +29,20 @@ const COMMAND_LIMIT: Duration = Duration::from_secs(60);
 const COMMAND_PAUSE: Duration = Duration::from_millis(50);
 /// In the file of passed points, before the one where the process has killed itself.
 const KILLED: &str = "killed ";
+/// The randomness that chooses a sample belongs to no round.
+const SAMPLE_STREAM: u64 = u64::MAX;
 
 /// Points by name, with how often they were passed at least.
 type Passed = BTreeMap<String, u64>;
 
-/// Lists the points, and does `times` rounds for each; of them only those of the plan, unless that is empty.
+/// Lists the points, and does `times` rounds for each; of them only those of the plan, unless it is for all.
 pub fn run(plan: &Plan, times: u64) -> Result<Tally, String> {
     let (at_formation, later) = list(plan)?;
     let only_at_formation: Vec<&String> = at_formation.keys().filter(|name| !later.contains_key(*name)).collect();
     println!("points of a running node: {later:?}\npoints of a new node: {only_at_formation:?}");
+    let sample = sample(plan, (later.len() + only_at_formation.len()) as u64 * times);
     let mut campaign = Campaign::new(plan);
-    let wanted = |number: &u64| plan.rounds.is_empty() || plan.rounds.contains(number);
+    let wanted = |number: &u64| sample.contains(number);
     for time in 0..times {
         let first = time * (later.len() + only_at_formation.len()) as u64;
         for (number, (name, passed)) in (first..).zip(&later).filter(|(number, _)| wanted(number)) {
@@ -53,6 +57,17 @@ pub fn run(plan: &Plan, times: u64) -> Result<Tally, String> {
         }
     }
     Ok(campaign.end())
+}
+
+/// The numbers of the rounds to do.
+fn sample(plan: &Plan, all: u64) -> BTreeSet<u64> {
+    let mut numbers: Vec<u64> =
+        (0..all).filter(|number| plan.rounds.is_empty() || plan.rounds.contains(number)).collect();
+    if let Some(count) = plan.sample {
+        numbers.shuffle(&mut round_rng(plan.seed, SAMPLE_STREAM));
+        numbers.truncate(count as usize);
+    }
+    numbers.into_iter().collect()
 }
 
 /// A kill at one point of a running node.
@@ -126,7 +141,16 @@ fn exercise(rig: &mut Rig, victim: usize, done: &dyn Fn() -> bool) {
         let _ = rig.cluster.cli(other, &step.split(' ').collect::<Vec<_>>());
         wait_for(STEP_LIMIT, || done() || rig.is_healthy());
     }
-    wait_for(LOAD_LIMIT, done);
+    if wait_for(LOAD_LIMIT, done) {
+        return;
+    }
+    // A takeover: only that raises the fence.
+    rig.kill(&[other]);
+    wait_for(STEP_LIMIT, || {
+        done() || rig.cluster.volume_at(victim, VOLUME).is_some_and(|state| state.primary == victim_name)
+    });
+    rig.power_on(other, false);
+    wait_for(STEP_LIMIT, || done() || rig.is_healthy());
 }
 
 /// Deletes the extra volume, if it is there.

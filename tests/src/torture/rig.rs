@@ -29,6 +29,8 @@ const POLL: Duration = Duration::from_millis(10);
 const STORE_SUFFIX: &str = ".tandem";
 
 const BOXES: u64 = 3;
+/// The longest that killed processes may take to end, with all requests they have with the kernel.
+const KILL_LIMIT: Duration = Duration::from_secs(10);
 
 /// What to build.
 #[derive(Clone, Debug)]
@@ -113,8 +115,7 @@ impl Rig {
             tree.iter().for_each(|pid| send(*pid, signal));
         }
         running.iter().for_each(|index| self.cluster.nodes[*index].kill());
-        // A worker whose parent was gone already belongs to no tree.
-        wait_for(Duration::from_secs(10), || tree.iter().all(|pid| !is_alive(*pid)));
+        wait_for(KILL_LIMIT, || tree.iter().all(|pid| is_gone(*pid)));
     }
 
     /// Cuts the power of boxes whose processes were killed. Says what became of unflushed writes.
@@ -304,6 +305,12 @@ pub fn connector(cluster: &Cluster) -> crate::e2e::writer::Connector {
             Some(connection)
         })
     })
+}
+
+/// Whether a process and all its threads have ended. A process counts as dead to its parent while other threads of it still
+/// end, and hold its locks.
+fn is_gone(pid: u32) -> bool {
+    !is_alive(pid) && std::fs::read_dir(format!("/proc/{pid}/task")).map_or(0, Iterator::count) <= 1
 }
 
 /// Polls until `fact` or the end of the limit; says which.

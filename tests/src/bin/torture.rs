@@ -120,14 +120,14 @@ fn spread(name: &str, options: &Options) -> Result<Tally> {
                         None => println!("{line}"),
                     }
                 }
-                child.wait().map(|_| total)
+                child.wait().map(|status| total.ok_or(status))
             })
         })
         .collect();
     let mut sum = Tally::default();
     for reader in readers {
         let total = reader.join().ok().context("a reader panicked")??;
-        let total = total.context("a job ended early; see above")?;
+        let total = total.map_err(|status| anyhow::anyhow!("a job ended early ({status}); see above"))?;
         sum.rounds += total.rounds;
         sum.faults += total.faults;
         sum.findings += total.findings;

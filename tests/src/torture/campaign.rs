@@ -1,6 +1,7 @@
 //! Rounds of faults, each with its own seed, and what they found.
 
 use std::fmt::Write as _;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -84,8 +85,9 @@ impl<'a> Campaign<'a> {
         let started = Instant::now();
         let mut rng = round_rng(self.plan.seed, number);
         let mut told = String::new();
-        let outcome = self.take_or_start(number).and_then(|(mut rig, age)| {
-            let outcome = rounds.round(&mut rig, &mut rng, &mut told);
+        let started_or_taken = caught(|| self.take_or_start(number));
+        let outcome = started_or_taken.and_then(|(mut rig, age)| {
+            let outcome = caught(|| rounds.round(&mut rig, &mut rng, &mut told));
             // A panic may go unnoticed by every client, since the parent starts another worker.
             let outcome = outcome.and_then(|faults| rig.panic().map_or(Ok(faults), Err));
             self.tally.operations += rig.load.take_operations();
@@ -135,6 +137,15 @@ impl<'a> Campaign<'a> {
     }
 }
 
+/// Makes a finding of a panic, as the harness under the rounds raises where it waits in vain.
+fn caught<T>(work: impl FnOnce() -> Result<T, String>) -> Result<T, String> {
+    // What a panic leaves half done ends with the cluster.
+    catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|panic| {
+        let text = panic.downcast_ref::<String>().map(String::as_str);
+        Err(text.or(panic.downcast_ref::<&str>().copied()).unwrap_or("a panic without words").to_owned())
+    })
+}
+
 /// The cluster for a round.
 pub fn options(plan: &Plan, number: u64) -> RigOptions {
     RigOptions {
@@ -178,4 +189,17 @@ fn report(rig: &mut Rig, why: &str) {
 
 fn seconds(duration: Duration) -> String {
     format!("{}.{} s", duration.as_secs(), duration.subsec_millis() / 100)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_panic_of_the_harness_is_a_finding_with_its_words() {
+        assert_eq!(caught(|| Ok::<_, String>(1)), Ok(1));
+        let limit = 7;
+        assert_eq!(caught::<()>(|| panic!("waited {limit} s in vain")), Err("waited 7 s in vain".to_owned()));
+        assert_eq!(caught::<()>(|| panic!("no cluster")), Err("no cluster".to_owned()));
+    }
 }

@@ -106,20 +106,28 @@ impl Load {
         self.shared.pause.store(false, Ordering::SeqCst);
     }
 
-    /// Reads every block of a paused load through `connection` and judges it.
-    pub fn verify(&self, connection: &mut NbdConnection) -> Result<(), String> {
+    /// Flushes a paused load through `connection`, reads every block and judges it. Gives the error of a connection that
+    /// did not last: that says nothing about the data.
+    pub fn verify(&self, connection: &mut NbdConnection) -> Result<Result<(), NbdError>, String> {
         const CHUNK: u64 = 256;
         let ledger = self.ledger();
+        if let Err(error) = connection.flush() {
+            return Ok(Err(error));
+        }
         for first in (0..ledger.blocks()).step_by(CHUNK as usize) {
             let count = CHUNK.min(ledger.blocks() - first);
             let tickets: Vec<_> = (first..first + count).map(|block| ledger.begin_read(block)).collect();
             let bytes = connection.read(first * BLOCK_BYTES as u64, count as u32 * BLOCK_BYTES as u32);
-            let bytes = bytes.map_err(|error| format!("blocks from {first} cannot be read: {error:?}"))?;
+            let bytes = match bytes {
+                Ok(bytes) => bytes,
+                Err(error @ NbdError::Lost(_)) => return Ok(Err(error)),
+                Err(error) => return Err(format!("blocks from {first} cannot be read: {error:?}")),
+            };
             for (ticket, block) in tickets.into_iter().zip(bytes.chunks(BLOCK_BYTES)) {
                 ledger.end_read(ticket, block)?;
             }
         }
-        Ok(())
+        Ok(Ok(()))
     }
 }
 

@@ -646,8 +646,7 @@ impl Replica {
         if let Role::Primary(primary) = &self.role {
             status.operations =
                 primary.queue.len() + primary.writes.len() + primary.reads.len() + primary.flushes.len();
-            status.serving = primary.service == Service::Serving
-                && matches!(self.core.disk, Disk::Attached(_))
+            status.serving = primary.can_serve(&self.core)
                 && primary.holds_lease(now)
                 && primary.peers.values().all(|peer| !peer.sync.is_member() || peer.is_open());
             status.peers = primary

@@ -31,6 +31,13 @@ pub const SHARDS_MAX: usize = 256;
 /// Raw devices a node may be given.
 pub const DEVICES_MAX: usize = 256;
 
+/// Longest period of scrubs.
+pub const SCRUB_PERIOD_DAYS_MAX: u64 = 365;
+/// Longest time after which an idle extent becomes cold.
+pub const EXTENT_IDLE_SECONDS_MAX: u64 = 3600;
+
+const DAY_SECONDS: u64 = 24 * 3600;
+
 /// Longest timer, in milliseconds (one hour).
 pub const TIMER_MS_MAX: u64 = 3_600_000;
 
@@ -93,6 +100,12 @@ pub struct NodeConfig {
     /// When a read may be answered.
     #[serde(default)]
     pub reads: Reads,
+    /// Days within which every copy is read whole and compared, in the background; 0: only on request.
+    #[serde(default = "scrub_period_days_default")]
+    pub scrub_period_days: u64,
+    /// Seconds without a write after which an extent becomes cold: it is not compared any more after a crash.
+    #[serde(default = "extent_idle_seconds_default")]
+    pub extent_idle_seconds: u64,
     /// Timers of the replication protocol. They must be the same on every node.
     #[serde(default)]
     pub timing: TimingConfig,
@@ -164,6 +177,14 @@ pub struct RaftTiming {
     pub tick_ms: u64,
     /// Least election timeout in ticks; it is drawn between this and twice this.
     pub election_ticks: usize,
+}
+
+fn scrub_period_days_default() -> u64 {
+    Timing::default().scrub_period.map_or(0, |period| period.0 / 1_000_000 / DAY_SECONDS)
+}
+
+fn extent_idle_seconds_default() -> u64 {
+    Timing::default().extent_idle.0 / 1_000_000
 }
 
 impl Default for Listen {
@@ -239,6 +260,8 @@ impl NodeConfig {
                 Reads::Confirmed => true,
                 Reads::Auto => virtual_machine,
             },
+            extent_idle: Micros::from_secs(self.extent_idle_seconds),
+            scrub_period: (self.scrub_period_days > 0).then(|| Micros::from_secs(self.scrub_period_days * DAY_SECONDS)),
             ..default
         }
     }
@@ -264,6 +287,14 @@ impl NodeConfig {
         }
         if self.devices.len() > DEVICES_MAX {
             return Err(("devices", format!("{} devices; at most {DEVICES_MAX} are allowed", self.devices.len())));
+        }
+        if self.scrub_period_days > SCRUB_PERIOD_DAYS_MAX {
+            let allowed = format!("allowed are 1 to {SCRUB_PERIOD_DAYS_MAX}, and 0 for none");
+            return Err(("scrub_period_days", format!("{} is too long; {allowed}", self.scrub_period_days)));
+        }
+        if !(1..=EXTENT_IDLE_SECONDS_MAX).contains(&self.extent_idle_seconds) {
+            let given = self.extent_idle_seconds;
+            return Err(("extent_idle_seconds", format!("{given} is outside 1 to {EXTENT_IDLE_SECONDS_MAX}")));
         }
         self.check_addresses()?;
         self.check_timing()
@@ -423,6 +454,24 @@ mod tests {
         assert!(error(&format!("{base}beacon_interval_ms = 400\n")).contains("third"));
         assert!(error(&format!("{base}shrink_after_ms = 1500\n")).contains("grace_ms"));
         assert!(parse(&format!("{base}lease_ms = 2000\ngrace_ms = 2500\n")).is_ok());
+    }
+
+    #[test]
+    fn scrubs_have_a_period_or_none() {
+        let base = "name = \"a\"\ndata_dir = \"/d\"\n";
+        let timing = |text: &str| parse(&format!("{base}{text}")).expect("valid").replica_timing(false);
+        assert_eq!(timing("").scrub_period, Some(Micros::from_secs(14 * DAY_SECONDS)));
+        assert_eq!(timing("scrub_period_days = 30\n").scrub_period, Some(Micros::from_secs(30 * DAY_SECONDS)));
+        assert_eq!(timing("scrub_period_days = 0\n").scrub_period, None);
+        assert!(error(&format!("{base}scrub_period_days = 366\n")).contains("0 for none"));
+    }
+
+    #[test]
+    fn extents_become_cold_when_told() {
+        let base = "name = \"a\"\ndata_dir = \"/d\"\n";
+        let config = parse(&format!("{base}extent_idle_seconds = 1\n")).expect("valid");
+        assert_eq!(config.replica_timing(false).extent_idle, Micros::from_secs(1));
+        assert!(error(&format!("{base}extent_idle_seconds = 0\n")).contains("1 to 3600"));
     }
 
     #[test]

@@ -2,12 +2,14 @@
 
 use proto::admin as pb;
 use proto::{Boot, Incarnation, NodeId, RequestId, Timestamp};
+use replication::ScrubReport;
 use replication::config::{AckPolicy, ClusterState, NodeKind, NodeRecord, Phase, VolumeConfig};
 
 use super::context::{Clock, View, name_of};
 use super::health::{Health, Level, ReplicaFacts};
 use super::operations::{NodeFacts, OperationError, ReplicaReport, StoreState};
 use crate::raft::RaftStatus;
+use crate::volume::handle::CopyStatistics;
 
 /// A node's record as a message.
 pub(super) fn node_record(id: NodeId, record: &NodeRecord) -> pb::NodeRecord {
@@ -118,8 +120,25 @@ fn local_replica(node: NodeId, name: &str, report: &ReplicaReport, clock: Clock)
                 state: (*state).to_owned(),
                 resync_remaining_blocks: *remaining,
                 resync_done_blocks: *done,
+                dirty_blocks: *remaining,
+                resync_left_micros: report
+                    .resync_left
+                    .iter()
+                    .find(|(peer, _)| peer == node)
+                    .map_or(0, |(_, left)| left.0.max(1)),
             })
             .collect(),
+        data_offset_bytes: report.data_offset,
+        copy: report.copy.map(copy),
+        scrub: status.scrub.map(|found| pb::ScrubView {
+            left_micros: report.scrub_left.map_or(0, |left| left.0.max(1)),
+            ..scrub(&found)
+        }),
+        last_scrub: status.last_scrub.map(|(at, found)| pb::ScrubView {
+            ended_unix_micros: clock.unix(at),
+            ended_boot_micros: at.0,
+            ..scrub(&found)
+        }),
         ..pb::ReplicaView::default()
     };
     let store = match &report.store {
@@ -138,6 +157,34 @@ fn local_replica(node: NodeId, name: &str, report: &ReplicaReport, clock: Clock)
     };
     view.set_store(store);
     view
+}
+
+/// What a copy knows of its content, as a message.
+fn copy(copy: CopyStatistics) -> pb::CopyView {
+    let CopyStatistics { counters, hot_extents } = copy;
+    pb::CopyView {
+        checksum_errors: counters.mismatches,
+        checksum_errors_reread: counters.reread,
+        checksum_errors_repaired: counters.repaired,
+        checksum_pages_damaged: counters.pages_damaged,
+        blocks_unverified: counters.unverified,
+        hot_extents,
+    }
+}
+
+/// What a scrub has found, as a message without times.
+pub(super) fn scrub(report: &ScrubReport) -> pb::ScrubView {
+    pb::ScrubView {
+        verify_only: report.verify_only,
+        blocks: report.blocks,
+        done_blocks: report.done_blocks,
+        bad_on_primary: report.bad_here,
+        bad_on_peers: report.bad_at_peers,
+        differing: report.differing,
+        repaired: report.repaired,
+        skipped_parts: report.skipped_steps,
+        ..pb::ScrubView::default()
+    }
 }
 
 /// The facts that health is worded from, out of a node's report.

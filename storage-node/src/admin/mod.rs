@@ -17,6 +17,7 @@ pub mod health;
 mod node;
 pub mod operations;
 mod replace;
+mod scrub;
 mod switchover;
 pub mod validate;
 mod volume;

@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
-use proto::{ClusterId, DiskId, Incarnation, NodeId, Timestamp, VolumeId};
+use proto::{ClusterId, DiskId, Incarnation, Micros, NodeId, Timestamp, VolumeId};
 use replication::Notice;
 use replication::config::{ClusterState, Command, NodeRecord, Outcome};
 use replication::event::Control;
@@ -22,6 +22,7 @@ use thiserror::Error;
 use tokio::sync::{broadcast, watch};
 
 use crate::raft::RaftStatus;
+use crate::volume::handle::CopyStatistics;
 
 /// Why an operation was not done, sorted by what the caller can do about it.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
@@ -124,6 +125,14 @@ pub struct ReplicaReport {
     pub status: replication::Status,
     /// NBD clients connected to this volume here.
     pub nbd_clients: usize,
+    /// Where the volume's first block lies in the file or device, in bytes; 0 while the store is not open.
+    pub data_offset: u64,
+    /// What the open copy has found out about its content.
+    pub copy: Option<CopyStatistics>,
+    /// How long the scrub under way will take still, if that can be told.
+    pub scrub_left: Option<Micros>,
+    /// How long each resync will take still, where that can be told.
+    pub resync_left: Vec<(NodeId, Micros)>,
 }
 
 /// Something that watchers want to see, as it happens on this node. Changes of the Raft leader and of the replicated
@@ -211,7 +220,7 @@ pub trait NodeOperations: Send + Sync + 'static {
     /// On the Raft leader: removes a voter or learner.
     fn remove_voter(&self, node: NodeId, patience: Duration) -> BoxFuture<'_, Result<(), OperationError>>;
 
-    /// Passes a wish to the local replica of the volume (`Switchover` on the primary, `Detach`). Returns when it is
+    /// Passes a wish to the local replica of the volume (`Switchover` and `Scrub` on the primary, `Detach`). Returns when it is
     /// handed over, not when it is done. `NotFound` when there is no such replica here.
     fn control(&self, volume: VolumeId, control: Control) -> BoxFuture<'_, Result<(), OperationError>>;
 

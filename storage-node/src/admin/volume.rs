@@ -10,7 +10,7 @@ use tonic::{Request, Response, Status};
 use super::context::{Context, PROPOSE_PATIENCE, find_storage_node, find_volume};
 use super::operations::OperationError;
 use super::validate::{check_name, check_size};
-use super::{convert, force, replace, switchover};
+use super::{convert, force, replace, scrub, switchover};
 
 /// Volumes of a cluster.
 const VOLUMES_MAX: usize = 1024;
@@ -212,6 +212,13 @@ impl pb::volume_server::Volume for VolumeService {
 
     async fn replace(&self, request: Request<pb::ReplaceRequest>) -> Result<Response<pb::ReplaceReply>, Status> {
         Ok(Response::new(replace::replace(&self.context, request.into_inner()).await?))
+    }
+
+    async fn start_scrub(
+        &self,
+        request: Request<pb::StartScrubRequest>,
+    ) -> Result<Response<pb::StartScrubReply>, Status> {
+        Ok(Response::new(scrub::start(&self.context, request.into_inner()).await?))
     }
 }
 

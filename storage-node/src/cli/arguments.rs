@@ -20,7 +20,8 @@ Exit codes:
   3  not reachable: the node, or a majority of the cluster, does not answer
   4  refused: a guard protects data, or the name is taken; the message says what would be safe
   5  timeout: no outcome in time; it may still take effect
-  6  no such node, volume or copy";
+  6  no such node, volume or copy
+  7  damaged: a verify found blocks that are not as they should be, or a scrub could not mend them all";
 
 /// Two boxes and a witness as one reliable block store.
 #[derive(Debug, Parser)]
@@ -175,7 +176,7 @@ pub(crate) enum VolumeCommand {
     },
     /// All volumes
     List,
-    /// One volume: health, copies, resync
+    /// One volume: health, copies, resync, checksum errors, scrubs
     Show {
         /// Name or id
         volume: String,
@@ -216,7 +217,25 @@ pub(crate) enum VolumeCommand {
         #[arg(long)]
         token: Option<u64>,
     },
-    /// Stop using a node's copy
+    /// Read every copy in sync whole, compare the checksums, and mend what is wrong from the good copy. Stays, with a
+    /// progress bar, until it is done; clients go first
+    Scrub {
+        /// Name or id
+        volume: String,
+        /// Return at once; it goes on in the background, see `volume show`
+        #[arg(long)]
+        no_wait: bool,
+    },
+    /// The same as `scrub`, but only report what is wrong and mend nothing
+    Verify {
+        /// Name or id
+        volume: String,
+        /// Return at once; it goes on in the background, see `volume show`
+        #[arg(long)]
+        no_wait: bool,
+    },
+    /// Stop using a node's copy, e.g. before work on its disk. A primary goes on serving through the other copy; the last
+    /// copy in sync is not detached
     Detach {
         /// Name or id
         volume: String,
@@ -224,7 +243,8 @@ pub(crate) enum VolumeCommand {
         #[arg(long)]
         node: String,
     },
-    /// Use a detached or repaired copy again; it is resynced
+    /// Use a detached or repaired copy again. Only what it lacks is resynced, if it is still the same copy; if its node is
+    /// primary, the other one becomes primary first
     Attach {
         /// Name or id
         volume: String,

@@ -27,6 +27,9 @@ pub(crate) enum Failure {
     /// No such thing.
     #[error("{0}")]
     NotFound(String),
+    /// A volume's copies are not as they should be: a verify found it, or a scrub could not mend it.
+    #[error("damaged: {0}")]
+    Damaged(String),
 }
 
 impl Failure {
@@ -39,6 +42,7 @@ impl Failure {
             Failure::Refused(_) => 4,
             Failure::Timeout(_) => 5,
             Failure::NotFound(_) => 6,
+            Failure::Damaged(_) => 7,
         }
     }
 }

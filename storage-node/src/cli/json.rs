@@ -104,6 +104,7 @@ pub(crate) fn replica(replica: &pb::ReplicaView) -> Value {
         "create_done_bytes": replica.create_done_bytes,
         "create_total_bytes": replica.create_total_bytes,
         "path": replica.path,
+        "data_offset_bytes": replica.data_offset_bytes,
         "operations": replica.operations,
         "nbd_clients": replica.nbd_clients,
         "peers": replica.peers.iter().map(|peer| json!({
@@ -111,7 +112,35 @@ pub(crate) fn replica(replica: &pb::ReplicaView) -> Value {
             "state": peer.state,
             "resync_remaining_blocks": peer.resync_remaining_blocks,
             "resync_done_blocks": peer.resync_done_blocks,
+            "resync_left_micros": nonzero(peer.resync_left_micros),
+            "dirty_blocks": peer.dirty_blocks,
         })).collect::<Vec<_>>(),
+        "copy": replica.copy.as_ref().map(|copy| json!({
+            "checksum_errors": copy.checksum_errors,
+            "checksum_errors_reread": copy.checksum_errors_reread,
+            "checksum_errors_repaired": copy.checksum_errors_repaired,
+            "checksum_pages_damaged": copy.checksum_pages_damaged,
+            "blocks_unverified": copy.blocks_unverified,
+            "hot_extents": copy.hot_extents,
+        })),
+        "scrub": replica.scrub.as_ref().map(scrub),
+        "last_scrub": replica.last_scrub.as_ref().map(scrub),
+    })
+}
+
+/// A scrub under way, or one that ended.
+pub(crate) fn scrub(scrub: &pb::ScrubView) -> Value {
+    json!({
+        "verify_only": scrub.verify_only,
+        "blocks": scrub.blocks,
+        "done_blocks": scrub.done_blocks,
+        "bad_on_primary": scrub.bad_on_primary,
+        "bad_on_peers": scrub.bad_on_peers,
+        "differing": scrub.differing,
+        "repaired": scrub.repaired,
+        "skipped_parts": scrub.skipped_parts,
+        "ended_unix_micros": nonzero(scrub.ended_unix_micros),
+        "left_micros": nonzero(scrub.left_micros),
     })
 }
 
@@ -182,6 +211,12 @@ pub(crate) fn event(event: &pb::Event) -> Value {
         Some(Kind::StoreProgress(progress)) => {
             ("store_progress", json!({ "done_bytes": progress.done_bytes, "total_bytes": progress.total_bytes }))
         }
+        Some(Kind::Scrub(progress)) => {
+            let mut value = scrub(&progress.scrub.unwrap_or_default());
+            merge(&mut value, json!({ "done": progress.done }));
+            ("scrub", value)
+        }
+        Some(Kind::ScrubRefused(refused)) => ("scrub_refused", json!({ "why": refused.why })),
         Some(Kind::Membership(membership)) => ("membership", json!({ "nodes": membership.nodes })),
         Some(Kind::Missed(missed)) => ("missed", json!({ "events": missed })),
         Some(Kind::Text(text)) => ("text", json!({ "text": text })),

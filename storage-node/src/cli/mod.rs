@@ -8,6 +8,7 @@ mod json;
 mod progress;
 mod recover;
 mod reset;
+mod scrub;
 mod session;
 mod table;
 mod text;

@@ -14,9 +14,9 @@ use super::volume::{details_text, resync_of};
 use super::{json, text};
 
 /// Between two looks at the volume.
-const INTERVAL: Duration = Duration::from_millis(300);
+pub(super) const INTERVAL: Duration = Duration::from_millis(300);
 /// A node may be silent this long before following gives up; a failover is over by then.
-const SILENCE_MAX: Duration = Duration::from_secs(30);
+pub(super) const SILENCE_MAX: Duration = Duration::from_secs(30);
 
 /// Waits until the volume serves. A store that cannot be made ends the wait.
 pub(super) async fn until_serving(session: &Session, volume: &str) -> Result<(), Failure> {
@@ -138,7 +138,8 @@ impl Bars {
     }
 }
 
-fn bar() -> ProgressBar {
+/// A bar of bytes, with a message, the rate and the time left.
+pub(super) fn bar() -> ProgressBar {
     let template =
         "  {msg:24} [{bar:30}] {percent:>3} % {binary_bytes}/{binary_total_bytes} {binary_bytes_per_sec} {eta}";
     let style = ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());

@@ -8,7 +8,7 @@ use super::arguments::{AckPolicy, VolumeCommand};
 use super::exit::Failure;
 use super::session::{Session, confirm};
 use super::table::{Align, Table};
-use super::{json, progress, text};
+use super::{json, progress, scrub, text};
 
 pub(super) async fn run(session: &Session, command: VolumeCommand) -> Result<(), Failure> {
     match command {
@@ -29,6 +29,8 @@ pub(super) async fn run(session: &Session, command: VolumeCommand) -> Result<(),
         VolumeCommand::ForcePrimary { volume, to, attest_off, token: None } => {
             prepare_force(session, &volume, to.unwrap_or_default(), attest_off.unwrap_or_default()).await
         }
+        VolumeCommand::Scrub { volume, no_wait } => scrub::run(session, &volume, false, no_wait).await,
+        VolumeCommand::Verify { volume, no_wait } => scrub::run(session, &volume, true, no_wait).await,
         VolumeCommand::Detach { volume, node } => detach(session, &volume, &node).await,
         VolumeCommand::Attach { volume, node } => attach(session, &volume, &node).await,
         VolumeCommand::AddReplica { volume, node } => add_replica(session, &volume, &node).await,
@@ -142,7 +144,10 @@ async fn detach(session: &Session, volume: &str, node: &str) -> Result<(), Failu
             VolumeClient::new(channel).detach(request).await
         })
         .await?;
-    let text = format!("The copy of {volume} on {node} is being detached.\n");
+    let text = format!(
+        "The copy of {volume} on {node} is being detached; the other copy serves. To use it again: tandem volume attach \
+         {volume} --node {node}\n"
+    );
     session.print(&json!({ "volume": volume, "detached": node }), &text)
 }
 
@@ -153,8 +158,9 @@ async fn attach(session: &Session, volume: &str, node: &str) -> Result<(), Failu
             VolumeClient::new(channel).attach(request).await
         })
         .await?;
-    let text =
-        format!("The copy of {volume} on {node} is attached; it resyncs: tandem volume show {volume} --follow\n");
+    let text = format!(
+        "The copy of {volume} on {node} is attached; what it lacks is resynced: tandem volume show {volume} --follow\n"
+    );
     session.print(&json!({ "volume": volume, "attached": node }), &text)
 }
 
@@ -236,7 +242,7 @@ pub(super) fn volumes_table(volumes: &[pb::VolumeSummary]) -> String {
 pub(super) fn details_text(volume: &pb::ShowVolumeReply) -> String {
     let summary = volume.summary.clone().unwrap_or_default();
     let text = format!(
-        "Volume   {} ({}, {})\nHealth   {}\nAck      {}\nEpoch    {} (version {})\nExport   nbd://{}/{}\n\n",
+        "Volume   {} ({}, {})\nHealth   {}\nAck      {}\nEpoch    {} (version {})\nExport   nbd://{}/{}\n{}\n",
         summary.name,
         text::size(summary.size_bytes),
         text::phase(summary.phase()),
@@ -246,6 +252,7 @@ pub(super) fn details_text(volume: &pb::ShowVolumeReply) -> String {
         volume.version,
         volume.export_address,
         summary.name,
+        scrub::lines(volume),
     );
     let mut table = Table::new(&[
         ("COPY ON", Align::Left),
@@ -266,7 +273,43 @@ pub(super) fn details_text(volume: &pb::ShowVolumeReply) -> String {
             replica_note(replica, &volume.replicas),
         ]);
     }
-    text + &table.render()
+    text + &table.render() + "\n" + &content_table(&volume.replicas)
+}
+
+/// What is known of the content of each copy: what it lacks, and what its checksums have told since its store was opened.
+fn content_table(all: &[pb::ReplicaView]) -> String {
+    let mut table = Table::new(&[
+        ("COPY ON", Align::Left),
+        ("DIRTY", Align::Right),
+        ("HOT EXTENTS", Align::Right),
+        ("CHECKSUM ERRORS", Align::Right),
+        ("REREAD", Align::Right),
+        ("REPAIRED", Align::Right),
+        ("BAD PAGES", Align::Right),
+        ("UNVERIFIED", Align::Right),
+    ]);
+    for replica in all {
+        let dirty = dirty_blocks(replica.node, all).map(text::blocks).unwrap_or_default();
+        let mut cells = vec![replica.node_name.clone(), dirty];
+        if let Some(copy) = &replica.copy {
+            let counts = [
+                copy.hot_extents,
+                copy.checksum_errors,
+                copy.checksum_errors_reread,
+                copy.checksum_errors_repaired,
+                copy.checksum_pages_damaged,
+                copy.blocks_unverified,
+            ];
+            cells.extend(counts.map(|count| count.to_string()));
+        }
+        table.row(cells);
+    }
+    table.render()
+}
+
+/// Blocks that the copy on `node` may lack, if the primary tells.
+fn dirty_blocks(node: u64, all: &[pb::ReplicaView]) -> Option<u64> {
+    all.iter().flat_map(|replica| &replica.peers).find(|peer| peer.node == node).map(|peer| peer.dirty_blocks)
 }
 
 /// What is worth saying about one copy.
@@ -278,7 +321,11 @@ fn replica_note(replica: &pb::ReplicaView, all: &[pb::ReplicaView]) -> String {
         return format!("{} %", text::percent(replica.create_done_bytes, replica.create_total_bytes));
     }
     if let Some((remaining, done)) = resync_of(replica.node, all) {
-        return format!("resync {} %, {} left", text::percent(done, remaining + done), text::blocks(remaining));
+        let time = match all.iter().flat_map(|copy| &copy.peers).find(|peer| peer.node == replica.node) {
+            Some(peer) if peer.resync_left_micros > 0 => format!(" ({})", text::duration(peer.resync_left_micros)),
+            _ => String::new(),
+        };
+        return format!("resync {} %, {} left{time}", text::percent(done, remaining + done), text::blocks(remaining));
     }
     if !replica.waiting.is_empty() {
         return format!("{} (since {} UTC)", replica.waiting, text::clock_time(replica.waiting_since_unix_micros));
@@ -316,10 +363,16 @@ mod tests {
             state: "resyncing".into(),
             resync_remaining_blocks: 256,
             resync_done_blocks: 768,
+            dirty_blocks: 256,
+            resync_left_micros: 5_000_000,
         });
+        primary.copy = Some(pb::CopyView { checksum_errors: 3, hot_extents: 17, ..pb::CopyView::default() });
         let reply = pb::ShowVolumeReply { replicas: vec![primary, copy(2, false)], ..pb::ShowVolumeReply::default() };
         let text = details_text(&reply);
-        assert!(text.contains("resync 75 %, 1 MiB left"), "{text}");
+        assert!(text.contains("resync 75 %, 1 MiB left (5 s)"), "{text}");
+        let lines: Vec<Vec<&str>> = text.lines().map(|line| line.split_whitespace().collect()).collect();
+        assert!(lines.contains(&vec!["box-1", "-", "17", "3", "0", "0", "0", "0"]), "{text}");
+        assert!(lines.contains(&vec!["box-2", "1", "MiB", "-", "-", "-", "-", "-", "-"]), "{text}");
     }
 
     #[test]

@@ -10,7 +10,7 @@ use tokio::sync::mpsc;
 
 use super::exit::Failure;
 use super::session::{Session, emit};
-use super::{json, text};
+use super::{json, scrub, text};
 use crate::admin::client::connect;
 
 /// Events of all nodes that wait to be printed.
@@ -152,6 +152,16 @@ fn words(event: &pb::Event) -> String {
         Some(Kind::StoreProgress(progress)) => {
             format!("making the store: {} %", text::percent(progress.done_bytes, progress.total_bytes))
         }
+        Some(Kind::Scrub(progress)) => {
+            let scrub = progress.scrub.unwrap_or_default();
+            let what = scrub::name(scrub.verify_only);
+            let state = match progress.done {
+                true => "done".to_owned(),
+                false => format!("{} %", text::percent(scrub.done_blocks, scrub.blocks)),
+            };
+            format!("{what} {state}: {}", scrub::findings(&scrub))
+        }
+        Some(Kind::ScrubRefused(refused)) => format!("scrub refused: {}", refused.why),
         Some(Kind::Membership(membership)) => format!("nodes: {}", membership.nodes.join(", ")),
         Some(Kind::Missed(missed)) => format!("({missed} events missed here)"),
         Some(Kind::Text(text)) => text.replace(char::is_control, " "),

@@ -16,6 +16,7 @@ mod export;
 pub mod fences;
 mod membership;
 mod operations;
+mod pace;
 mod reconcile;
 mod stop;
 mod volumes;

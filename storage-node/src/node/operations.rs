@@ -15,6 +15,7 @@ use tracing::info;
 use super::core::{Core, End};
 use super::data_dir::NodeIdentity;
 use super::membership::Membership;
+use super::pace::{self, Paces, Work};
 use super::volumes::LocalVolume;
 use crate::admin::{Adoption, NodeEvent, NodeFacts, NodeOperations, OperationError, ReplicaReport, StoreState};
 use crate::raft::{ProposeError, RaftStatus};
@@ -28,11 +29,23 @@ const STATUS_PATIENCE: Duration = Duration::from_millis(500);
 #[derive(Clone)]
 pub struct Operations {
     core: Arc<Core>,
+    paces: Arc<Paces>,
 }
 
 impl Operations {
     pub(crate) fn new(core: Arc<Core>) -> Self {
-        Self { core }
+        Self { core, paces: Arc::default() }
+    }
+
+    /// Measures the pace of what is under way, until the node ends.
+    pub(super) async fn measure(self) {
+        let mut looks = tokio::time::interval(pace::INTERVAL);
+        looks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            looks.tick().await;
+            let reports = self.replicas().await;
+            self.paces.note(boot_time(), reports.iter().flat_map(under_way));
+        }
     }
 
     fn member(&self) -> Result<Arc<Membership>, OperationError> {
@@ -142,13 +155,39 @@ fn no_outcome(why: ProposeError) -> OperationError {
     }
 }
 
-/// A node outside any cluster has nothing to control: asking for that is told as such.
+/// What is under way on a primary, and how many blocks are left of it.
+fn under_way(report: &ReplicaReport) -> impl Iterator<Item = (Work, u64)> {
+    let volume = report.volume;
+    let scrub = report.status.scrub.map(|scrub| (Work::Scrub(volume), scrub.blocks.saturating_sub(scrub.done_blocks)));
+    let peers = report.status.peers.iter().filter(|(_, state, left, _)| *state == "resyncing" && *left > 0);
+    scrub.into_iter().chain(peers.map(move |(node, _, left, _)| (Work::Resync(volume, *node), *left)))
+}
+
+/// Adds how long it will all take still.
+fn with_estimates(mut report: ReplicaReport, paces: &Paces) -> ReplicaReport {
+    let works: Vec<(Work, u64)> = under_way(&report).collect();
+    for (work, left) in works {
+        match (work, paces.time_left(work, left)) {
+            (Work::Scrub(_), time) => report.scrub_left = time,
+            (Work::Resync(_, node), Some(time)) => report.resync_left.push((node, time)),
+            (Work::Resync(..), None) => {}
+        }
+    }
+    report
+}
+
+/// A copy and what its volume says; one that does not answer in time has the role `unknown`.
 fn report(volume: VolumeId, local: &LocalVolume, status: Option<VolumeStatus>) -> ReplicaReport {
     let mut path = match local {
         LocalVolume::Running { found: Some(found), .. } => found.path.display().to_string(),
         _ => String::new(),
     };
     let unknown = || replication::Status { role: "unknown", ..Default::default() };
+    let copy = status.as_ref().and_then(|status| status.copy);
+    let data_offset = match status.as_ref().map(|status| &status.disk) {
+        Some(DiskState::Open { data_offset, .. }) => *data_offset,
+        _ => 0,
+    };
     let (store, replica, nbd_clients) = match (local, status) {
         (LocalVolume::Creating { done, total, .. }, _) => {
             (StoreState::Creating { done: *done, total: *total }, unknown(), 0)
@@ -171,7 +210,18 @@ fn report(volume: VolumeId, local: &LocalVolume, status: Option<VolumeStatus>) -
         }
         (LocalVolume::Running { .. }, None) => (StoreState::Open, unknown(), 0),
     };
-    ReplicaReport { volume, disk_id: local.disk_id(), path, store, status: replica, nbd_clients }
+    ReplicaReport {
+        volume,
+        disk_id: local.disk_id(),
+        path,
+        store,
+        status: replica,
+        nbd_clients,
+        data_offset,
+        copy,
+        scrub_left: None,
+        resync_left: Vec::new(),
+    }
 }
 
 impl NodeOperations for Operations {
@@ -224,7 +274,7 @@ impl NodeOperations for Operations {
                     }
                     None => None,
                 };
-                report(*volume, local, status)
+                with_estimates(report(*volume, local, status), &self.paces)
             });
             join_all(reports).await
         }

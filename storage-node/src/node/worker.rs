@@ -232,6 +232,7 @@ async fn serve(core: Arc<Core>, mut ended: watch::Receiver<End>) -> anyhow::Resu
     }
     enter(&core).await?;
     let operations = Arc::new(Operations::new(Arc::clone(&core)));
+    tokio::spawn(Operations::clone(&operations).measure());
     let closing = core.closing.clone();
     let transport = core.transport.clone();
     let admin_core = Arc::clone(&core);

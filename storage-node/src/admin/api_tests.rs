@@ -9,19 +9,21 @@ use proto::admin::event::Kind;
 use proto::admin::node_client::NodeClient;
 use proto::admin::volume_client::VolumeClient;
 use proto::admin::watch_client::WatchClient;
-use proto::{NodeId, Timestamp};
-use replication::Notice;
+use proto::{DiskId, Micros, NodeId, Timestamp};
 use replication::config::command::CommandBody;
 use replication::config::{NodeCommand, NodeRecord, Phase, VolumeCommand};
+use replication::local_copy::Counters;
+use replication::{Notice, ScrubReport};
 use tokio::sync::oneshot;
 use tonic::Code;
 use tonic::transport::Channel;
 
 use super::client::{connect, follow};
 use super::fake_node::FakeNode;
-use super::operations::{NodeEvent, NodeEventKind};
+use super::operations::{NodeEvent, NodeEventKind, ReplicaReport, StoreState};
 use super::serve;
 use crate::net::transport::Transport;
+use crate::volume::handle::CopyStatistics;
 
 /// A node that serves its API until dropped.
 struct Served {
@@ -166,6 +168,99 @@ async fn a_switchover_that_the_core_refuses_says_why() {
     assert!(refused.message().contains("the peer is silent"));
 }
 
+/// Waits for the wish of a scrub, then lets the node say something of its volume.
+async fn answer_scrub(node: &FakeNode, notices: &[Notice]) {
+    while node.controls.lock().unwrap().is_empty() {
+        tokio::task::yield_now().await;
+    }
+    let volume = node.controls.lock().unwrap().pop().map(|(volume, _)| volume);
+    for notice in notices {
+        let kind = NodeEventKind::Notice(notice.clone());
+        node.events.send(NodeEvent { at: Timestamp(1), volume, kind }).unwrap();
+    }
+}
+
+fn scrub_report(verify_only: bool, done_blocks: u64) -> ScrubReport {
+    ScrubReport { verify_only, blocks: 4096, done_blocks, ..ScrubReport::default() }
+}
+
+#[tokio::test]
+async fn a_scrub_returns_once_it_has_begun_and_reports_of_another_do_not_count() {
+    let (first, _second) = pair().await;
+    active_volume(&first, "vm").await;
+    let late = Notice::Scrub { report: scrub_report(true, 256), done: false };
+    let refused = Notice::ScrubRefused { why: "another one is under way" };
+    let request = || pb::StartScrubRequest { volume: "vm".into(), verify_only: true };
+    let mut volumes = first.volumes().await;
+    let notices = [late.clone(), refused];
+    let (reply, ()) = tokio::join!(volumes.start_scrub(request()), answer_scrub(&first.node, &notices));
+    let reply = reply.unwrap_err();
+    assert_eq!((reply.code(), reply.message()), (Code::FailedPrecondition, "another one is under way"));
+    let notices = [late, Notice::Scrub { report: scrub_report(true, 0), done: false }];
+    let (reply, ()) = tokio::join!(volumes.start_scrub(request()), answer_scrub(&first.node, &notices));
+    let reply = reply.unwrap().into_inner();
+    assert_eq!((reply.primary_name.as_str(), reply.begun_boot_micros), ("box-a", 1_000_000));
+}
+
+#[tokio::test]
+async fn a_scrub_is_asked_of_the_primary_and_needs_its_copy() {
+    let (first, second) = pair().await;
+    active_volume(&first, "vm").await;
+    second.node.state.send_replace(first.node.state.borrow().clone());
+    let request = || pb::StartScrubRequest { volume: "vm".into(), verify_only: false };
+    let elsewhere = second.volumes().await.start_scrub(request()).await.unwrap_err();
+    assert_eq!(super::errors::redirect_of(&elsewhere), Some(first.address.clone()));
+    first.node.state.send_modify(|state| {
+        let config = Arc::make_mut(state).volumes.values_mut().next().unwrap();
+        config.in_sync.remove(&NodeId(1));
+    });
+    let refused = first.volumes().await.start_scrub(request()).await.unwrap_err();
+    assert_eq!(refused.code(), Code::FailedPrecondition);
+    assert!(refused.message().contains("tandem volume attach vm --node box-a"), "{}", refused.message());
+    assert!(first.node.controls.lock().unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn show_tells_counters_scrubs_and_dirty_blocks() {
+    let (first, _second) = pair().await;
+    active_volume(&first, "vm").await;
+    let volume = *first.node.state.borrow().volumes.keys().next().unwrap();
+    let last = ScrubReport { bad_here: 2, repaired: 2, ..scrub_report(false, 4096) };
+    let status = replication::Status {
+        role: "primary",
+        serving: true,
+        peers: vec![(NodeId(2), "resyncing", 7, 3)],
+        scrub: Some(scrub_report(true, 1024)),
+        last_scrub: Some((Timestamp(400_000), last)),
+        ..replication::Status::default()
+    };
+    let counters = Counters { mismatches: 5, reread: 1, repaired: 4, pages_damaged: 2, unverified: 9 };
+    first.node.replicas.lock().unwrap().push(ReplicaReport {
+        volume,
+        disk_id: DiskId(1),
+        path: "/store".into(),
+        store: StoreState::Open,
+        status,
+        nbd_clients: 0,
+        data_offset: 1 << 20,
+        copy: Some(CopyStatistics { counters, hot_extents: 6 }),
+        scrub_left: Some(Micros::from_secs(3)),
+        resync_left: vec![(NodeId(2), Micros::from_secs(4))],
+    });
+    let request = pb::ShowVolumeRequest { volume: "vm".into() };
+    let shown = first.volumes().await.show(request).await.unwrap().into_inner();
+    let replica = &shown.replicas[0];
+    let copy = replica.copy.unwrap();
+    assert_eq!((copy.checksum_errors, copy.checksum_errors_reread, copy.checksum_errors_repaired), (5, 1, 4));
+    assert_eq!((copy.checksum_pages_damaged, copy.blocks_unverified, copy.hot_extents), (2, 9, 6));
+    let (scrub, last) = (replica.scrub.unwrap(), replica.last_scrub.unwrap());
+    assert_eq!((scrub.done_blocks, scrub.left_micros, scrub.ended_unix_micros), (1024, 3_000_000, 0));
+    assert_eq!((last.bad_on_primary, last.repaired, last.ended_boot_micros), (2, 2, 400_000));
+    assert!(last.ended_unix_micros > 0);
+    assert_eq!((replica.peers[0].dirty_blocks, replica.peers[0].resync_left_micros), (7, 4_000_000));
+    assert_eq!(replica.data_offset_bytes, 1 << 20);
+}
+
 #[tokio::test]
 async fn a_switchover_returns_once_the_new_primary_is_on_record() {
     let (first, _second) = pair().await;
@@ -224,6 +319,11 @@ async fn watchers_see_notices_and_configurations() {
     first.node.events.send(NodeEvent { at: Timestamp(1), volume: Some(id), kind }).unwrap();
     let peer = events.message().await.unwrap().unwrap();
     assert!(matches!(peer.kind, Some(Kind::Peer(peer)) if peer.node_name == "box-b" && peer.state == "in_sync"));
+    let kind = NodeEventKind::Notice(Notice::Scrub { report: scrub_report(false, 512), done: true });
+    first.node.events.send(NodeEvent { at: Timestamp(2), volume: Some(id), kind }).unwrap();
+    let scrub = events.message().await.unwrap().unwrap();
+    let seen = |progress: pb::ScrubProgress| progress.done && progress.scrub.unwrap().done_blocks == 512;
+    assert!(matches!(scrub.kind, Some(Kind::Scrub(progress)) if seen(progress)));
     // Another volume is not this watcher's business; its own deletion is.
     first.volumes().await.create(create("other")).await.unwrap();
     let request = pb::DeleteVolumeRequest { volume: "vm".into() };

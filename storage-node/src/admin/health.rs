@@ -201,7 +201,7 @@ fn not_serving(config: &VolumeConfig, report: &ReplicaFacts, facts: &Facts<'_>) 
     if let StoreState::Failed(why) = &report.store {
         let action = match others(config, config.primary).is_empty() {
             true => format!("repair the disk, then `tandem volume attach {} --node {primary}`", config.name),
-            false => "none needed: another in-sync copy takes over".to_owned(),
+            false => format!("none needed: {primary} goes on through the other copy within seconds"),
         };
         return Health {
             level: Level::Down,
@@ -291,8 +291,11 @@ fn serving(config: &VolumeConfig, facts: &Facts<'_>) -> Health {
         };
     }
     if !parts.is_empty() {
-        let solo = match config.in_sync.len() {
-            1 => format!("solo on {primary}"),
+        let solo = match config.in_sync.keys().next() {
+            Some(only) if config.in_sync.len() == 1 && *only != config.primary => {
+                format!("solo on {}, through which {primary} serves", facts.name(*only))
+            }
+            Some(only) if config.in_sync.len() == 1 => format!("solo on {}", facts.name(*only)),
             _ => format!("in sync on {}", facts.names(config.in_sync.keys().copied())),
         };
         return Health { level: Level::Degraded, text: format!("degraded: {solo}; {}", parts.join("; ")) };
@@ -346,6 +349,12 @@ fn missing_replica(config: &VolumeConfig, node: NodeId, facts: &Facts<'_>) -> St
             return format!("the store on {name} is being made: {} %", percent(*done, *total));
         }
         StoreState::Missing => return format!("{name} has no store yet"),
+        StoreState::Open if node == config.primary => {
+            return format!(
+                "the disk of {name} is back: {} becomes primary by itself, then {name} is resynced",
+                facts.names(config.in_sync.keys().copied())
+            );
+        }
         StoreState::Open => {}
     }
     let seen = facts.replicas.get(&config.primary).and_then(|report| report.peers.iter().find(|peer| peer.0 == node));

@@ -188,6 +188,26 @@ fn failed_and_detached_disks_name_the_attach_command() {
 }
 
 #[test]
+fn a_primary_without_its_disk_serves_through_the_other_copy_and_says_so() {
+    let mut case = Case::healthy();
+    case.config.in_sync.remove(&A);
+    case.replicas.get_mut(&A).unwrap().store = StoreState::Failed("I/O error (errno 5)".into());
+    says(&case.volume(), Level::Degraded, &["solo on box-b, through which box-a serves", "the disk of box-a failed"]);
+    says(&case.volume(), Level::Degraded, &["tandem volume attach vm --node box-a"]);
+    case.replicas.get_mut(&A).unwrap().store = StoreState::Open;
+    says(&case.volume(), Level::Degraded, &["the disk of box-a is back: box-b becomes primary by itself"]);
+}
+
+#[test]
+fn until_the_failed_copy_has_left_the_set_the_primary_only_pauses() {
+    let mut case = Case::healthy();
+    let primary = case.replicas.get_mut(&A).unwrap();
+    primary.serving = false;
+    primary.store = StoreState::Failed("I/O error (errno 5)".into());
+    says(&case.volume(), Level::Down, &["none needed: box-a goes on through the other copy within seconds"]);
+}
+
+#[test]
 fn creation_shows_progress_and_failure() {
     let mut case = Case::healthy();
     case.config.phase = Phase::Creating;

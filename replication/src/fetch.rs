@@ -66,9 +66,15 @@ impl Fetch {
         Self { asker: Asker::Merge(number), want: Want::Data, todo: VecDeque::from([range]), stage: Stage::Idle }
     }
 
-    /// Bad blocks of the local copy.
+    /// Bad blocks of the local copy. A scrub's are asked for one by one: one that is bad everywhere stands in no other's way.
     pub(crate) fn repair(asker: Asker, bad: Vec<BlockRange>) -> Self {
-        Self { asker, want: Want::Repair, todo: bad.into(), stage: Stage::Idle }
+        let todo = match asker {
+            Asker::Scrub(_) => {
+                bad.iter().flat_map(|range| range.blocks()).map(|block| BlockRange::new(block, 1)).collect()
+            }
+            Asker::Read(_) | Asker::Merge(_) => bad.into(),
+        };
+        Self { asker, want: Want::Repair, todo, stage: Stage::Idle }
     }
 }
 
@@ -135,6 +141,23 @@ impl Primary {
 
     /// A repair has been written.
     pub(crate) fn on_repaired(&mut self, core: &mut Core, number: u64) {
+        let Some(fetch) = self.fetches.get(&number) else { return };
+        if let (Asker::Scrub(step), Some(range)) = (fetch.asker, fetch.todo.front()) {
+            let count = range.count;
+            self.on_scrub_mended(step, count);
+        }
+        self.fetch_next(core, number);
+    }
+
+    /// The blocks asked for last are good nowhere. A scrub goes on with the others.
+    pub(crate) fn on_bad_everywhere(&mut self, core: &mut Core, number: u64) {
+        match self.fetches.get(&number).map(|fetch| fetch.asker) {
+            Some(Asker::Scrub(_)) => self.fetch_next(core, number),
+            _ => self.fail_fetch(core, number),
+        }
+    }
+
+    fn fetch_next(&mut self, core: &mut Core, number: u64) {
         let Some(fetch) = self.fetches.get_mut(&number) else { return };
         if let Stage::Writing { payload } = fetch.stage {
             core.release(Some(payload));
@@ -149,7 +172,7 @@ impl Primary {
         match asker {
             Asker::Read(read) => self.start_read(core, read),
             Asker::Merge(write) => self.start_write(core, write),
-            Asker::Scrub(step) => self.on_scrub_fetched(core, step, true),
+            Asker::Scrub(step) => self.on_scrub_repaired(core, step),
         }
     }
 
@@ -162,7 +185,7 @@ impl Primary {
         match fetch.asker {
             Asker::Read(read) => self.refuse_read(core, read, Refusal::Io),
             Asker::Merge(write) => self.refuse_write(core, write, Refusal::Io),
-            Asker::Scrub(step) => self.on_scrub_fetched(core, step, false),
+            Asker::Scrub(step) => self.on_scrub_repaired(core, step),
         }
     }
 
@@ -195,7 +218,7 @@ impl Primary {
                 self.on_read_corrupt(core, number, bad);
             }
             Purpose::Merge(number) => self.on_edges_corrupt(core, number, bad),
-            Purpose::Repair(number) => self.fail_fetch(core, number),
+            Purpose::Repair(number) => self.on_bad_everywhere(core, number),
             Purpose::Scrub(number) => self.on_scrub_read(core, number, io, bad),
             Purpose::Chunk(node, number) => self.on_chunk_corrupt(core, node, number, io, bad),
             _ => {}

@@ -337,7 +337,7 @@ impl Primary {
                 }
             }
             Message::ReadFailed { seq, bad } => match session.pending.remove(&seq) {
-                Some((Awaited::Fetch(fetch), _)) => self.fail_fetch(core, fetch),
+                Some((Awaited::Fetch(fetch), _)) => self.on_bad_everywhere(core, fetch),
                 Some((Awaited::Scrub(step), _)) => self.on_scrub_failed(core, node, step, bad),
                 _ => {}
             },
@@ -422,7 +422,7 @@ impl Primary {
             Some(Awaited::Flush(number)) => self.on_flush_acked(core, node, number),
             Some(Awaited::Chunk(number)) => self.on_chunk_acked(core, node, number),
             Some(Awaited::ResyncFlush | Awaited::PreSyncFlush) => self.on_resync_flushed(core, node),
-            Some(Awaited::Scrub(number)) => self.on_scrub_repaired(core, number, 0),
+            Some(Awaited::Scrub(number)) => self.on_scrub_repaired(core, number),
             Some(Awaited::Digest(_) | Awaited::Fetch(_)) | None => {}
         }
     }

@@ -145,6 +145,8 @@ impl Primary {
         core.record_in_sync();
         self.handoff_on_config(core);
         self.recheck_all(core);
+        // A primary without its disk may serve through a peer from the moment it has left the set.
+        self.serve_queue(core);
     }
 
     /// Brings the peers in line with the configuration.

@@ -268,21 +268,21 @@ impl Primary {
         self.end_scrub_step_if_repaired(core);
     }
 
-    /// A repair has ended: at a peer, or here (`here`: how many blocks are good again).
-    pub(crate) fn on_scrub_repaired(&mut self, core: &mut Core, number: u64, here: u64) {
+    /// The repair at a peer has ended, or the one here, well or not.
+    pub(crate) fn on_scrub_repaired(&mut self, core: &mut Core, number: u64) {
         if let Some(step) = step_of(&mut self.scrub, number)
             && let Stage::Repairing { awaited, .. } = &mut step.stage
         {
             *awaited = awaited.saturating_sub(1);
-            step.found.repaired += here;
             self.end_scrub_step_if_repaired(core);
         }
     }
 
-    /// The local bad blocks of a step have been dealt with, well or not.
-    pub(crate) fn on_scrub_fetched(&mut self, core: &mut Core, number: u64, well: bool) {
-        let bad = step_of(&mut self.scrub, number).map_or(0, |step| count(&step.bad));
-        self.on_scrub_repaired(core, number, if well { bad } else { 0 });
+    /// So many of a step's bad blocks here are good again.
+    pub(crate) fn on_scrub_mended(&mut self, number: u64, blocks: u64) {
+        if let Some(step) = step_of(&mut self.scrub, number) {
+            step.found.repaired += blocks;
+        }
     }
 
     fn end_scrub_step_if_repaired(&mut self, core: &mut Core) {

@@ -5,11 +5,24 @@ mod common;
 use common::{A, B, Pair, is_local_flush, is_local_write, run_of, write};
 use proto::peer::message::{Message, Seq};
 use replication::config::VolumeCommand;
-use replication::event::{Control, DiskReport, Event, IoResult};
+use replication::event::{Control, DiskReport, Event, IoResult, Request};
 use replication::{Action, Refusal};
 
 fn stops(pair: &Pair, node: proto::NodeId) -> usize {
     pair.count(node, |action| *action == Action::Stopped)
+}
+
+/// `on_config` starts nothing of what was queued while the lost disk still counted.
+#[test]
+fn operations_that_came_before_a_lost_disk_has_left_the_set_are_served_through_the_peer() {
+    let mut pair = Pair::serving();
+    pair.control(A, Control::Detach);
+    pair.client(A, 1, write(0, 1));
+    pair.client(A, 2, Request::Flush);
+    assert_eq!((pair.answer(1), pair.answer(2)), (None, None));
+    pair.commit(|command| matches!(command, VolumeCommand::Shrink { .. }));
+    assert_eq!((pair.answer(1), pair.answer(2)), (Some(Ok(())), Some(Ok(()))));
+    assert!(pair.replicas[&A].status(pair.now).serving);
 }
 
 /// `on_io_done` returns for `Purpose::StopFlush` before it looks at the result.

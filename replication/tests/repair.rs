@@ -143,6 +143,27 @@ fn a_scrub_mends_the_bad_copy_and_a_verify_only_tells() {
 }
 
 #[test]
+fn a_block_that_is_bad_on_both_copies_stands_in_the_way_of_no_other() {
+    let mut pair = Pair::serving();
+    spoil(&mut pair, &[A, B]);
+    pair.control(A, Control::Scrub { verify_only: false });
+    for _ in 0..20 {
+        pair.wait(10);
+        while let Some((node, Action::ReadLocal { io, .. })) = pair.held.pop() {
+            let bad = vec![if node == A { BlockRange::new(4, 3) } else { BAD }];
+            pair.event(node, Event::Corrupt { io, bad });
+        }
+    }
+    let report = scrub_on(&mut pair);
+    assert_eq!((report.bad_here, report.bad_at_peers, report.repaired), (3, 1, 2));
+    let mended = |block: u64| {
+        let range = BlockRange::new(block, 1);
+        pair.count(A, |action| matches!(action, Action::RepairLocal { range: at, .. } if *at == range))
+    };
+    assert_eq!([mended(4), mended(5), mended(6)], [1, 0, 1]);
+}
+
+#[test]
 fn of_two_good_copies_that_differ_the_primary_keeps_its_own() {
     let mut pair = Pair::serving();
     pair.hold(|_, action| matches!(action, Action::CompareSums { range, .. } if range.contains(BAD)));

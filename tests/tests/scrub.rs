@@ -118,7 +118,6 @@ fn rot_on_both_sides_is_reported_hidden_from_clients_and_mended() {
     }
     let (alpha, beta) = (replica(&cluster, ALPHA), replica(&cluster, BETA));
     assert_eq!(alpha["copy"]["checksum_errors_repaired"], 2, "{alpha}");
-    assert_eq!(beta["copy"]["checksum_errors_repaired"], 3, "{beta}");
     assert!(alpha["copy"]["checksum_errors"].as_u64() >= Some(2), "{alpha}");
     assert!(beta["copy"]["checksum_errors"].as_u64() >= Some(3), "{beta}");
     assert_eq!(alpha["last_scrub"]["verify_only"], true, "{alpha}");
@@ -129,9 +128,9 @@ fn rot_on_both_sides_is_reported_hidden_from_clients_and_mended() {
 #[test]
 fn a_block_that_rots_on_both_copies_is_named_damaged_until_it_is_written_again() {
     let cluster = written_pair();
-    rot(&store(&cluster, ALPHA), &[40, 41]);
+    rot(&store(&cluster, ALPHA), &[39, 40, 41]);
     rot(&store(&cluster, BETA), &[40, 90]);
-    assert_eq!(run(&cluster, ALPHA, "scrub"), (DAMAGED, [2, 2, 0, 2]));
+    assert_eq!(run(&cluster, ALPHA, "scrub"), (DAMAGED, [3, 2, 0, 3]));
     read_all_but(&cluster, &[40]);
     let mut connection = cluster.connect_serving(VOLUME);
     connection.write(40 * BLOCK_BYTES as u64, &fill(40, 1)).expect("a whole block is written over a bad one");

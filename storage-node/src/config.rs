@@ -5,6 +5,8 @@
 //! name = "alpha"
 //! data_dir = "/var/lib/tandem"
 //! insecure_plaintext = false
+//! scrub_period_days = 14
+//! extent_idle_seconds = 30
 //!
 //! [listen]
 //! peer = "127.0.0.1:7400"

@@ -3,6 +3,7 @@
 //! Identifiers and units that every crate shares, the peer protocol's messages and their codec, and (behind the `admin`
 //! feature) the gRPC admin API. This crate imports nothing of ours; everything outside `admin` is pure.
 
+pub mod checksum;
 pub mod ids;
 pub mod peer;
 pub mod units;

@@ -6,6 +6,8 @@ use proto::{BlockRange, ConfigVersion, Epoch, NodeId};
 
 use crate::config::Command;
 use crate::event::{IoId, LinkId, OpId, PayloadId};
+use crate::local_copy::{MetaPage, Page, ReadCheck};
+use crate::scrub::ScrubReport;
 
 /// Part of a payload: `blocks` blocks from `first` on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,8 +26,10 @@ pub enum Refusal {
     /// This node does not serve the volume; that one does (NONE: nobody known). The gateway closes the connection:
     /// an operation in flight may or may not have happened.
     NotPrimary(NodeId),
-    /// The medium failed on every copy that could answer.
+    /// The medium failed, or the content is bad, on every copy that could answer.
     Io,
+    /// A copy has no space left; nothing was written.
+    NoSpace,
     /// The replica is stopping.
     Stopped,
     /// Too many operations are open (the shell admits fewer than the core bears; a defect if seen).
@@ -61,6 +65,18 @@ pub enum Notice {
         sent_blocks: u64,
         /// True when it ended with the peer in sync.
         done: bool,
+    },
+    /// A scrub or verify began, went on or ended.
+    Scrub {
+        /// What it has found so far.
+        report: ScrubReport,
+        /// It has seen the whole volume.
+        done: bool,
+    },
+    /// A scrub is not begun.
+    ScrubRefused {
+        /// Why.
+        why: &'static str,
     },
     /// The local disk was detached.
     DiskDetached {
@@ -128,14 +144,64 @@ pub enum Action {
         /// The peer's digests.
         theirs: PayloadId,
     },
-    /// Read blocks into `PayloadId::Io(io)`.
+    /// Send a message whose payload is the 4-byte checksums (little-endian), one per block, that read `of` has verified.
+    SendSums {
+        /// On this connection.
+        link: LinkId,
+        /// Epoch, version, session.
+        envelope: Envelope,
+        /// A `Message::Sums`.
+        message: Message,
+        /// The read.
+        of: IoId,
+    },
+    /// Compare the checksums that read `io` has verified with the 4-byte ones in `theirs`; answer `SumsCompared`.
+    /// Neither payload is released by it.
+    CompareSums {
+        /// The read.
+        io: IoId,
+        /// Blocks compared, in the volume.
+        range: BlockRange,
+        /// The peer's checksums.
+        theirs: PayloadId,
+    },
+    /// Read blocks into `PayloadId::Io(io)`, with their checksums beside them. Answered by `LocalDone` or `Corrupt`.
     ReadLocal {
         /// Its number.
         io: IoId,
         /// Blocks.
         range: BlockRange,
+        /// What to make of checksums.
+        check: ReadCheck,
     },
-    /// Write, zero or discard blocks.
+    /// Put a peer's copy of blocks in the place of a bad one here, where it matches our own sum (`CopyOp::Repair`).
+    /// Answered by `LocalDone` or `Corrupt`.
+    RepairLocal {
+        /// Its number.
+        io: IoId,
+        /// Blocks.
+        range: BlockRange,
+        /// The peer's data; exactly as long as the range.
+        payload: PayloadId,
+    },
+    /// Make these extents cold (`CopyOp::Cool`). Answered by `LocalDone`.
+    CoolExtents {
+        /// Its number.
+        io: IoId,
+        /// Extent numbers, ascending.
+        extents: Vec<u64>,
+        /// Pages of dirty bitmaps to be durable first.
+        bitmaps: Vec<(MetaPage, Page)>,
+    },
+    /// Write pages of dirty bitmaps, each durable before the next. Answered by `LocalDone`.
+    WriteBitmap {
+        /// Its number.
+        io: IoId,
+        /// The pages.
+        pages: Vec<(MetaPage, Page)>,
+    },
+    /// Write, zero or discard blocks. The checksums of data are those held with the payload: computed where a client's
+    /// data entered, or brought by the frame and verified on receipt.
     WriteLocal {
         /// Its number.
         io: IoId,
@@ -172,6 +238,17 @@ pub enum Action {
         /// Blocks.
         range: BlockRange,
     },
+    /// Like `MergeEdges`, with the old content of all blocks from a peer's copy; answer `EdgesMerged`.
+    MergeFetched {
+        /// Its number.
+        io: IoId,
+        /// The operation.
+        op: OpId,
+        /// Blocks.
+        range: BlockRange,
+        /// Their old content; exactly as long as the range. Not released by this.
+        old: PayloadId,
+    },
     /// Make these extents hot durably; answer `ActivityLogPersisted`.
     PersistActivityLog {
         /// Its number.
@@ -199,12 +276,12 @@ pub enum Action {
     Propose(Command),
     /// The bytes are no longer needed.
     Release(PayloadId),
-    /// A client's operation is done. For reads the data is `PayloadId::Io(io)`, released after the reply by the shell.
+    /// A client's operation is done. A read's data is released after the reply by the shell.
     Complete {
         /// The operation.
         op: OpId,
-        /// The read that holds the data.
-        data: Option<IoId>,
+        /// What holds a read's data: a local read, or a frame from a peer.
+        data: Option<PayloadId>,
     },
     /// A client's operation failed; its payload, if any, is released separately.
     Refuse {

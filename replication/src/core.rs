@@ -10,9 +10,12 @@ use proto::{
 };
 
 use crate::action::{Action, Notice, PayloadSlice};
+use crate::activity_log::ActivityLog;
 use crate::config::{Command, CommandBody, VolumeCommand, VolumeConfig};
 use crate::event::{DiskReport, IoId, LinkId, PayloadId};
 use crate::replica::Timing;
+use crate::scrub::ScrubReport;
+use crate::tracker::Trackers;
 
 /// The local disk as the replica sees it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,8 +37,18 @@ pub(crate) enum Purpose {
     Read(u64),
     /// Primary: the edges of a partial write.
     Merge(u64),
-    /// Primary: the activity log before a write.
-    Log(u64),
+    /// Extents become hot.
+    Heat,
+    /// Extents become cold in the background.
+    Cool,
+    /// Extents become cold at the end of an orderly stop.
+    StopCool,
+    /// Pages of dirty bitmaps.
+    Bitmap(NodeId),
+    /// Primary: a step of a scrub.
+    Scrub(u64),
+    /// Primary: a peer's copy in the place of a bad one.
+    Repair(u64),
     /// Primary: local half of a flush.
     Flush(u64),
     /// Primary: a resync step's read for a peer.
@@ -46,10 +59,19 @@ pub(crate) enum Purpose {
     StreamFlush(Seq),
     /// Backup: the read for a digest.
     StreamDigest(Seq, BlockRange),
+    /// Backup: the read for the primary, of data or of checksums.
+    StreamRead(Seq, BlockRange),
     /// The replica's state in the superblock.
     State,
     /// The last flush of an orderly stop.
     StopFlush,
+}
+
+impl Purpose {
+    /// It outlives roles and sessions: its end counts whatever has changed meanwhile.
+    pub(crate) fn is_of_the_copy(&self) -> bool {
+        matches!(self, Purpose::State | Purpose::Heat | Purpose::Cool | Purpose::StopCool | Purpose::Bitmap(_))
+    }
 }
 
 /// One local operation.
@@ -78,6 +100,18 @@ pub(crate) struct Core {
     pub(crate) started: Timestamp,
     pub(crate) config: Option<Box<VolumeConfig>>,
     pub(crate) disk: Disk,
+    /// Which extents are hot here.
+    pub(crate) log: ActivityLog,
+    /// What copies outside the in-sync set lack, as long as this one is in it.
+    pub(crate) trackers: Trackers,
+    /// Bitmap pages are on their way to the disk: no others may be, lest an older one lands last.
+    pub(crate) bitmaps_busy: Option<IoId>,
+    /// When idle extents are looked for next.
+    pub(crate) next_cooling: Timestamp,
+    /// When the last scrub by this run ended, and what it found.
+    pub(crate) last_scrub: Option<(Timestamp, ScrubReport)>,
+    /// From when on the period of scrubs is counted.
+    pub(crate) scrubbed_at: Timestamp,
     /// Durable fence: nothing at or below it is served or acknowledged.
     pub(crate) fence: (Epoch, ConfigVersion),
     /// Operations in flight, by number, hence oldest first.
@@ -121,6 +155,12 @@ impl Core {
             started: now,
             config: None,
             disk: Disk::Absent,
+            log: ActivityLog::default(),
+            trackers: Trackers::default(),
+            bitmaps_busy: None,
+            next_cooling: now,
+            last_scrub: None,
+            scrubbed_at: now,
             fence: (Epoch(0), ConfigVersion(0)),
             io: BTreeMap::new(),
             next_io: 0,
@@ -211,17 +251,28 @@ impl Core {
     /// True when no data operation of an earlier generation is unfinished (I10).
     pub(crate) fn is_drained(&self) -> bool {
         let generation = self.generation;
-        !self.io.values().any(|io| io.generation != generation && io.purpose != Purpose::State)
+        !self.io.values().any(|io| io.generation != generation && !io.purpose.is_of_the_copy())
     }
 
     /// Begins a new generation: what is in flight only has to end.
     pub(crate) fn next_generation(&mut self) {
         self.generation += 1;
+        self.log.end_session();
+    }
+
+    /// The local copy may be read and written: its disk is in use, and what it holds is in sync. A primary that has left
+    /// the in-sync set serves through its peers, whatever its disk holds.
+    pub(crate) fn serves_locally(&self) -> bool {
+        matches!(self.disk, Disk::Attached(_)) && self.is_member()
     }
 
     /// Stops using the disk. Operations in flight only have to end.
     pub(crate) fn detach(&mut self, failed: bool) {
         let was = std::mem::replace(&mut self.disk, Disk::Detached { failed });
+        self.log = ActivityLog::default();
+        self.trackers.clear();
+        self.bitmaps_busy = None;
+        self.io.retain(|_, io| !io.purpose.is_of_the_copy());
         if matches!(was, Disk::Attached(_)) {
             self.act(Action::DetachDisk { failed });
             self.act(Action::Notify(Notice::DiskDetached { failed }));

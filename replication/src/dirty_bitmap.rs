@@ -1,12 +1,14 @@
 //! Which blocks a copy may lack, at 4 KiB granularity.
 //!
-//! One slot per 4 MiB extent; an extent that is wholly clean or wholly dirty takes no memory of its own. Not durable: the
-//! bitmap of a copy lives as long as the primary's epoch, and a primary that begins a new epoch starts with everything
-//! dirty.
+//! One slot per 4 MiB extent; an extent that is wholly clean or wholly dirty takes no memory of its own. This is the
+//! bitmap in memory; `tracker` says whose it is and `bitmap_pages` how it is kept on disk.
 
 use proto::{BlockRange, EXTENT_BLOCKS};
 
 const WORDS: usize = (EXTENT_BLOCKS / 64) as usize;
+
+/// The bits of one extent, the first block's lowest.
+pub(crate) type ExtentBits = [u64; WORDS];
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 enum Extent {
@@ -66,6 +68,39 @@ impl DirtyBitmap {
             from = run.end();
         }
         *other = Self::clean(other.blocks);
+    }
+
+    /// Marks all blocks of an extent.
+    pub(crate) fn set_extent(&mut self, extent: u64) {
+        self.set(extent_range(extent));
+    }
+
+    /// The bits of an extent; those past the end of the volume may be set.
+    pub(crate) fn extent_bits(&self, extent: u64) -> ExtentBits {
+        match self.extents.get(extent as usize) {
+            None | Some(Extent::Clean) => [0; WORDS],
+            Some(Extent::Dirty) => [u64::MAX; WORDS],
+            Some(Extent::Mixed(words)) => **words,
+        }
+    }
+
+    /// Replaces the bits of an extent; one past the end of the volume has none.
+    pub(crate) fn set_extent_bits(&mut self, extent: u64, bits: &ExtentBits) {
+        let range = extent_range(extent);
+        if bits.iter().all(|word| *word == 0) {
+            self.clear(range);
+        } else if bits.iter().all(|word| *word == u64::MAX) {
+            self.set(range);
+        } else {
+            let blocks = (0..EXTENT_BLOCKS).filter(|bit| bits[(bit / 64) as usize] >> (bit % 64) & 1 == 1);
+            self.clear(range);
+            blocks.for_each(|bit| self.set(BlockRange::new(range.start + bit, 1)));
+        }
+    }
+
+    /// Extents with a mark, ascending.
+    pub(crate) fn marked_extents(&self) -> impl Iterator<Item = u64> + '_ {
+        (0u64..).zip(&self.extents).filter(|(_, extent)| **extent != Extent::Clean).map(|(number, _)| number)
     }
 
     /// The first run of marked blocks at or after `from`, at most `blocks_max` long.
@@ -157,6 +192,11 @@ impl DirtyBitmap {
             }
         }
     }
+}
+
+/// The blocks of an extent; those past the end of the volume are for the caller to leave out.
+pub(crate) fn extent_range(extent: u64) -> BlockRange {
+    BlockRange::new(extent * EXTENT_BLOCKS, EXTENT_BLOCKS)
 }
 
 #[cfg(test)]

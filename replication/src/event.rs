@@ -1,9 +1,11 @@
 //! What a replica is told: facts, never orders. Payload bytes stay in the shell and are named by [`PayloadId`].
 
 use proto::peer::message::{Envelope, Message, WriteKind};
+use proto::peer::version::ProtocolVersion;
 use proto::{BlockRange, ConfigVersion, DiskId, Epoch, Incarnation, NodeId, VolumeId};
 
 use crate::config::VolumeConfig;
+use crate::local_copy::Hot;
 
 /// A client's operation, numbered by the shell; unique while it is open.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -71,6 +73,8 @@ pub enum Request {
 pub enum IoResult {
     /// Done, whole.
     Ok,
+    /// The store has no space left.
+    NoSpace,
     /// The medium failed; the disk is to be detached.
     Failed,
 }
@@ -85,6 +89,11 @@ pub enum Control {
     },
     /// Stop using the local disk, as if it had failed but without marking it so.
     Detach,
+    /// Look at every block of every copy in sync.
+    Scrub {
+        /// Mend nothing.
+        verify_only: bool,
+    },
     /// Stop serving for good: drain, flush, release the lease, tell the peers. Answered by `Action::Stopped`.
     Stop,
 }
@@ -105,6 +114,17 @@ pub struct DiskReport {
     pub fence: (Epoch, ConfigVersion),
 }
 
+/// An opened local store.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Attachment {
+    /// What its superblock says.
+    pub report: DiskReport,
+    /// Extents that were hot when the copy was last in use.
+    pub hot: Hot,
+    /// The areas of the dirty bitmaps, each whole, as read.
+    pub bitmaps: Vec<Vec<u8>>,
+}
+
 /// A fact.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
@@ -115,7 +135,7 @@ pub enum Event {
     /// The volume is gone from the configuration.
     VolumeRemoved,
     /// The local store is open (at start, or after an attach).
-    DiskAttached(DiskReport),
+    DiskAttached(Box<Attachment>),
     /// The Raft leader reported whether it heard that node within its last election timeout.
     LeaderHears {
         /// Node heard or not.
@@ -138,6 +158,8 @@ pub enum Event {
         link: LinkId,
         /// True when this side dialled.
         outbound: bool,
+        /// The version that the handshake agreed on.
+        protocol: ProtocolVersion,
     },
     /// The connection ended.
     LinkDown {
@@ -169,12 +191,28 @@ pub enum Event {
         /// How the reads of the edges ended.
         result: IoResult,
     },
-    /// A local read, write, batch, discard or flush ended.
+    /// A local read, write, batch, discard, flush, repair, cooling or write of bitmap pages ended. A read's data has been
+    /// checked as it asked.
     LocalDone {
         /// The operation.
         io: IoId,
         /// How.
         result: IoResult,
+    },
+    /// A local read, a merge of edges or a repair found blocks that do not match their checksums, also when read again.
+    /// It has ended. A read's data is held as after `LocalDone` (the other blocks of it are good).
+    Corrupt {
+        /// The operation.
+        io: IoId,
+        /// Runs of bad blocks, ascending.
+        bad: Vec<BlockRange>,
+    },
+    /// The comparison asked for by `Action::CompareSums` is done.
+    SumsCompared {
+        /// The I/O number of the read whose sums were compared.
+        io: IoId,
+        /// Blocks that differ.
+        differing: Vec<BlockRange>,
     },
     /// The comparison asked for by `Action::CompareDigests` is done.
     DigestsCompared {

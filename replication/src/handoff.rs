@@ -6,7 +6,7 @@ use proto::{Micros, NodeId, Timestamp};
 
 use crate::action::{Action, Notice};
 use crate::config::VolumeCommand;
-use crate::core::{Core, Disk};
+use crate::core::Core;
 use crate::primary::{Primary, Service};
 
 /// A switchover that has not come about after this is given up.
@@ -72,12 +72,10 @@ impl Primary {
 
     /// Moves a switchover or stop on. Called after every event.
     pub(crate) fn progress_handoff(&mut self, core: &mut Core) {
-        self.begin_handoff_of_lost_disk(core);
         let Some(handoff) = self.handoff else { return };
-        let diskless = matches!(core.disk, Disk::Detached { .. });
         let lost = handoff.to.is_some_and(|to| !self.peers.get(&to).is_some_and(|peer| peer.is_open()));
         let overdue = core.now.since(handoff.since) >= HANDOFF_TIMEOUT;
-        if (lost || overdue) && handoff.to.is_some() && !diskless {
+        if (lost || overdue) && handoff.to.is_some() {
             return self.give_up_handoff(core);
         }
         if handoff.step == Step::Draining && self.is_quiet() {
@@ -107,27 +105,13 @@ impl Primary {
         }
     }
 
-    /// A primary whose disk is lost, and that has left in_sync, hands over to a member.
-    fn begin_handoff_of_lost_disk(&mut self, core: &Core) {
-        let diskless = matches!(core.disk, Disk::Detached { .. }) && !core.is_member();
-        let stopping = self.handoff.is_some_and(|handoff| handoff.to.is_none());
-        let connected =
-            |handoff: &Handoff| handoff.to.is_some_and(|to| self.peers.get(&to).is_some_and(|peer| peer.is_open()));
-        if !diskless || stopping {
-            return;
-        }
-        if let Some(handoff) = self.handoff.as_mut().filter(|handoff| handoff.step == Step::Preparing) {
-            // Nobody is served any more, so there is nothing to prepare for.
-            handoff.step = Step::Draining;
-            self.service = Service::Suspended;
-        }
-        if self.handoff.as_ref().is_some_and(connected) {
-            return;
-        }
+    /// A primary that serves through a peer has its disk back: the peer becomes primary, and the disk is resynced from it.
+    /// Called until it has come about.
+    pub(crate) fn hand_over_for_disk(&mut self, core: &mut Core) {
+        let able = self.handoff.is_none() && self.service == Service::Serving;
         let target = self.peers.iter().find(|(_, peer)| peer.sync.is_member() && peer.is_open()).map(|(node, _)| *node);
-        if target.is_some() {
-            self.service = Service::Suspended;
-            self.handoff = Some(Handoff { to: target, step: Step::Draining, since: core.now });
+        if let Some(to) = target.filter(|_| able) {
+            self.on_switchover(core, to);
         }
     }
 

@@ -5,22 +5,29 @@
 
 pub mod action;
 mod activity_log;
+pub mod bitmap_pages;
 pub mod config;
 mod core;
 mod dirty_bitmap;
 pub mod event;
+mod fetch;
 mod handoff;
 mod lease;
 mod link;
+pub mod local_copy;
+mod logging;
 pub mod primary;
 mod proposal;
 mod read;
 pub mod replica;
 mod resync;
+mod scrub;
 mod secondary;
 mod takeover;
+mod tracker;
 mod write;
 
 pub use action::{Action, Notice, PayloadSlice, Refusal};
-pub use event::{Control, Coverage, DiskReport, Event, IoId, IoResult, LinkId, OpId, PayloadId, Request};
+pub use event::{Attachment, Control, Coverage, DiskReport, Event, IoId, IoResult, LinkId, OpId, PayloadId, Request};
 pub use replica::{Replica, Status, Timing};
+pub use scrub::ScrubReport;

@@ -2,20 +2,23 @@
 
 use std::collections::BTreeMap;
 
-use proto::peer::message::{Message, NackReason, Seq};
+use proto::peer::message::{Message, NackReason, Seq, Uncertain};
+use proto::peer::version::ProtocolVersion;
 use proto::{Boot, ConfigVersion, DiskId, Incarnation, Micros, NodeId, SessionId, Timestamp};
 
 use crate::action::{Action, Notice};
 use crate::config::Member;
 use crate::core::Core;
-use crate::dirty_bitmap::DirtyBitmap;
 use crate::event::{LinkId, PayloadId};
 use crate::lease::Lease;
 use crate::primary::Primary;
 use crate::resync::source::Source;
+use crate::tracker::Tracker;
 
 /// Wait before a refused Hello is repeated.
 const HELLO_RETRY: Micros = Micros::from_millis(50);
+/// The first protocol that asks a peer for blocks and tells it of extents.
+const FETCH_PROTOCOL: ProtocolVersion = ProtocolVersion(2);
 /// After this long in sync a peer's re-admission backoff starts anew.
 const BACKOFF_FORGIVEN_AFTER: Micros = Micros::from_secs(60);
 
@@ -32,6 +35,10 @@ pub(crate) enum Awaited {
     Chunk(u64),
     /// Digests of a step.
     Digest(u64),
+    /// Blocks of the peer's copy.
+    Fetch(u64),
+    /// A step of a scrub: checksums, or the end of a repair.
+    Scrub(u64),
 }
 
 /// A session with one peer.
@@ -49,6 +56,10 @@ pub(crate) struct PeerSession {
     echo: Timestamp,
     /// The peer's run and power-on, from its HelloReply.
     pub(crate) identity: (Incarnation, Boot),
+    /// The stream up to here is complete on every required copy.
+    settled: Seq,
+    /// The stream was here when writes up to this number had begun: once they have ended, it is settled.
+    settling: (Seq, u64),
 }
 
 impl PeerSession {
@@ -123,14 +134,12 @@ impl Sync {
     }
 }
 
-/// What makes a partial resync possible: the copy was a member under this epoch and this run of the primary, which has
-/// tracked what it lacks ever since.
-#[derive(Clone, Copy, Debug)]
-struct Base {
-    /// The version at which both were members; the copy must have recorded at least that.
-    since: ConfigVersion,
-    /// The power-on during which it was a member: across another one it may have lost what it had acknowledged.
-    boot: Boot,
+/// Whether what a copy lacks is on this node's disk, which must be so before the copy forgets what it is in doubt about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Recorded {
+    No,
+    Writing,
+    Yes,
 }
 
 /// A peer of the primary.
@@ -140,17 +149,10 @@ pub(crate) struct Peer {
     pub(crate) link: Option<LinkId>,
     pub(crate) session: Option<PeerSession>,
     pub(crate) sync: Sync,
-    /// Blocks that the copy may lack.
-    pub(crate) dirty: DirtyBitmap,
-    /// Blocks it has acknowledged outside membership, and not flushed.
-    pub(crate) unflushed: DirtyBitmap,
-    /// Of those, what the flush under way covers.
-    pub(crate) flushing: DirtyBitmap,
-    /// All dirty blocks are compared by digest first.
-    pub(crate) digest: bool,
-    base: Option<Base>,
-    /// Version at which it became a member.
-    member_since: ConfigVersion,
+    /// In this session: what the copy lacks.
+    pub(crate) recorded: Recorded,
+    /// The protocol that the link's handshake agreed on.
+    protocol: ProtocolVersion,
     synced_at: Timestamp,
     last_heard: Timestamp,
     /// The peer said, or its supervisor did, that it cannot take part: drop it without waiting.
@@ -163,20 +165,13 @@ pub(crate) struct Peer {
 impl Peer {
     /// A peer as the role begins: a member (after a handoff), or a copy of which nothing is known.
     pub(crate) fn new(core: &Core, member: Option<Member>, disk_id: DiskId) -> Self {
-        let blocks = core.blocks();
-        let clean = DirtyBitmap::clean(blocks);
-        let dirty = if member.is_some() { clean.clone() } else { DirtyBitmap::dirty(blocks) };
         Self {
             disk_id,
             link: None,
             session: None,
             sync: member.map_or(Sync::Waiting, |member| Sync::Member { member }),
-            dirty,
-            unflushed: clean.clone(),
-            flushing: clean,
-            digest: true,
-            base: None,
-            member_since: core.version(),
+            recorded: Recorded::No,
+            protocol: ProtocolVersion(1),
             synced_at: core.now,
             last_heard: core.active,
             unfit: false,
@@ -196,25 +191,25 @@ impl Peer {
         self.is_open() && !matches!(self.sync, Sync::Waiting)
     }
 
+    /// It understands requests for blocks.
+    pub(crate) fn reads_for_us(&self) -> bool {
+        self.protocol >= FETCH_PROTOCOL
+    }
+
+    /// It may come to answer requests for blocks: it has no link, or one of a protocol that has them.
+    pub(crate) fn may_read_for_us(&self) -> bool {
+        self.link.is_none() || self.reads_for_us()
+    }
+
     /// The Admit has committed.
     pub(crate) fn become_member(&mut self, core: &Core, member: Member) {
-        let blocks = core.blocks();
         self.sync = Sync::Member { member };
-        self.dirty = DirtyBitmap::clean(blocks);
-        self.unflushed = DirtyBitmap::clean(blocks);
-        self.flushing = DirtyBitmap::clean(blocks);
-        self.base = None;
-        self.member_since = core.version();
         self.synced_at = core.now;
         self.unfit = false;
     }
 
     /// The Shrink has committed: from here on the bitmap says what the copy lacks.
     pub(crate) fn leave_membership(&mut self, core: &Core) {
-        if let Sync::Member { member } = self.sync {
-            self.base = Some(Base { since: self.member_since, boot: member.boot });
-            self.digest = false;
-        }
         self.sync = Sync::Waiting;
         let (first, longest) = core.timing.readmit_backoff;
         let forgiven = core.now.since(self.synced_at) >= BACKOFF_FORGIVEN_AFTER;
@@ -229,25 +224,26 @@ impl Peer {
     }
 
     /// State for people: its standing, blocks dirty, blocks resynced.
-    pub(crate) fn describe(&self) -> (&'static str, u64, u64) {
+    pub(crate) fn describe(&self, tracker: Option<&Tracker>) -> (&'static str, u64, u64) {
         let state = if self.sync.is_member() && !self.is_open() { "in_sync, not connected" } else { self.sync.name() };
         let sent = match &self.sync {
             Sync::Resyncing(source) => source.sent_blocks,
             _ => 0,
         };
-        (state, self.dirty.count(), sent)
+        (state, tracker.map_or(0, |tracker| tracker.dirty.count()), sent)
     }
 }
 
 impl Primary {
     /// A connection to a peer that this node dialled stands.
-    pub(crate) fn on_link_up(&mut self, core: &mut Core, node: NodeId, link: LinkId) {
+    pub(crate) fn on_link_up(&mut self, core: &mut Core, node: NodeId, link: LinkId, protocol: ProtocolVersion) {
         if !self.peers.contains_key(&node) {
             return core.act(Action::CloseLink { link, why: "the node is no replica of the volume" });
         }
         self.drop_session(core, node, "a newer connection stands");
         if let Some(peer) = self.peers.get_mut(&node) {
             peer.link = Some(link);
+            peer.protocol = protocol;
             peer.retry_hello_at = core.now;
         }
         self.say_hello_if_due(core, node);
@@ -267,6 +263,7 @@ impl Primary {
     /// opened: what the peer lacks depends on it.
     pub(crate) fn say_hello_if_due(&mut self, core: &mut Core, node: NodeId) {
         let id = self.session_number();
+        let begun = self.last_number();
         let Some(peer) = self.peers.get_mut(&node) else { return };
         let Some(link) = peer.link else { return };
         let unresolved = matches!(peer.sync, Sync::Admitting { .. });
@@ -277,12 +274,16 @@ impl Primary {
             link,
             id,
             open: false,
-            next_seq: 0,
+            // The first number names no operation: once it is settled, so is what earlier sessions have left.
+            next_seq: 1,
             pending: BTreeMap::new(),
             lease: Lease::default(),
             echo: Timestamp(0),
             identity: (Incarnation(0), Boot(0)),
+            settled: Seq(0),
+            settling: (Seq(1), begun),
         });
+        peer.recorded = Recorded::No;
         peer.retry_hello_at = core.now + core.timing.shrink_after;
         let hello = Message::Hello { incarnation: core.incarnation, disk_id: peer.disk_id, stamp: core.now };
         core.send(link, id, hello, None);
@@ -306,10 +307,12 @@ impl Primary {
             peer.last_heard = core.active;
         }
         match message {
-            Message::HelloReply { incarnation, boot, disk_id, last_in_sync, suspect, stamp } if !session.open => {
+            Message::HelloReply { incarnation, boot, disk_id, last_in_sync, suspect, stamp, uncertain }
+                if !session.open =>
+            {
                 session.identity = (incarnation, boot);
                 session.echo = stamp;
-                self.on_hello_reply(core, node, disk_id, boot, last_in_sync, suspect);
+                self.on_hello_reply(core, node, disk_id, (boot, last_in_sync, suspect), &uncertain);
             }
             Message::Nack { reason } => self.on_nack(core, node, reason),
             _ if !session.open => {}
@@ -328,6 +331,21 @@ impl Primary {
                     return self.on_chunk_digests(core, node, chunk, payload);
                 }
             }
+            Message::ReadReply { seq, .. } => {
+                if let Some((Awaited::Fetch(fetch), _)) = session.pending.remove(&seq) {
+                    return self.on_fetched(core, fetch, payload);
+                }
+            }
+            Message::ReadFailed { seq, bad } => match session.pending.remove(&seq) {
+                Some((Awaited::Fetch(fetch), _)) => self.fail_fetch(core, fetch),
+                Some((Awaited::Scrub(step), _)) => self.on_scrub_failed(core, node, step, bad),
+                _ => {}
+            },
+            Message::Sums { seq, .. } => {
+                if let Some((Awaited::Scrub(step), _)) = session.pending.remove(&seq) {
+                    return self.on_scrub_sums(core, node, step, payload);
+                }
+            }
             Message::PreSyncAck => {
                 if let Sync::PreSync { entered, .. } = &mut peer.sync {
                     *entered = true;
@@ -344,11 +362,9 @@ impl Primary {
         core: &mut Core,
         node: NodeId,
         disk_id: DiskId,
-        boot: Boot,
-        last_in_sync: ConfigVersion,
-        suspect: bool,
+        (boot, last_in_sync, suspect): (Boot, ConfigVersion, bool),
+        uncertain: &Uncertain,
     ) {
-        let blocks = core.blocks();
         let Some(peer) = self.peers.get_mut(&node) else { return };
         if disk_id != peer.disk_id {
             return self.refuse_peer(core, node, "the peer holds another copy than the registered one");
@@ -365,15 +381,7 @@ impl Primary {
                 self.resend_flushes(core, node);
             }
             _ => {
-                let fits = |base: &Base| base.boot == boot && last_in_sync >= base.since;
-                if suspect || !peer.base.as_ref().is_some_and(fits) {
-                    peer.dirty = DirtyBitmap::dirty(blocks);
-                    peer.unflushed = DirtyBitmap::clean(blocks);
-                    peer.flushing = DirtyBitmap::clean(blocks);
-                    peer.digest = true;
-                }
-                // The bits say what this very power-on of the peer lacks; another one starts from everything.
-                peer.base = Some(Base { since: ConfigVersion(0), boot });
+                core.judge_rejoin(node, last_in_sync, uncertain);
                 self.open(core, node);
             }
         }
@@ -414,16 +422,22 @@ impl Primary {
             Some(Awaited::Flush(number)) => self.on_flush_acked(core, node, number),
             Some(Awaited::Chunk(number)) => self.on_chunk_acked(core, node, number),
             Some(Awaited::ResyncFlush | Awaited::PreSyncFlush) => self.on_resync_flushed(core, node),
-            Some(Awaited::Digest(_)) | None => {}
+            Some(Awaited::Scrub(number)) => self.on_scrub_repaired(core, number, 0),
+            Some(Awaited::Digest(_) | Awaited::Fetch(_)) | None => {}
         }
     }
 
     /// Sends a beacon on an open session.
     pub(crate) fn send_beacon(&mut self, core: &mut Core, node: NodeId) {
+        let (begun, oldest) = (self.last_number(), self.writes.keys().next().copied());
         let Some(session) = self.peers.get_mut(&node).and_then(|peer| peer.session.as_mut()) else { return };
         if session.open {
+            if oldest.is_none_or(|oldest| oldest > session.settling.1) {
+                session.settled = session.settling.0;
+                session.settling = (session.last_seq(), begun);
+            }
             let number = session.lease.on_beacon_sent(core.now);
-            let beacon = Message::Beacon { number, echo: session.echo };
+            let beacon = Message::Beacon { number, echo: session.echo, settled: session.settled };
             core.send(session.link, session.id, beacon, None);
         }
     }
@@ -442,6 +456,7 @@ impl Primary {
     pub(crate) fn forget_session(&mut self, core: &mut Core, node: NodeId) {
         let Some(peer) = self.peers.get_mut(&node) else { return };
         let Some(session) = peer.session.take() else { return };
+        peer.recorded = Recorded::No;
         if session.open {
             core.act(Action::Notify(Notice::Peer { node, state: "disconnected" }));
         }
@@ -454,8 +469,10 @@ impl Primary {
         let unresolved = matches!(peer.sync, Sync::Admitting { proposed: true, .. });
         if !peer.sync.is_member() && !unresolved {
             self.end_resync(core, node);
-            self.mark_unacked_dirty(node);
+            self.mark_unacked_dirty(core, node);
         }
+        self.unask(node);
+        self.abort_scrub_step(core);
         numbers.into_iter().for_each(|number| self.complete_write_if_acked(core, number));
         if !unresolved {
             self.recheck_all(core);

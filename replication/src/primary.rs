@@ -9,13 +9,15 @@ use proto::peer::message::Message;
 use proto::{Epoch, NodeId, Timestamp};
 
 use crate::action::{Action, Notice, Refusal};
-use crate::activity_log::ActivityLog;
 use crate::core::{Core, Disk};
 use crate::event::{OpId, PayloadId, Request};
+use crate::fetch::Fetch;
 use crate::handoff::Handoff;
-use crate::link::{Peer, Sync};
+use crate::link::{Peer, Recorded, Sync};
 use crate::proposal::Proposal;
 use crate::read::Read;
+use crate::scrub::Scrub;
+use crate::tracker::Beginning;
 use crate::write::flush::Flush;
 use crate::write::overlap::Overlap;
 use crate::write::pipeline::Write;
@@ -29,6 +31,7 @@ pub(crate) enum Holder {
     Write(u64),
     Read(u64),
     Chunk(NodeId, u64),
+    Scrub(u64),
 }
 
 /// How far the primary is with serving.
@@ -52,7 +55,10 @@ pub(crate) struct Primary {
     pub(crate) reads: BTreeMap<u64, Read>,
     pub(crate) flushes: BTreeMap<u64, Flush>,
     pub(crate) overlap: Overlap<Holder>,
-    pub(crate) activity_log: ActivityLog,
+    /// A scrub under way.
+    pub(crate) scrub: Option<Scrub>,
+    /// Blocks asked of peers.
+    pub(crate) fetches: BTreeMap<u64, Fetch>,
     /// Operations that wait for service.
     pub(crate) queue: VecDeque<(OpId, Request)>,
     next_number: u64,
@@ -70,6 +76,7 @@ impl Primary {
     pub(crate) fn enter(core: &mut Core) -> Self {
         core.next_generation();
         core.forget_recorded();
+        core.doubt_others();
         let mut primary = Self {
             epoch: core.epoch(),
             service: Service::Starting,
@@ -78,7 +85,8 @@ impl Primary {
             reads: BTreeMap::new(),
             flushes: BTreeMap::new(),
             overlap: Overlap::default(),
-            activity_log: ActivityLog::default(),
+            scrub: None,
+            fetches: BTreeMap::new(),
             queue: VecDeque::new(),
             next_number: 0,
             next_session: core.generation << 32,
@@ -95,6 +103,11 @@ impl Primary {
     /// A number for a write, read, flush or resync step; never reused within the role.
     pub(crate) fn number(&mut self) -> u64 {
         self.next_number += 1;
+        self.next_number
+    }
+
+    /// The last number given.
+    pub(crate) fn last_number(&self) -> u64 {
         self.next_number
     }
 
@@ -127,6 +140,7 @@ impl Primary {
     /// A new configuration of the same epoch.
     pub(crate) fn on_config(&mut self, core: &mut Core) {
         self.proposal = None;
+        core.follow_members(Beginning::Clean);
         self.update_peers(core);
         core.record_in_sync();
         self.handoff_on_config(core);
@@ -173,7 +187,7 @@ impl Primary {
         if let Some(peer) = self.peers.get_mut(&node) {
             peer.leave_membership(core);
         }
-        self.mark_unacked_dirty(node);
+        self.mark_unacked_dirty(core, node);
         core.act(Action::Notify(Notice::Peer { node, state: "outdated" }));
     }
 
@@ -188,18 +202,17 @@ impl Primary {
             peer.sync = Sync::Admitting { version: core.version(), proposed: false };
         } else {
             peer.sync = Sync::Waiting;
-            self.mark_unacked_dirty(node);
+            self.mark_unacked_dirty(core, node);
         }
     }
 
     /// Everything issued that `node` has not acknowledged becomes dirty for it, and what it has not flushed.
-    pub(crate) fn mark_unacked_dirty(&mut self, node: NodeId) {
-        let Some(peer) = self.peers.get_mut(&node) else { return };
+    pub(crate) fn mark_unacked_dirty(&mut self, core: &mut Core, node: NodeId) {
+        let Some(tracker) = core.trackers.get_mut(node) else { return };
         for write in self.writes.values().filter(|write| write.is_issued() && !write.acked.contains(&node)) {
-            write.ranges.iter().for_each(|range| peer.dirty.set(*range));
+            write.ranges.iter().for_each(|range| tracker.set(*range));
         }
-        peer.dirty.absorb(&mut peer.unflushed);
-        peer.dirty.absorb(&mut peer.flushing);
+        tracker.absorb_unflushed();
     }
 
     /// Looks at everything that a change of the required set or of a lease may complete.
@@ -219,11 +232,17 @@ impl Primary {
             refuse(core, op, &request, Refusal::TooMany);
         } else if self.is_dead(core) {
             refuse(core, op, &request, Refusal::Io);
-        } else if self.service != Service::Serving || !matches!(core.disk, Disk::Attached(_)) {
+        } else if !self.can_serve(core) {
             self.queue.push_back((op, request));
         } else {
             self.start_client(core, op, request);
         }
+    }
+
+    /// True when an operation may be started: on the local copy, or on a peer's when the local one has left the set.
+    pub(crate) fn can_serve(&self, core: &Core) -> bool {
+        let through_peer = || !core.is_member() && self.peers.values().any(|peer| peer.sync.is_member());
+        self.service == Service::Serving && (core.serves_locally() || through_peer())
     }
 
     /// True when the only copy in sync is the one whose disk is lost.
@@ -242,7 +261,7 @@ impl Primary {
 
     /// Starts what was queued, in order.
     pub(crate) fn serve_queue(&mut self, core: &mut Core) {
-        if self.service != Service::Serving || !matches!(core.disk, Disk::Attached(_)) {
+        if !self.can_serve(core) {
             return;
         }
         while let Some((op, request)) = self.queue.pop_front() {
@@ -253,6 +272,7 @@ impl Primary {
     /// The local disk is lost: nothing completes until this copy has left in_sync; then a peer takes over the service.
     pub(crate) fn on_disk_lost(&mut self, core: &mut Core) {
         self.abandon_chunks(core);
+        self.abort_scrub_step(core);
         self.requeue_unstarted(core);
         for write in self.writes.values_mut() {
             write.on_disk_lost();
@@ -264,6 +284,13 @@ impl Primary {
             self.refuse_all(core, Refusal::Io);
         }
         self.recheck_all(core);
+    }
+
+    /// What a copy lacks is on disk.
+    pub(crate) fn on_recorded(&mut self, node: NodeId) {
+        if let Some(peer) = self.peers.get_mut(&node).filter(|peer| peer.recorded == Recorded::Writing) {
+            peer.recorded = Recorded::Yes;
+        }
     }
 
     /// Leaves the role: every open operation is refused and every session ended.
@@ -283,6 +310,13 @@ impl Primary {
             refuse(core, op, &request, why);
         }
         self.abandon_chunks(core);
+        self.abort_scrub_step(core);
+        // A copy outside the set may not have what its client was told of.
+        let outside: Vec<NodeId> =
+            self.peers.iter().filter(|(_, peer)| !peer.sync.is_member()).map(|(node, _)| *node).collect();
+        outside.into_iter().for_each(|node| self.mark_unacked_dirty(core, node));
+        let askers: Vec<u64> = self.fetches.keys().copied().collect();
+        askers.into_iter().for_each(|number| self.drop_fetch(core, number));
         for write in std::mem::take(&mut self.writes).into_values() {
             if !write.completed {
                 core.act(Action::Refuse { op: write.op, why });
@@ -344,7 +378,9 @@ impl Primary {
         for (node, peer) in &self.peers {
             let pending = peer.session.as_ref().map_or(0, |session| session.pending.len());
             assert!(pending <= CLIENT_OPERATIONS_MAX * 2, "acks awaited from {node} are bounded");
-            assert!(!peer.sync.is_member() || peer.dirty.is_empty(), "a member has no dirty blocks");
+            let tracked = core.trackers.get(*node).is_some();
+            assert!(!peer.sync.is_member() || !tracked, "a member lacks nothing");
+            assert!(peer.sync.is_member() || tracked || !core.serves_locally(), "what a copy outside lacks is tracked");
         }
     }
 }

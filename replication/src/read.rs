@@ -3,10 +3,12 @@
 use proto::{BlockRange, NodeId, SessionId, Timestamp};
 use smallvec::{SmallVec, smallvec};
 
-use crate::action::Action;
+use crate::action::{Action, Refusal};
 use crate::core::{Core, Purpose};
 use crate::event::{IoId, OpId, PayloadId};
+use crate::fetch::{Asker, Fetch, REPAIRS_MAX};
 use crate::link::Sync;
+use crate::local_copy::ReadCheck;
 use crate::primary::{Holder, Primary};
 use crate::write::overlap::Class;
 
@@ -17,8 +19,10 @@ enum Stage {
     Held,
     /// At the local disk.
     Reading,
+    /// Blocks of it come from a peer.
+    Fetching,
     /// The data is at hand; waits for the lease.
-    Loaded(IoId),
+    Loaded(PayloadId),
 }
 
 /// One read.
@@ -27,6 +31,8 @@ pub(crate) struct Read {
     pub(crate) op: OpId,
     pub(crate) range: BlockRange,
     stage: Stage,
+    /// Times it was done again after a repair.
+    repairs: u32,
     /// With confirmed reads: per peer, the session and the first beacon sent after the read arrived.
     needs: SmallVec<[(NodeId, SessionId, u64); 2]>,
 }
@@ -35,8 +41,8 @@ impl Read {
     /// The payload it holds, if any.
     pub(crate) fn loaded(&self) -> Option<PayloadId> {
         match self.stage {
-            Stage::Loaded(io) => Some(PayloadId::Io(io)),
-            Stage::Held | Stage::Reading => None,
+            Stage::Loaded(payload) => Some(payload),
+            Stage::Held | Stage::Reading | Stage::Fetching => None,
         }
     }
 }
@@ -44,7 +50,7 @@ impl Read {
 impl Primary {
     pub(crate) fn on_client_read(&mut self, core: &mut Core, op: OpId, range: BlockRange) {
         let number = self.number();
-        self.reads.insert(number, Read { op, range, stage: Stage::Held, needs: SmallVec::new() });
+        self.reads.insert(number, Read { op, range, stage: Stage::Held, repairs: 0, needs: SmallVec::new() });
         if self.overlap.admit(Holder::Read(number), Class::Read, smallvec![range]) {
             self.start_read(core, number);
         }
@@ -56,16 +62,47 @@ impl Primary {
 
     pub(crate) fn start_read(&mut self, core: &mut Core, number: u64) {
         let Some(read) = self.reads.get_mut(&number) else { return };
-        read.stage = Stage::Reading;
         let range = read.range;
+        if !core.serves_locally() {
+            read.stage = Stage::Fetching;
+            return self.fetch(core, Fetch::read(number, range));
+        }
+        read.stage = Stage::Reading;
         let io = core.start_io(Purpose::Read(number));
-        core.act(Action::ReadLocal { io, range });
+        core.act(Action::ReadLocal { io, range, check: ReadCheck::Verify });
     }
 
     pub(crate) fn on_local_read_done(&mut self, core: &mut Core, number: u64, io: IoId) {
         let Some(read) = self.reads.get_mut(&number) else { return core.release(Some(PayloadId::Io(io))) };
-        read.stage = Stage::Loaded(io);
+        read.stage = Stage::Loaded(PayloadId::Io(io));
         self.complete_read_if_leased(core, number);
+    }
+
+    /// Blocks of it are bad here.
+    pub(crate) fn on_read_corrupt(&mut self, core: &mut Core, number: u64, bad: Vec<BlockRange>) {
+        let Some(read) = self.reads.get_mut(&number) else { return };
+        read.stage = Stage::Fetching;
+        read.repairs += 1;
+        if read.repairs > REPAIRS_MAX {
+            return self.refuse_read(core, number, Refusal::Io);
+        }
+        self.fetch(core, Fetch::repair(Asker::Read(number), bad));
+    }
+
+    /// A peer's copy of it.
+    pub(crate) fn on_read_fetched(&mut self, core: &mut Core, number: u64, payload: PayloadId) {
+        let Some(read) = self.reads.get_mut(&number) else { return core.release(Some(payload)) };
+        read.stage = Stage::Loaded(payload);
+        self.complete_read_if_leased(core, number);
+    }
+
+    /// It cannot be answered.
+    pub(crate) fn refuse_read(&mut self, core: &mut Core, number: u64, why: Refusal) {
+        let Some(read) = self.reads.remove(&number) else { return };
+        core.release(read.loaded());
+        core.act(Action::Refuse { op: read.op, why });
+        let started = self.overlap.release(Holder::Read(number));
+        self.start_holders(core, &started);
     }
 
     /// Answers every read whose data is at hand, if the lease allows.
@@ -82,8 +119,8 @@ impl Primary {
         if !self.holds_lease(core.now) || !self.confirm_read(core, number) {
             return;
         }
-        let Some(Read { op, stage: Stage::Loaded(io), .. }) = self.reads.get(&number) else { return };
-        core.act(Action::Complete { op: *op, data: Some(*io) });
+        let Some(Read { op, stage: Stage::Loaded(payload), .. }) = self.reads.get(&number) else { return };
+        core.act(Action::Complete { op: *op, data: Some(*payload) });
         self.reads.remove(&number);
         let started = self.overlap.release(Holder::Read(number));
         self.start_holders(core, &started);

@@ -1,15 +1,19 @@
 //! One volume's copy on one node: routes events to the parts below.
 
-use proto::peer::message::{Envelope, Message, NackReason};
+use proto::peer::message::{Envelope, Message, NackReason, Seq};
+use proto::peer::version::ProtocolVersion;
 use proto::{Boot, ConfigVersion, Incarnation, Micros, NodeId, Timestamp, VolumeId};
 
 use crate::action::{Action, Notice, Refusal};
+use crate::activity_log::User;
 use crate::config::{Phase, VolumeConfig};
 use crate::core::{Core, Disk, Io, Purpose};
-use crate::event::{Control, DiskReport, Event, IoId, IoResult, LinkId, OpId, PayloadId, Request};
+use crate::event::{Attachment, Control, Event, IoId, IoResult, LinkId, OpId, PayloadId, Request};
 use crate::primary::{Primary, Service, refuse};
 use crate::resync::target::discard_result;
+use crate::scrub::ScrubReport;
 use crate::secondary::Secondary;
+use crate::tracker::Beginning;
 
 /// Every timer of the protocol. Defaults are for a LAN; the simulator and the configuration may change them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,6 +40,10 @@ pub struct Timing {
     pub resync_chunk_blocks: u64,
     /// Steps of a resync in flight at once.
     pub resync_chunks_in_flight: usize,
+    /// An extent that nobody has written to for so long becomes cold.
+    pub extent_idle: Micros,
+    /// Every block of every copy in sync is looked at within this time; `None`: only on request.
+    pub scrub_period: Option<Micros>,
     /// Check every invariant after every event, at a cost.
     pub check_invariants: bool,
 }
@@ -54,6 +62,8 @@ impl Default for Timing {
             confirmed_reads: false,
             resync_chunk_blocks: 64,
             resync_chunks_in_flight: 8,
+            extent_idle: Micros::from_secs(30),
+            scrub_period: Some(Micros::from_secs(14 * 24 * 3600)),
             check_invariants: cfg!(debug_assertions),
         }
     }
@@ -72,6 +82,12 @@ pub struct Status {
     pub operations: usize,
     /// Per peer: node, state, blocks still to resync, blocks resynced.
     pub peers: Vec<(NodeId, &'static str, u64, u64)>,
+    /// Extents that are not cold.
+    pub hot_extents: usize,
+    /// The scrub under way.
+    pub scrub: Option<ScrubReport>,
+    /// When the last scrub by this run ended, and what it found.
+    pub last_scrub: Option<(Timestamp, ScrubReport)>,
 }
 
 /// The present role.
@@ -92,6 +108,8 @@ enum Stop {
     No,
     /// Local I/O is drained and flushed.
     Flushing(Option<IoId>),
+    /// What may become cold does, so that the next start has nothing to compare.
+    Cooling,
 }
 
 /// One volume's copy on one node.
@@ -100,6 +118,8 @@ pub struct Replica {
     core: Core,
     role: Role,
     stop: Stop,
+    /// A disk that came back to a primary that serves through a peer: it is used once the peer has taken over.
+    returned: Option<Box<Attachment>>,
     state: &'static str,
 }
 
@@ -116,7 +136,7 @@ impl Replica {
         assert!(timing.lease < timing.grace, "a lease must end before the grace of the node that granted it");
         let mut core = Core::new(volume, node, incarnation, boot, timing, now);
         let role = Role::Secondary(Box::new(Secondary::enter(&mut core)));
-        Self { core, role, stop: Stop::No, state: "unknown" }
+        Self { core, role, stop: Stop::No, returned: None, state: "unknown" }
     }
 
     /// Takes one fact and appends the orders that follow from it.
@@ -135,7 +155,10 @@ impl Replica {
     /// When a `Tick` is due at the latest.
     pub fn next_deadline(&self) -> Timestamp {
         match &self.role {
-            Role::Primary(primary) => primary.next_housekeeping.min(primary.resync_deadline(self.core.now)),
+            Role::Primary(primary) => {
+                let now = self.core.now;
+                primary.next_housekeeping.min(primary.resync_deadline(now)).min(primary.scrub_deadline(now))
+            }
             Role::Secondary(secondary) => {
                 let coarse = self.core.now + self.core.timing.beacon_interval;
                 let stopping = self.stop != Stop::No;
@@ -151,10 +174,10 @@ impl Replica {
             Event::Tick => {}
             Event::Config(config) => self.on_config(config),
             Event::VolumeRemoved => self.on_volume_removed(),
-            Event::DiskAttached(report) => self.on_disk_attached(report),
+            Event::DiskAttached(attachment) => self.on_disk_attached(attachment),
             Event::LeaderHears { node, alive } => self.core.leader_hears(node, alive),
             Event::Goodbye { node, incarnation } => self.core.goodbye(node, incarnation),
-            Event::LinkUp { peer, link, outbound } => self.on_link_up(peer, link, outbound),
+            Event::LinkUp { peer, link, outbound, protocol } => self.on_link_up(peer, link, outbound, protocol),
             Event::LinkDown { link } => self.on_link_down(link),
             Event::Frame { link, envelope, message, payload } => self.on_frame(link, envelope, message, payload),
             Event::Client { op, request } => self.on_client(op, request),
@@ -166,6 +189,12 @@ impl Replica {
                 Role::Primary(primary) => primary.on_digests_compared(&mut self.core, io, differing),
                 Role::Secondary(_) | Role::Stopped => {}
             },
+            Event::Corrupt { io, bad } => self.on_corrupt(io, bad),
+            Event::SumsCompared { io, differing } => {
+                if let Role::Primary(primary) = &mut self.role {
+                    primary.on_sums_compared(&mut self.core, io, differing);
+                }
+            }
             Event::FencePersisted { epoch, version } => {
                 self.core.fence = self.core.fence.max((epoch, version));
                 if let Role::Secondary(secondary) = &mut self.role {
@@ -178,19 +207,27 @@ impl Replica {
 
     /// What follows from time and from any event.
     fn progress(&mut self) {
+        // The last cooling has as much to write as there is, and nobody waits for it but the stop.
         let hung = |io: &Io| self.core.active.since(io.started) >= self.core.timing.io_timeout;
-        if self.core.io.values().next().is_some_and(hung) && matches!(self.core.disk, Disk::Attached(_)) {
+        let mut timed = self.core.io.values().filter(|io| io.purpose != Purpose::StopCool);
+        if timed.next().is_some_and(hung) && matches!(self.core.disk, Disk::Attached(_)) {
             self.on_disk_lost(true);
         }
         let core = &mut self.core;
         match &mut self.role {
             Role::Primary(primary) => {
+                core.cool_idle(Seq(u64::MAX));
                 primary.start_when_drained(core);
                 if core.now >= primary.next_housekeeping {
                     primary.next_housekeeping = core.now + core.timing.beacon_interval;
                     primary.keep_links(core);
                 }
+                primary.progress_fetches(core);
+                if self.returned.is_some() {
+                    primary.hand_over_for_disk(core);
+                }
                 primary.progress_resyncs(core);
+                primary.progress_scrub(core);
                 primary.progress_handoff(core);
                 primary.progress_proposal(core);
                 if primary.stop_is_complete() {
@@ -199,6 +236,9 @@ impl Replica {
                 }
             }
             Role::Secondary(secondary) if self.stop == Stop::No => {
+                if let Some(settled) = secondary.settled(core) {
+                    core.cool_idle(settled);
+                }
                 secondary.answer_hello(core);
                 secondary.answer_handoff(core);
                 secondary.progress_take_over(core);
@@ -214,10 +254,15 @@ impl Replica {
         if config.version < self.core.version() {
             return;
         }
-        if config.epoch != before.0 {
+        let new_epoch = config.epoch != before.0;
+        if new_epoch {
             self.core.forget_recorded();
         }
         self.core.config = Some(config);
+        if new_epoch && !self.core.is_member() {
+            // What was in flight when the epoch ended may be here and nowhere else.
+            self.core.log.doubt_all();
+        }
         let core = &mut self.core;
         let Some(config) = &core.config else { return };
         let mine = config.phase == Phase::Active
@@ -246,7 +291,18 @@ impl Replica {
                     true => Role::Primary(Box::new(Primary::enter(core))),
                     false => Role::Secondary(Box::new(Secondary::enter(core))),
                 };
+                if let (Role::Secondary(_), Some(attachment)) = (&self.role, self.returned.take()) {
+                    self.on_disk_attached(attachment);
+                }
             }
+        }
+        if matches!(self.role, Role::Secondary(_)) {
+            self.core.follow_members(Beginning::Hot);
+        }
+        // The peer that would have taken over has left the set instead: this copy is the last one after all.
+        let alone = matches!(&self.role, Role::Primary(primary) if primary.is_dead(&self.core));
+        if let Some(attachment) = self.returned.take_if(|_| alone) {
+            self.on_disk_attached(attachment);
         }
     }
 
@@ -259,16 +315,19 @@ impl Replica {
         self.core.act(Action::Stopped);
     }
 
-    fn on_disk_attached(&mut self, report: DiskReport) {
+    fn on_disk_attached(&mut self, attachment: Box<Attachment>) {
+        let report = attachment.report;
         self.core.fence = self.core.fence.max(report.fence);
         if let (Role::Primary(primary), Disk::Detached { .. }) = (&self.role, self.core.disk) {
             if !primary.is_dead(&self.core) {
                 // What was in flight is lost to this copy: it comes back as a resync target, under another primary.
-                return self.core.act(Action::DetachDisk { failed: false });
+                self.returned = Some(attachment);
+                return;
             }
             self.give_up_role();
         }
         self.core.disk = Disk::Attached(report);
+        self.core.attach_log(attachment.hot, attachment.bitmaps);
         self.core.forget_recorded();
         // A disk that comes back to a member after a failure may lack what was acknowledged meanwhile; a member that was
         // never dropped has simply been opened.
@@ -276,6 +335,7 @@ impl Replica {
             self.core.record_in_sync();
         }
         if let Role::Primary(primary) = &mut self.role {
+            self.core.doubt_others();
             primary.serve_queue(&mut self.core);
         }
     }
@@ -289,10 +349,10 @@ impl Replica {
         self.role = Role::Secondary(Box::new(Secondary::enter(&mut self.core)));
     }
 
-    fn on_link_up(&mut self, peer: NodeId, link: LinkId, outbound: bool) {
+    fn on_link_up(&mut self, peer: NodeId, link: LinkId, outbound: bool, protocol: ProtocolVersion) {
         self.core.links.insert(link, (peer, outbound));
         match &mut self.role {
-            Role::Primary(primary) if outbound => primary.on_link_up(&mut self.core, peer, link),
+            Role::Primary(primary) if outbound => primary.on_link_up(&mut self.core, peer, link, protocol),
             Role::Primary(_) | Role::Secondary(_) if !outbound => {}
             _ => self.core.act(Action::CloseLink { link, why: "this node is not primary" }),
         }
@@ -350,8 +410,22 @@ impl Replica {
             }
             return self.finish_stop();
         }
-        let stale = io.generation != self.core.generation && io.purpose != Purpose::State;
-        let in_use = matches!(self.core.disk, Disk::Attached(_));
+        if io.purpose.is_of_the_copy() && matches!(self.core.disk, Disk::Attached(_)) {
+            return self.on_copy_io_done(id, &io.purpose, result);
+        }
+        if result == IoResult::NoSpace && matches!(self.core.disk, Disk::Attached(_)) {
+            // Parts may be written; the extents are hot, so nothing of it is forgotten.
+            return self.on_disk_lost(false);
+        }
+        let stale = io.generation != self.core.generation;
+        // Without a disk the edges of a write come from a peer.
+        let attached = matches!(self.core.disk, Disk::Attached(_));
+        let in_use = attached || matches!(io.purpose, Purpose::Merge(_));
+        if let (Purpose::Merge(number), false, Role::Primary(primary)) = (&io.purpose, attached, &mut self.role)
+            && result != IoResult::Ok
+        {
+            return primary.refuse_write(&mut self.core, *number, Refusal::Io);
+        }
         if result == IoResult::Failed && in_use {
             discard_result(&mut self.core, id, &io.purpose, result);
             return self.on_disk_lost(true);
@@ -365,7 +439,8 @@ impl Replica {
                 Purpose::Write(number) => primary.on_local_write_done(core, number),
                 Purpose::Read(number) => primary.on_local_read_done(core, number, id),
                 Purpose::Merge(number) => primary.log_write(core, number),
-                Purpose::Log(number) => primary.issue_write(core, number),
+                Purpose::Repair(number) => primary.on_repaired(core, number),
+                Purpose::Scrub(number) => primary.on_scrub_read(core, number, id, Vec::new()),
                 Purpose::Flush(number) => primary.on_local_flush_done(core, number),
                 Purpose::Chunk(node, number) => primary.on_chunk_read(core, node, number, id),
                 _ => {}
@@ -379,10 +454,83 @@ impl Replica {
         }
     }
 
+    /// An operation that outlives roles and sessions has ended, on a disk that is in use.
+    fn on_copy_io_done(&mut self, io: IoId, purpose: &Purpose, result: IoResult) {
+        match purpose {
+            Purpose::Heat => {
+                let (ready, failed) = self.core.on_heated(io, result);
+                if result == IoResult::Failed {
+                    return self.on_disk_lost(true);
+                }
+                failed.into_iter().for_each(|user| self.on_no_space(user));
+                ready.into_iter().for_each(|user| self.on_hot(user));
+            }
+            Purpose::Cool | Purpose::StopCool | Purpose::Bitmap(_) => {
+                self.core.on_cooled(io);
+                if result != IoResult::Ok {
+                    return self.on_disk_lost(result == IoResult::Failed);
+                }
+                match (purpose, &mut self.role) {
+                    (Purpose::Bitmap(node), Role::Primary(primary)) => primary.on_recorded(*node),
+                    (Purpose::StopCool, _) => self.finish_stop(),
+                    _ => {}
+                }
+            }
+            _ if result != IoResult::Ok => self.on_disk_lost(result == IoResult::Failed),
+            _ => {}
+        }
+    }
+
+    /// The extents are hot that this operation has waited for.
+    fn on_hot(&mut self, user: User) {
+        let core = &mut self.core;
+        match (user, &mut self.role) {
+            (User::Write(number), Role::Primary(primary)) => primary.issue_hot(core, number),
+            (User::Stream(generation, seq), Role::Secondary(secondary)) if generation == core.generation => {
+                if let Some(session) = secondary.session.as_mut() {
+                    session.stream.issue_hot(core, seq);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// There is no space for what this operation would write. A client is told; a backup cannot refuse, so it leaves.
+    fn on_no_space(&mut self, user: User) {
+        match (user, &mut self.role) {
+            (User::Write(number), Role::Primary(primary)) => {
+                primary.refuse_write(&mut self.core, number, Refusal::NoSpace)
+            }
+            (User::Stream(..), Role::Secondary(_)) => self.on_disk_lost(false),
+            _ => {}
+        }
+    }
+
+    /// A local operation found bad blocks.
+    fn on_corrupt(&mut self, id: IoId, bad: Vec<proto::BlockRange>) {
+        let Some(io) = self.core.io.remove(&id) else { return };
+        let core = &mut self.core;
+        if io.generation != core.generation || !matches!(core.disk, Disk::Attached(_)) {
+            return discard_result(core, id, &io.purpose, IoResult::Ok);
+        }
+        match &mut self.role {
+            Role::Primary(primary) => primary.on_corrupt(core, &io.purpose, id, bad),
+            Role::Secondary(secondary) => {
+                if let Some(session) = secondary.session.as_mut() {
+                    session.stream.on_corrupt(core, (session.link, session.id), (id, &io.purpose), bad);
+                }
+            }
+            Role::Stopped => discard_result(core, id, &io.purpose, IoResult::Ok),
+        }
+    }
+
     /// The disk failed, hangs, or is to be given up.
     fn on_disk_lost(&mut self, failed: bool) {
         self.core.detach(failed);
         self.core.forget_recorded();
+        if self.stop == Stop::Cooling {
+            return self.finish_stop();
+        }
         match &mut self.role {
             Role::Primary(primary) => primary.on_disk_lost(&mut self.core),
             Role::Secondary(secondary) => secondary.on_disk_lost(&mut self.core),
@@ -395,6 +543,14 @@ impl Replica {
             (Control::Switchover { to }, Role::Primary(primary)) => primary.on_switchover(&mut self.core, to),
             (Control::Switchover { .. }, _) => {
                 self.core.act(Action::Notify(Notice::SwitchoverRefused { why: "this node is not primary" }));
+            }
+            (Control::Scrub { verify_only }, Role::Primary(primary)) => {
+                if !primary.start_scrub(&mut self.core, verify_only, false) {
+                    self.core.act(Action::Notify(Notice::ScrubRefused { why: "another one is under way" }));
+                }
+            }
+            (Control::Scrub { .. }, _) => {
+                self.core.act(Action::Notify(Notice::ScrubRefused { why: "this node is not primary" }));
             }
             (Control::Detach, Role::Stopped) => {}
             (Control::Detach, _) if self.core.is_last_member() => {
@@ -425,6 +581,21 @@ impl Replica {
     }
 
     fn finish_stop(&mut self) {
+        let cooled = self.stop == Stop::Cooling;
+        if !cooled && self.core.disk_report().is_some() {
+            let was_primary = matches!(self.role, Role::Primary(_));
+            self.role = match std::mem::replace(&mut self.role, Role::Stopped) {
+                Role::Primary(primary) => {
+                    primary.leave(&mut self.core, Refusal::Stopped);
+                    Role::Secondary(Box::new(Secondary::enter(&mut self.core)))
+                }
+                role => role,
+            };
+            self.stop = Stop::Cooling;
+            if self.core.cool_all(was_primary) {
+                return;
+            }
+        }
         match std::mem::replace(&mut self.role, Role::Stopped) {
             Role::Primary(primary) => primary.leave(&mut self.core, Refusal::Stopped),
             Role::Secondary(mut secondary) => secondary.close_session(&mut self.core, "this node has stopped"),
@@ -466,7 +637,12 @@ impl Replica {
 
     /// For people and metrics.
     pub fn status(&self, now: Timestamp) -> Status {
-        let mut status = Status { role: self.role_name(), ..Status::default() };
+        let mut status = Status {
+            role: self.role_name(),
+            hot_extents: self.core.log.len(),
+            last_scrub: self.core.last_scrub,
+            ..Status::default()
+        };
         if let Role::Primary(primary) = &self.role {
             status.operations =
                 primary.queue.len() + primary.writes.len() + primary.reads.len() + primary.flushes.len();
@@ -478,10 +654,11 @@ impl Replica {
                 .peers
                 .iter()
                 .map(|(node, peer)| {
-                    let (state, dirty, sent) = peer.describe();
+                    let (state, dirty, sent) = peer.describe(self.core.trackers.get(*node));
                     (*node, state, dirty, sent)
                 })
                 .collect();
+            status.scrub = primary.scrub.as_ref().map(|scrub| scrub.report);
             status.waiting = primary.waiting(&self.core);
         }
         status

@@ -3,7 +3,7 @@
 //! Covers the states Unknown, Secondary, Fenced, Resyncing, PreSync, Outdated and Diskless of the state table; the stream of
 //! writes is in `resync/target.rs`, the take-over in `takeover.rs`.
 
-use proto::peer::message::{Envelope, Message, NackReason};
+use proto::peer::message::{Envelope, Message, NackReason, Seq};
 use proto::{ConfigVersion, Epoch, NodeId, RequestId, SessionId, Timestamp};
 
 use crate::action::{Action, Notice};
@@ -36,6 +36,10 @@ pub(crate) struct Session {
     pub(crate) epoch: Epoch,
     pub(crate) stage: Stage,
     pub(crate) stream: Stream,
+    /// Operations of the stream up to here are complete on every required copy.
+    settled: Seq,
+    /// The newest version that the primary acts under.
+    primary_version: ConfigVersion,
     /// Newest beacon whose lease was granted.
     last_granted: u64,
     handoff_prepared: bool,
@@ -138,6 +142,9 @@ impl Secondary {
         let current = self.session.as_ref().is_some_and(|session| {
             session.link == link && session.id == envelope.session && session.stage != Stage::Opening
         });
+        if let Some(session) = self.session.as_mut().filter(|_| current) {
+            session.primary_version = session.primary_version.max(envelope.version);
+        }
         if !current || envelope.epoch != core.epoch() || core.is_fenced() {
             core.release(payload);
             return;
@@ -187,6 +194,8 @@ impl Secondary {
             epoch: envelope.epoch,
             stage: Stage::Opening,
             stream: Stream::default(),
+            settled: Seq(0),
+            primary_version: envelope.version,
             last_granted: 0,
             handoff_prepared: false,
         });
@@ -208,6 +217,7 @@ impl Secondary {
             last_in_sync: report.last_in_sync,
             suspect: report.suspect,
             stamp: core.now,
+            uncertain: core.log.uncertain(),
         };
         core.send(session.link, session.id, reply, None);
     }
@@ -216,8 +226,9 @@ impl Secondary {
         let Some(session) = self.session.as_mut() else { return };
         core.heard(session.primary);
         match message {
-            Message::Beacon { number, echo } => {
+            Message::Beacon { number, echo, settled } => {
                 core.release(payload);
+                session.settled = session.settled.max(settled);
                 self.on_beacon(core, number, echo);
             }
             Message::LeaseRelease { last_beacon } => {
@@ -227,7 +238,11 @@ impl Secondary {
                     self.released = true;
                 }
             }
-            Message::ResyncBegin if session.stage == Stage::Waiting => session.stage = Stage::Resyncing,
+            Message::ResyncBegin if session.stage == Stage::Waiting => {
+                session.stage = Stage::Resyncing;
+                // The primary has recorded what this copy cannot vouch for.
+                core.log.trust();
+            }
             Message::PreSync if session.stage == Stage::Resyncing => {
                 session.stage = Stage::PreSync;
                 self.grant_until = self.grant_until.max(core.now + core.timing.grace);
@@ -245,6 +260,13 @@ impl Secondary {
         }
     }
 
+    /// Up to where the stream is settled, while idle extents may become cold: not without a session, and not while this
+    /// node has yet to learn who has left the set, for it would track too little of what they lack.
+    pub(crate) fn settled(&self, core: &Core) -> Option<Seq> {
+        let session = self.session.as_ref().filter(|session| session.stage != Stage::Opening)?;
+        (core.version() >= session.primary_version).then_some(session.settled)
+    }
+
     /// Ready for a planned switchover when the stream is idle and this node has learnt of its own membership.
     pub(crate) fn answer_handoff(&mut self, core: &mut Core) {
         let Some(session) = self.session.as_mut() else { return };
@@ -260,6 +282,10 @@ impl Secondary {
         // that can neither complete a write nor be replaced.
         let echo_is_fresh = core.now.since(echo) <= core.timing.grace;
         let counted = matches!(session.stage, Stage::Live | Stage::PreSync);
+        if session.stage == Stage::Live {
+            // The primary goes on with this copy as it is.
+            core.log.trust();
+        }
         let granted = counted && echo_is_fresh && self.take_over.is_none();
         if granted {
             session.last_granted = number;

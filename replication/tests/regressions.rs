@@ -76,7 +76,7 @@ fn the_mark_of_a_failed_last_copy_outlives_a_change_of_the_configuration() {
         let Some((_, Action::WriteLocal { io, .. })) = pair.held.pop() else { panic!("no write") };
         pair.event(A, Event::LocalDone { io, result: IoResult::Failed });
         assert_eq!(pair.answer(1), Some(Err(Refusal::Io)));
-        pair.event(A, Event::DiskAttached(DiskReport { failed: true, suspect: true, ..pair.report(A) }));
+        pair.attach(A, DiskReport { failed: true, suspect: true, ..pair.report(A) });
         let resume =
             VolumeCommand::Resume { by: (A, run_of(A)), disk_id: common::disk_of(A), cold_ok: true, failed: true };
         assert_eq!(pair.proposed(A), std::slice::from_ref(&resume));

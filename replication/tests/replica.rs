@@ -6,7 +6,8 @@ use std::collections::BTreeSet;
 
 use common::{A, B, Pair, V, disk_of, is_local_flush, is_local_write, read, run_of, write};
 use proto::peer::message::{Envelope, Message, NackReason, Seq, WriteKind};
-use proto::{BlockRange, ConfigVersion, DiskId, Epoch, SessionId};
+use proto::peer::version::SUPPORTED;
+use proto::{BlockRange, ConfigVersion, DiskId, EXTENT_BLOCKS, Epoch, NodeId, SessionId};
 use replication::config::{NodeCommand, VolumeCommand};
 use replication::event::{Control, Coverage, DiskReport, Event, IoResult, LinkId, OpId, PayloadId, Request};
 use replication::primary::CLIENT_OPERATIONS_MAX;
@@ -97,7 +98,7 @@ fn hello(pair: &mut Pair, epoch: Epoch, version: ConfigVersion, disk_id: DiskId)
     let link = LinkId(9000);
     let session = SessionId(77);
     let before = pair.orders.len();
-    pair.event(B, Event::LinkUp { peer: A, link, outbound: false });
+    pair.event(B, Event::LinkUp { peer: A, link, outbound: false, protocol: SUPPORTED.max });
     let message = Message::Hello { incarnation: run_of(A), disk_id, stamp: pair.now };
     pair.event(B, Event::Frame { link, envelope: Envelope { epoch, version, session }, message, payload: None });
     let reply = pair.orders[before..].iter().find_map(|(node, action)| match action {
@@ -288,7 +289,7 @@ fn an_edge_that_cannot_be_read_detaches_the_disk() {
 }
 
 #[test]
-fn a_primary_that_lost_its_disk_completes_nothing_until_it_has_left_the_set_and_then_hands_over() {
+fn a_primary_that_lost_its_disk_completes_nothing_until_it_has_left_the_set_and_then_serves_through_the_peer() {
     let mut pair = Pair::serving();
     pair.hold(|node, action| node == A && is_local_write(action));
     pair.client(A, 1, write(0, 1));
@@ -299,8 +300,29 @@ fn a_primary_that_lost_its_disk_completes_nothing_until_it_has_left_the_set_and_
     pair.commit(is_shrink);
     assert_eq!(pair.answer(1), Some(Ok(())), "the one member has it");
     pair.wait(200);
-    pair.commit(is_handoff);
-    assert_eq!((pair.role(A), pair.role(B)), ("diskless", "primary"));
+    let edge = BlockRange::new(7, 1);
+    let partial = Request::Write { range: edge, kind: WriteKind::Data, fua: false, coverage: Coverage::Partial };
+    let before = pair.orders.len();
+    for (op, request) in [(2, write(5, 1)), (3, read(5, 1)), (4, partial), (5, Request::Flush)] {
+        pair.client(A, op, request);
+        assert_eq!(pair.answer(op), Some(Ok(())), "operation {op}");
+    }
+    let touched = |(node, action): &&(NodeId, Action)| {
+        *node == A && matches!(action, Action::ReadLocal { .. } | Action::WriteLocal { .. } | Action::FlushLocal { .. })
+    };
+    assert_eq!(pair.orders[before..].iter().filter(touched).count(), 0, "A has no disk");
+    // The disk comes back: B becomes primary and brings it up to date, in part.
+    pair.hold(|_, _| false);
+    pair.commits = true;
+    let before = pair.orders.len();
+    pair.attach(A, DiskReport { failed: true, suspect: true, ..pair.report(A) });
+    pair.wait(10_000);
+    assert_eq!((pair.role(A), pair.role(B)), ("secondary", "primary"));
+    let resynced = pair.orders[before..].iter().filter_map(|(node, action)| match action {
+        Action::Send { message: Message::DigestRequest { range, .. }, .. } if *node == B => Some(range.count),
+        _ => None,
+    });
+    assert_eq!(resynced.sum::<u64>(), EXTENT_BLOCKS, "the one extent that was written to");
 }
 
 #[test]
@@ -353,7 +375,7 @@ fn what_waited_for_the_disk_is_served_in_order() {
         pair.client(A, op, write(0, op));
     }
     for node in [A, B] {
-        pair.event(node, Event::DiskAttached(pair.report(node)));
+        pair.attach(node, pair.report(node));
     }
     pair.wait(200);
     let counts: Vec<u64> = pair
@@ -386,7 +408,7 @@ fn a_frame_of_another_session_or_out_of_bounds_touches_nothing() {
     let range = BlockRange::new(0, 1);
     assert_eq!(frame(&mut pair, Envelope { session: SessionId(1), ..envelope }, range), 0);
     assert_eq!(frame(&mut pair, Envelope { epoch: Epoch(0), ..envelope }, range), 0);
-    assert_eq!(frame(&mut pair, envelope, BlockRange::new(255, 2)), 0);
+    assert_eq!(frame(&mut pair, envelope, BlockRange::new(4 * EXTENT_BLOCKS - 1, 2)), 0);
     assert_eq!(pair.count(B, |action| matches!(action, Action::CloseLink { .. })), 1, "out of bounds ends the session");
 }
 
@@ -427,8 +449,11 @@ fn a_dropped_copy_gets_only_what_it_lacks_from_the_primary_that_dropped_it() {
 }
 
 #[test]
-fn after_a_take_over_the_other_copy_is_compared_whole() {
+fn after_a_take_over_only_extents_that_were_hot_are_compared() {
     let mut pair = Pair::serving();
+    for (op, block) in [(1, 0), (2, 2 * EXTENT_BLOCKS + 1)] {
+        pair.client(A, op, write(block, 1));
+    }
     pair.cut();
     pair.wait(1700);
     pair.commit(is_take_over);
@@ -443,7 +468,7 @@ fn after_a_take_over_the_other_copy_is_compared_whole() {
             _ => 0,
         })
         .sum();
-    assert_eq!(compared, 256, "1 MiB in blocks");
+    assert_eq!(compared, 2 * EXTENT_BLOCKS);
 }
 
 #[test]
@@ -546,7 +571,7 @@ fn every_state_is_reached_and_every_move_is_in_the_table() {
     pair.control(A, Control::Detach);
     pair.wait(1000);
     assert_eq!(pair.role(A), "diskless");
-    pair.event(A, Event::DiskAttached(DiskReport { suspect: true, ..pair.report(A) }));
+    pair.attach(A, DiskReport { suspect: true, ..pair.report(A) });
     pair.wait(10_000);
     assert_eq!(pair.role(A), "secondary");
     pair.control(A, Control::Stop);

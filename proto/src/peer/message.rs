@@ -44,6 +44,18 @@ pub enum NackReason {
     NotYet,
 }
 
+/// Extents whose content a copy cannot vouch for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Uncertain {
+    /// Every one: the activity log could not be read, or the peer's version has none.
+    All,
+    /// These runs of extents, ascending and apart: first extent, number of extents. At most [`UNCERTAIN_RUNS_MAX`].
+    Runs(Vec<(u32, u32)>),
+}
+
+/// Runs in one [`Uncertain`]; a sender joins the nearest ones when it has more.
+pub const UNCERTAIN_RUNS_MAX: usize = 8192;
+
 /// One replication message. `P → S` is primary to secondary.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Message {
@@ -66,11 +78,13 @@ pub enum Message {
         disk_id: DiskId,
         /// Newest configuration version at which this copy knows it was in sync (0: never).
         last_in_sync: ConfigVersion,
-        /// True when the copy may hold less than it acknowledged (unclean power loss, a disk failure): only a comparison
-        /// of the whole volume can bring it back.
+        /// True when the copy may hold less than it acknowledged (unclean power loss, a disk failure).
         suspect: bool,
         /// The secondary's clock, to be echoed by the first beacon.
         stamp: Timestamp,
+        /// Extents whose content is in doubt since a crash or since an epoch ended: they are compared, whatever the
+        /// primary's bitmap says. A version 1 peer counts as [`Uncertain::All`].
+        uncertain: Uncertain,
     },
     /// Either way: refusal; the session is over.
     Nack {
@@ -105,12 +119,55 @@ pub enum Message {
         /// Stream position, named by the ack.
         seq: Seq,
     },
+    /// P → S (version 2): a write to these extents is about to be sent; S may log them as hot at once.
+    Heat {
+        /// Extent numbers.
+        extents: Vec<u64>,
+    },
+    /// P → S (version 2): read these blocks from S's disk, verified. Answered by `ReadReply` or `ReadFailed`.
+    ReadRequest {
+        /// Stream position, named by the reply.
+        seq: Seq,
+        /// Blocks asked for.
+        range: BlockRange,
+    },
+    /// S → P (version 2): the blocks asked for; every one has been verified. Payload: the data, with its checksums.
+    ReadReply {
+        /// The request.
+        seq: Seq,
+        /// Blocks read.
+        range: BlockRange,
+    },
+    /// S → P (version 2): S's own copy of some of these blocks is bad.
+    ReadFailed {
+        /// The request.
+        seq: Seq,
+        /// The bad blocks.
+        bad: Vec<BlockRange>,
+    },
+    /// P → S (version 2): verify these blocks and tell their checksums. Answered by `Sums`, or by `ReadFailed`.
+    SumsRequest {
+        /// Stream position, named by the reply.
+        seq: Seq,
+        /// Blocks asked for.
+        range: BlockRange,
+    },
+    /// S → P (version 2): checksums of verified blocks. Payload: 4 bytes (little-endian) per block.
+    Sums {
+        /// The request.
+        seq: Seq,
+        /// Blocks described.
+        range: BlockRange,
+    },
     /// P → S: asks for a lease. Sent every beacon interval, and keeps the connection alive.
     Beacon {
         /// Number of the beacon within the session, from 1.
         number: u64,
         /// The newest stamp of S that P has heard (from HelloReply or BeaconAck).
         echo: Timestamp,
+        /// Operations of the stream up to here are complete on every required copy (version 2; 0 from version 1): S may
+        /// let their extents go cold.
+        settled: Seq,
     },
     /// S → P: answers a beacon.
     BeaconAck {
@@ -150,6 +207,9 @@ pub enum Message {
         range: BlockRange,
         /// Data, or Discard for a hole.
         kind: WriteKind,
+        /// The source's own copy of these blocks is bad: the checksums that come with the data are those it should have,
+        /// so that the target's copy reads as bad too. Version 1 has no such data.
+        known_bad: bool,
     },
     /// P → S: nothing is dirty any more; from here on P waits for S's acks, and S grants leases.
     PreSync,

@@ -16,7 +16,7 @@ pub struct VersionRange {
 }
 
 /// What this build speaks. A release speaks its own version and the one before it.
-pub const SUPPORTED: VersionRange = VersionRange { min: ProtocolVersion(1), max: ProtocolVersion(1) };
+pub const SUPPORTED: VersionRange = VersionRange { min: ProtocolVersion(1), max: ProtocolVersion(2) };
 
 impl VersionRange {
     /// The highest version that both sides speak; `None` if there is none, or `other` is not a range.

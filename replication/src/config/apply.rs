@@ -192,7 +192,7 @@ impl ClusterState {
         require((1..=REPLICAS_MAX).contains(&new.replicas.len()), "a volume has 1 to 4 replicas")?;
         let mut replicas = BTreeMap::new();
         for (node, disk_id) in new.replicas {
-            let registration = self.registration(*node, *disk_id)?;
+            let registration = Registration { registered_at: ConfigVersion(1), ..self.registration(*node, *disk_id)? };
             require(replicas.insert(*node, registration).is_none(), "a node holds one replica of a volume at most")?;
         }
         self.volumes.insert(
@@ -224,7 +224,8 @@ impl ClusterState {
     fn registration(&self, node: NodeId, disk_id: DiskId) -> Result<Registration, &'static str> {
         let record = self.nodes.get(&node).ok_or("no such node")?;
         require(record.kind == NodeKind::Storage, "a witness stores nothing")?;
-        Ok(Registration { disk_id, incarnation: record.incarnation, boot: record.boot, ready: false })
+        let (incarnation, boot) = (record.incarnation, record.boot);
+        Ok(Registration { disk_id, incarnation, boot, ..Registration::default() })
     }
 
     fn apply_volume(&mut self, id: VolumeId, expect: ConfigVersion, command: &VolumeCommand) -> Guard {
@@ -242,6 +243,8 @@ impl ClusterState {
         }
         require(volume.version == expect, "the configuration has moved on")?;
         require(volume.phase == Phase::Active, "the volume is still being created")?;
+        let members_before = volume.in_sync.clone();
+        let next = expect.next();
         match command {
             VolumeCommand::ReplicaReady { .. } => {}
             VolumeCommand::Shrink { by, epoch, victims } => volume.shrink(*by, *epoch, victims)?,
@@ -251,7 +254,7 @@ impl ClusterState {
                 let same = (registered.disk_id, registered.incarnation, registered.boot);
                 require(same == (*disk_id, *incarnation, *boot), "the replica has restarted or was replaced")?;
                 require(!volume.in_sync.contains_key(node), "the replica is in sync already")?;
-                volume.in_sync.insert(*node, Member { disk_id: *disk_id, boot: *boot });
+                volume.in_sync.insert(*node, Member { disk_id: *disk_id, boot: *boot, since: next });
             }
             VolumeCommand::TakeOver { by, cold_ok, failed } => {
                 require(by.0 != volume.primary, "the node is primary already")?;
@@ -275,7 +278,8 @@ impl ClusterState {
             VolumeCommand::AddReplica { node, .. } => {
                 require(!volume.replicas.contains_key(node), "the node holds a replica already")?;
                 require(volume.replicas.len() < REPLICAS_MAX, "a volume has 4 replicas at most")?;
-                volume.replicas.extend(newcomer.map(|registration| (*node, registration)));
+                let registered = newcomer.map(|newcomer| Registration { registered_at: next, ..newcomer });
+                volume.replicas.extend(registered.map(|registration| (*node, registration)));
             }
             VolumeCommand::RemoveReplica { node } => {
                 require(volume.replicas.contains_key(node), "no such replica")?;
@@ -294,7 +298,9 @@ impl ClusterState {
                 volume.feature_level = *level;
             }
         }
-        volume.version = volume.version.next();
+        let forced = matches!(command, VolumeCommand::ForcePrimary { .. });
+        volume.note_departures(&members_before, expect, forced);
+        volume.version = next;
         volume.check();
         Ok(())
     }
@@ -331,7 +337,8 @@ impl VolumeConfig {
             self.phase = Phase::Active;
             self.epoch = Epoch(1);
             self.primary_incarnation = self.replicas[&self.primary].incarnation;
-            let member = |r: &Registration| Member { disk_id: r.disk_id, boot: r.boot };
+            let since = self.version;
+            let member = |r: &Registration| Member { disk_id: r.disk_id, boot: r.boot, since };
             self.in_sync = self.replicas.iter().map(|(node, replica)| (*node, member(replica))).collect();
             self.check();
         }
@@ -361,9 +368,21 @@ impl VolumeConfig {
         }
         self.primary = by.0;
         self.primary_incarnation = by.1;
-        self.in_sync = BTreeMap::from([(by.0, Member { disk_id: registered.disk_id, boot: registered.boot })]);
+        self.in_sync = BTreeMap::from([(by.0, Member { boot: registered.boot, ..member })]);
         self.force_plan = None;
         Ok(())
+    }
+
+    /// Records until when a copy that is a member no more was one: from there on the others track what it lacks. A
+    /// ForcePrimary leaves the copies nothing in common that could be relied on.
+    fn note_departures(&mut self, before: &BTreeMap<NodeId, Member>, last: ConfigVersion, forced: bool) {
+        for (node, replica) in &mut self.replicas {
+            if forced || self.in_sync.contains_key(node) {
+                (replica.member_since, replica.member_until) = (ConfigVersion(0), ConfigVersion(0));
+            } else if let Some(member) = before.get(node) {
+                (replica.member_since, replica.member_until) = (member.since, last);
+            }
+        }
     }
 
     fn hand_off(&mut self, by: (NodeId, Incarnation), epoch: Epoch, to: NodeId) -> Guard {
@@ -397,7 +416,10 @@ impl VolumeConfig {
         self.epoch = self.epoch.next();
         self.primary = plan.target;
         self.primary_incarnation = registered.incarnation;
-        self.in_sync = BTreeMap::from([(plan.target, Member { disk_id: registered.disk_id, boot: registered.boot })]);
+        // A member from now on only, whatever it was before: what it has tracked of other copies is void.
+        let since = self.version.next();
+        let member = Member { disk_id: registered.disk_id, boot: registered.boot, since };
+        self.in_sync = BTreeMap::from([(plan.target, member)]);
         self.loss_possible = Some(self.epoch);
         self.force_plan = None;
         Ok(())

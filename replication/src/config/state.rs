@@ -68,6 +68,13 @@ pub struct Registration {
     pub boot: Boot,
     /// True once the node has said that its store stands.
     pub ready: bool,
+    /// The version that registered it: a copy that was removed and added again is another registration.
+    pub registered_at: ConfigVersion,
+    /// The last version at which it was a member; 0 if it never was, is one now for the first time, or a ForcePrimary has
+    /// voided what it had in common with the others.
+    pub member_until: ConfigVersion,
+    /// The version since which it had been one, until then; meaningful with `member_until`.
+    pub member_since: ConfigVersion,
 }
 
 /// A replica that is in sync.
@@ -77,6 +84,8 @@ pub struct Member {
     pub disk_id: DiskId,
     /// The power-on during which it came in sync (or that followed a clean stop).
     pub boot: Boot,
+    /// The version since which it has been a member without a break.
+    pub since: ConfigVersion,
 }
 
 /// A ForcePrimary that was prepared, the first of its two steps.

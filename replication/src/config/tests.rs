@@ -1,6 +1,7 @@
 //! Every command of the configuration state machine: each guard refuses, each effect shows.
 
 mod bytes;
+mod history;
 
 use proto::{Boot, ClusterId, ConfigVersion, DiskId, Epoch, Incarnation, NodeId, RequestId, VolumeId};
 
@@ -297,7 +298,7 @@ fn a_volume_serves_nobody_until_every_store_stands() {
     let active = world.config();
     assert_eq!((active.phase, active.epoch, active.version), (Phase::Active, Epoch(1), ConfigVersion(3)));
     assert_eq!((active.primary, active.primary_incarnation), (A, Incarnation(200)), "the run of now");
-    assert_eq!(active.in_sync[&B], Member { disk_id: disk(B), boot: BOOT });
+    assert_eq!(active.in_sync[&B], Member { disk_id: disk(B), boot: BOOT, since: ConfigVersion(3) });
     assert_eq!(world.members(), [A, B]);
 }
 
@@ -416,7 +417,8 @@ fn admit_wants_the_very_run_copy_and_power_on_that_was_resynced() {
     world.restart(B, 200, Boot(6), &[]);
     world.refused(admit(B), restarted);
     world.ok(with(disk(B), Incarnation(200), Boot(6)));
-    assert_eq!(world.config().in_sync[&B], Member { disk_id: disk(B), boot: Boot(6) });
+    let since = world.config().version;
+    assert_eq!(world.config().in_sync[&B], Member { disk_id: disk(B), boot: Boot(6), since });
     assert!(!world.config().is_cold(B));
 }
 

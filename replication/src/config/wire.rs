@@ -2,6 +2,10 @@
 //!
 //! Every entry begins with the format number and the command's tag; a tag or format that is not known halts the node
 //! instead of being skipped. All integers are little-endian; strings and lists carry a 32-bit length.
+//!
+//! A snapshot of format 2 is one of format 1 and, behind it, what format 1 has no place for. It is written once every
+//! node's software can read it, so that a cluster in the middle of an upgrade stays able to exchange snapshots. A field
+//! that was dropped is read as 0: "not known", which costs a full comparison and never one too few.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -13,8 +17,12 @@ use super::state::{
     AckPolicy, ClusterState, ForcePlan, Member, NodeKind, NodeRecord, Phase, Registration, VolumeConfig,
 };
 
-/// Format number of entries and snapshots.
-const FORMAT: u8 = 1;
+/// Format number of entries, and of snapshots that every release can read.
+const FORMAT_1: u8 = 1;
+/// Format number of snapshots that end with [`Histories`].
+const FORMAT_2: u8 = 2;
+/// Feature level of the oldest software that reads [`FORMAT_2`].
+const FORMAT_2_LEVEL: u32 = 2;
 /// Elements in a decoded list, at most; far above every bound of the state machine.
 const LIST_MAX: usize = 1 << 20;
 
@@ -54,14 +62,15 @@ macro_rules! wire_newtype {
 }
 wire_newtype!(Boot, ClusterId, ConfigVersion, DiskId, Epoch, Incarnation, NodeId, RequestId, VolumeId);
 
+/// Structs: the named fields in that order, and for those with no place in format 1 what to read them as.
 macro_rules! wire_struct {
-    ($t:ident { $($field:ident),* $(,)? }) => {
+    ($t:ident { $($field:ident),* $(,)? } $(.. $absent:expr)?) => {
         impl Wire for $t {
             fn put(&self, out: &mut Vec<u8>) {
                 $(self.$field.put(out);)*
             }
             fn get(input: &mut &[u8]) -> Result<Self, ApplyError> {
-                Ok($t { $($field: Wire::get(input)?),* })
+                Ok($t { $($field: Wire::get(input)?,)* $(..$absent)? })
             }
         }
     };
@@ -137,6 +146,17 @@ impl<A: Wire, B: Wire> Wire for (A, B) {
     }
 }
 
+impl<A: Wire, B: Wire, C: Wire> Wire for (A, B, C) {
+    fn put(&self, out: &mut Vec<u8>) {
+        self.0.put(out);
+        self.1.put(out);
+        self.2.put(out);
+    }
+    fn get(input: &mut &[u8]) -> Result<Self, ApplyError> {
+        Ok((A::get(input)?, B::get(input)?, C::get(input)?))
+    }
+}
+
 impl<T: Wire> Wire for Vec<T> {
     fn put(&self, out: &mut Vec<u8>) {
         (self.len() as u32).put(out);
@@ -201,8 +221,8 @@ wire_struct!(NodeRecord {
     feature_levels,
     join_request
 });
-wire_struct!(Registration { disk_id, incarnation, boot, ready });
-wire_struct!(Member { disk_id, boot });
+wire_struct!(Registration { disk_id, incarnation, boot, ready }..Registration::default());
+wire_struct!(Member { disk_id, boot }..Member::default());
 wire_struct!(ForcePlan { target, attested, token });
 wire_struct!(VolumeConfig {
     id,
@@ -342,43 +362,99 @@ impl Wire for Command {
     }
 }
 
-/// The format number, then the value.
-fn encode<T: Wire>(value: &T) -> Vec<u8> {
-    let mut out = vec![FORMAT];
-    value.put(&mut out);
-    out
+/// Versions of a volume's configuration that its replicas and members remember.
+struct History {
+    /// `registered_at`, `member_until` and `member_since` of each replica.
+    replicas: BTreeMap<NodeId, (ConfigVersion, ConfigVersion, ConfigVersion)>,
+    /// `since` of each member.
+    members: BTreeMap<NodeId, ConfigVersion>,
 }
 
-/// Reads what `encode` wrote; bytes left over are an error.
-fn decode<T: Wire>(bytes: &[u8]) -> Result<T, ApplyError> {
-    let mut input = bytes;
-    if u8::get(&mut input)? != FORMAT {
-        return Err(ApplyError::UnknownCommand);
+wire_struct!(History { replicas, members });
+
+/// What format 2 adds: one history for each volume.
+type Histories = BTreeMap<VolumeId, History>;
+
+impl History {
+    fn of(volume: &VolumeConfig) -> Self {
+        let replica = |(node, replica): (&NodeId, &Registration)| {
+            (*node, (replica.registered_at, replica.member_until, replica.member_since))
+        };
+        let member = |(node, member): (&NodeId, &Member)| (*node, member.since);
+        Self {
+            replicas: volume.replicas.iter().map(replica).collect(),
+            members: volume.in_sync.iter().map(member).collect(),
+        }
     }
-    let value = T::get(&mut input)?;
-    if input.is_empty() { Ok(value) } else { Err(ApplyError::Malformed) }
+
+    /// Errors: it is not the history of this volume's replicas and members.
+    fn put_back(&self, volume: &mut VolumeConfig) -> Result<(), ApplyError> {
+        if !self.replicas.keys().eq(volume.replicas.keys()) || !self.members.keys().eq(volume.in_sync.keys()) {
+            return Err(ApplyError::Malformed);
+        }
+        for (replica, versions) in volume.replicas.values_mut().zip(self.replicas.values()) {
+            (replica.registered_at, replica.member_until, replica.member_since) = *versions;
+        }
+        for (member, since) in volume.in_sync.values_mut().zip(self.members.values()) {
+            member.since = *since;
+        }
+        Ok(())
+    }
 }
 
 impl Command {
     /// The log entry's bytes.
     pub fn encode(&self) -> Vec<u8> {
-        encode(self)
+        let mut out = vec![FORMAT_1];
+        self.put(&mut out);
+        out
     }
 
     /// Reads a log entry.
     pub fn decode(bytes: &[u8]) -> Result<Self, ApplyError> {
-        decode(bytes)
+        let mut input = bytes;
+        if u8::get(&mut input)? != FORMAT_1 {
+            return Err(ApplyError::UnknownCommand);
+        }
+        let command = Self::get(&mut input)?;
+        nothing_left(input).map(|()| command)
     }
 }
 
 impl ClusterState {
-    /// The whole state as snapshot bytes.
+    /// The whole state as snapshot bytes; what a node of the cluster could not read is left out of them.
     pub fn to_snapshot(&self) -> Vec<u8> {
-        encode(self)
+        let all_read_format_2 = self.nodes.values().all(|node| node.feature_levels.1 >= FORMAT_2_LEVEL);
+        let mut out = vec![if all_read_format_2 { FORMAT_2 } else { FORMAT_1 }];
+        self.put(&mut out);
+        if all_read_format_2 {
+            let histories: Histories = self.volumes.iter().map(|(id, volume)| (*id, History::of(volume))).collect();
+            histories.put(&mut out);
+        }
+        out
     }
 
-    /// A state from snapshot bytes.
+    /// A state from snapshot bytes of either format.
     pub fn from_snapshot(bytes: &[u8]) -> Result<Self, ApplyError> {
-        decode(bytes)
+        let mut input = bytes;
+        let format = u8::get(&mut input)?;
+        if !(FORMAT_1..=FORMAT_2).contains(&format) {
+            return Err(ApplyError::UnknownCommand);
+        }
+        let mut state = Self::get(&mut input)?;
+        if format == FORMAT_2 {
+            let histories: Histories = Wire::get(&mut input)?;
+            if !histories.keys().eq(state.volumes.keys()) {
+                return Err(ApplyError::Malformed);
+            }
+            for (volume, history) in state.volumes.values_mut().zip(histories.values()) {
+                history.put_back(volume)?;
+            }
+        }
+        nothing_left(input).map(|()| state)
     }
+}
+
+fn nothing_left(input: &[u8]) -> Result<(), ApplyError> {
+    if input.is_empty() { Ok(()) } else { Err(ApplyError::Malformed) }
 }

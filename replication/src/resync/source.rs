@@ -10,9 +10,10 @@ use proto::{BlockRange, NodeId};
 use smallvec::smallvec;
 
 use crate::action::{Action, Notice, PayloadSlice};
-use crate::core::{Core, Disk, Purpose};
+use crate::core::{Core, Purpose};
 use crate::event::{IoId, PayloadId};
-use crate::link::{Awaited, Sync};
+use crate::link::{Awaited, Recorded, Sync};
+use crate::local_copy::ReadCheck;
 use crate::primary::{Holder, Primary};
 use crate::write::overlap::Class;
 
@@ -36,6 +37,8 @@ enum Stage {
 struct Chunk {
     range: BlockRange,
     stage: Stage,
+    /// Blocks that are bad in this copy too: they are sent as such.
+    bad: Vec<BlockRange>,
 }
 
 /// One resync.
@@ -60,7 +63,7 @@ impl Primary {
         let nodes: Vec<NodeId> = self.peers.keys().copied().collect();
         for node in nodes {
             let ready = self.peers.get(&node).is_some_and(|peer| peer.is_open());
-            if ready && matches!(core.disk, Disk::Attached(_)) && core.is_member() {
+            if ready && core.serves_locally() {
                 self.begin_resync_if_due(core, node);
                 self.start_chunks(core, node);
                 self.enter_presync_if_clean(core, node);
@@ -75,9 +78,20 @@ impl Primary {
             return;
         }
         let Some(session) = &peer.session else { return };
+        // What the copy cannot vouch for is durable here before it may forget it.
+        match peer.recorded {
+            Recorded::Yes => {}
+            Recorded::Writing => return,
+            Recorded::No => {
+                if core.record_tracker(node).is_some() {
+                    peer.recorded = Recorded::Writing;
+                }
+                return;
+            }
+        }
         core.send(session.link, session.id, Message::ResyncBegin, None);
         peer.sync = Sync::Resyncing(Box::default());
-        let remaining_blocks = peer.dirty.count();
+        let remaining_blocks = core.trackers.get(node).map_or(0, |tracker| tracker.dirty.count());
         core.act(Action::Notify(Notice::Resync { node, remaining_blocks, sent_blocks: 0, done: false }));
     }
 
@@ -86,15 +100,15 @@ impl Primary {
         let (last_client, timing) = (self.last_client, core.timing);
         loop {
             let number = self.number();
-            let Some(peer) = self.peers.get_mut(&node) else { return };
+            let (Some(peer), Some(tracker)) = (self.peers.get_mut(&node), core.trackers.get(node)) else { return };
             let Sync::Resyncing(source) = &mut peer.sync else { return };
             let allowed = source.throttle.steps_allowed(core.now, last_client, timing.resync_chunks_in_flight);
             if source.chunks.len() >= allowed || source.flushing {
                 return;
             }
-            let Some(range) = source.next_range(&peer.dirty, timing.resync_chunk_blocks) else { return };
+            let Some(range) = source.next_range(&tracker.dirty, timing.resync_chunk_blocks) else { return };
             source.throttle.on_step(core.now, last_client, range.count);
-            source.chunks.insert(number, Chunk { range, stage: Stage::Held });
+            source.chunks.insert(number, Chunk { range, stage: Stage::Held, bad: Vec::new() });
             if self.overlap.admit(Holder::Chunk(node, number), Class::Resync, smallvec![range]) {
                 self.start_chunk(core, node, number);
             }
@@ -107,10 +121,11 @@ impl Primary {
         let (Sync::Resyncing(source), Some(session)) = (&mut peer.sync, &mut peer.session) else { return };
         let Some(chunk) = source.chunks.get_mut(&number) else { return };
         let range = chunk.range;
+        let compare = core.trackers.get(node).is_none_or(|tracker| tracker.compare);
         let io = core.start_io(Purpose::Chunk(node, number));
-        chunk.stage = Stage::Loading { io, read: false, theirs: None, compare: peer.digest };
-        core.act(Action::ReadLocal { io, range });
-        if peer.digest {
+        chunk.stage = Stage::Loading { io, read: false, theirs: None, compare };
+        core.act(Action::ReadLocal { io, range, check: ReadCheck::Verify });
+        if compare {
             let seq = session.await_ack(Awaited::Digest(number), core.active);
             core.send(session.link, session.id, Message::DigestRequest { seq, range }, None);
         }
@@ -124,6 +139,23 @@ impl Primary {
         assert_eq!(*expected, io, "a step reads once");
         *read = true;
         self.compare_or_send(core, node, number);
+    }
+
+    /// The local read of a step is done, and some blocks are bad in the only copy in sync: the others are worth having.
+    pub(crate) fn on_chunk_corrupt(
+        &mut self,
+        core: &mut Core,
+        node: NodeId,
+        number: u64,
+        io: IoId,
+        bad: Vec<BlockRange>,
+    ) {
+        if let Some(Sync::Resyncing(source)) = self.peers.get_mut(&node).map(|peer| &mut peer.sync)
+            && let Some(chunk) = source.chunks.get_mut(&number)
+        {
+            chunk.bad = bad;
+        }
+        self.on_chunk_read(core, node, number, io);
     }
 
     /// The peer's digests of a step are here.
@@ -173,14 +205,23 @@ impl Primary {
 
     fn send_chunk(&mut self, core: &mut Core, node: NodeId, number: u64, io: IoId, ranges: Vec<BlockRange>) {
         let Some(peer) = self.peers.get_mut(&node) else { return };
+        let bad = matches!(&peer.sync, Sync::Resyncing(s) if s.chunks.get(&number).is_some_and(|c| !c.bad.is_empty()));
+        if bad && !peer.reads_for_us() {
+            // Such a copy cannot be told that a block is bad: it stays out of sync rather than call it good.
+            peer.resync_not_before = core.now + core.timing.readmit_backoff.1;
+            return self.drop_session(core, node, "blocks are bad here, and the peer's software is too old to be told");
+        }
         let (Sync::Resyncing(source), Some(session)) = (&mut peer.sync, &mut peer.session) else { return };
         let Some(chunk) = source.chunks.get_mut(&number) else { return };
+        // What is known to be bad is sent though it be equal: the target has taken its sums from what it holds.
+        let good = split(&ranges, &chunk.bad).into_iter().filter(|(_, known_bad)| !known_bad);
+        let ranges: Vec<(BlockRange, bool)> = good.chain(chunk.bad.iter().map(|range| (*range, true))).collect();
         chunk.stage = Stage::Sending { io, acks: ranges.len() };
-        for range in &ranges {
+        for (range, known_bad) in &ranges {
             let seq = session.await_ack(Awaited::Chunk(number), core.active);
             let slice =
                 PayloadSlice { id: PayloadId::Io(io), first: range.start - chunk.range.start, blocks: range.count };
-            let message = Message::ResyncData { seq, range: *range, kind: WriteKind::Data };
+            let message = Message::ResyncData { seq, range: *range, kind: WriteKind::Data, known_bad: *known_bad };
             core.send(session.link, session.id, message, Some(slice));
             source.sent_blocks += range.count;
         }
@@ -198,23 +239,27 @@ impl Primary {
     fn finish_chunk_if_acked(&mut self, core: &mut Core, node: NodeId, number: u64) {
         let Some(peer) = self.peers.get_mut(&node) else { return };
         let (Sync::Resyncing(source), Some(session)) = (&mut peer.sync, &mut peer.session) else { return };
-        let Some(Chunk { range, stage: Stage::Sending { io, acks: 0 } }) = source.chunks.get(&number) else { return };
+        let Some(Chunk { range, stage: Stage::Sending { io, acks: 0 }, .. }) = source.chunks.get(&number) else {
+            return;
+        };
         let (range, io) = (*range, *io);
         source.chunks.remove(&number);
         core.release(Some(PayloadId::Io(io)));
-        peer.dirty.clear(range);
-        peer.unflushed.set(range);
+        let Some(tracker) = core.trackers.get_mut(node) else { return };
+        tracker.dirty.clear(range);
+        tracker.unflushed.set(range);
         source.acked_since_flush += range.count;
+        let remaining_blocks = tracker.dirty.count();
         if source.acked_since_flush >= FLUSH_EVERY_BLOCKS && !source.flushing {
             source.acked_since_flush = 0;
             source.flushing = true;
-            peer.flushing.absorb(&mut peer.unflushed);
+            tracker.flushing.absorb(&mut tracker.unflushed);
             let seq = session.await_ack(Awaited::ResyncFlush, core.active);
             core.send(session.link, session.id, Message::Flush { seq }, None);
         }
         if source.sent_blocks >= source.reported_blocks + FLUSH_EVERY_BLOCKS {
             source.reported_blocks = source.sent_blocks;
-            let (remaining_blocks, sent_blocks) = (peer.dirty.count(), source.sent_blocks);
+            let sent_blocks = source.sent_blocks;
             core.act(Action::Notify(Notice::Resync { node, remaining_blocks, sent_blocks, done: false }));
         }
         let started = self.overlap.release(Holder::Chunk(node, number));
@@ -225,7 +270,8 @@ impl Primary {
     fn enter_presync_if_clean(&mut self, core: &mut Core, node: NodeId) {
         let Some(peer) = self.peers.get_mut(&node) else { return };
         let (Sync::Resyncing(source), Some(session)) = (&peer.sync, &peer.session) else { return };
-        if !peer.dirty.is_empty() || !source.chunks.is_empty() || source.flushing {
+        let dirty = core.trackers.get(node).is_none_or(|tracker| !tracker.dirty.is_empty());
+        if dirty || !source.chunks.is_empty() || source.flushing {
             return;
         }
         let sent_blocks = source.sent_blocks;
@@ -251,13 +297,12 @@ impl Primary {
 
     /// A flush that belongs to a resync is done.
     pub(crate) fn on_resync_flushed(&mut self, core: &mut Core, node: NodeId) {
-        let blocks = core.blocks();
         let version = core.version();
         let Some(peer) = self.peers.get_mut(&node) else { return };
         match &mut peer.sync {
             Sync::Resyncing(source) => {
                 source.flushing = false;
-                peer.flushing = crate::dirty_bitmap::DirtyBitmap::clean(blocks);
+                core.progress_is_durable(node);
             }
             Sync::PreSync { .. } => peer.sync = Sync::Admitting { version, proposed: false },
             _ => {}
@@ -306,6 +351,19 @@ impl Primary {
             .min()
             .unwrap_or(proto::Timestamp::NEVER)
     }
+}
+
+/// Cuts `ranges` so that each part is either bad or free of bad blocks.
+pub(crate) fn split(ranges: &[BlockRange], bad: &[BlockRange]) -> Vec<(BlockRange, bool)> {
+    let mut parts: Vec<(BlockRange, bool)> = Vec::new();
+    for block in ranges.iter().flat_map(|range| range.blocks()) {
+        let is_bad = bad.iter().any(|bad| bad.contains(BlockRange::new(block, 1)));
+        match parts.last_mut() {
+            Some((range, kind)) if range.end() == block && *kind == is_bad => range.count += 1,
+            _ => parts.push((BlockRange::new(block, 1), is_bad)),
+        }
+    }
+    parts
 }
 
 impl Source {

@@ -10,8 +10,10 @@ use proto::{BlockRange, SessionId};
 use smallvec::smallvec;
 
 use crate::action::{Action, PayloadSlice};
+use crate::activity_log::{User, extents_of};
 use crate::core::{Core, Purpose};
 use crate::event::{IoId, IoResult, LinkId, PayloadId};
+use crate::local_copy::ReadCheck;
 use crate::write::overlap::{Class, Overlap, Ranges};
 
 /// Operations of one session in flight, at most; the primary's own bounds are lower.
@@ -23,12 +25,24 @@ enum Work {
     Write { range: BlockRange, kind: WriteKind, fua: bool },
     Batch { groups: Vec<Vec<BlockRange>> },
     Digest { range: BlockRange },
+    Read { range: BlockRange, sums: bool },
 }
 
 #[derive(Debug)]
 struct Operation {
     work: Work,
     payload: Option<PayloadId>,
+    /// Its extents are hot, and pinned by it.
+    pinned: bool,
+}
+
+impl Operation {
+    fn ranges(&self) -> Ranges {
+        match &self.work {
+            Work::Write { range, .. } | Work::Digest { range } | Work::Read { range, .. } => smallvec![*range],
+            Work::Batch { groups } => groups.iter().flatten().copied().collect(),
+        }
+    }
 }
 
 /// See the module's header.
@@ -55,9 +69,17 @@ impl Stream {
     ) {
         let (seq, work, class) = match message {
             Message::Write { seq, range, kind, fua } => (seq, Work::Write { range, kind, fua }, Class::Write),
-            Message::ResyncData { seq, range, kind } => (seq, Work::Write { range, kind, fua: false }, Class::Write),
+            Message::ResyncData { seq, range, kind, .. } => {
+                (seq, Work::Write { range, kind, fua: false }, Class::Write)
+            }
             Message::WriteBatch { seq, groups } => (seq, Work::Batch { groups }, Class::Write),
             Message::DigestRequest { seq, range } => (seq, Work::Digest { range }, Class::Read),
+            Message::ReadRequest { seq, range } => (seq, Work::Read { range, sums: false }, Class::Read),
+            Message::SumsRequest { seq, range } => (seq, Work::Read { range, sums: true }, Class::Read),
+            Message::Heat { extents } => {
+                core.release(payload);
+                return heat_ahead(core, extents);
+            }
             Message::Flush { seq } => {
                 core.release(payload);
                 if self.flushes >= STREAM_OPERATIONS_MAX {
@@ -70,10 +92,8 @@ impl Stream {
             }
             _ => return core.release(payload),
         };
-        let ranges: Ranges = match &work {
-            Work::Write { range, .. } | Work::Digest { range } => smallvec![*range],
-            Work::Batch { groups } => groups.iter().flatten().copied().collect(),
-        };
+        let operation = Operation { work, payload, pinned: false };
+        let ranges = operation.ranges();
         let blocks = core.blocks();
         let inside =
             ranges.iter().all(|range| range.count > 0 && range.start < blocks && range.count <= blocks - range.start);
@@ -82,13 +102,37 @@ impl Stream {
             core.act(Action::CloseLink { link: via.0, why: "a message of the stream is out of bounds" });
             return;
         }
-        self.operations.insert(seq, Operation { work, payload });
+        self.operations.insert(seq, operation);
         if self.overlap.admit(seq, class, ranges) {
             self.start(core, seq);
         }
     }
 
+    /// The operation holds its ranges. Data is touched, or checksums taken from it, only in extents that are hot.
     fn start(&mut self, core: &mut Core, seq: Seq) {
+        let Some(operation) = self.operations.get(&seq) else { return };
+        if matches!(operation.work, Work::Read { .. }) {
+            return self.issue(core, seq);
+        }
+        let user = User::Stream(core.generation, seq);
+        if core.admit_extents(user, extents_of(&operation.ranges())).is_none() {
+            self.issue_hot(core, seq);
+        }
+    }
+
+    /// The operation's extents are hot and pinned.
+    pub(crate) fn issue_hot(&mut self, core: &mut Core, seq: Seq) {
+        let Some(operation) = self.operations.get_mut(&seq) else { return };
+        operation.pinned = true;
+        if matches!(operation.work, Work::Write { .. } | Work::Batch { .. }) {
+            let ranges = operation.ranges();
+            // As a member this copy knows what others lack, should its node become primary.
+            core.trackers.iter_mut().for_each(|(_, tracker)| ranges.iter().for_each(|range| tracker.set(*range)));
+        }
+        self.issue(core, seq);
+    }
+
+    fn issue(&mut self, core: &mut Core, seq: Seq) {
         let Some(operation) = self.operations.get(&seq) else { return };
         match &operation.work {
             Work::Write { range, kind, fua } => {
@@ -105,7 +149,14 @@ impl Stream {
             Work::Digest { range } => {
                 let range = *range;
                 let io = core.start_io(Purpose::StreamDigest(seq, range));
-                core.act(Action::ReadLocal { io, range });
+                // Where a copy out of sync differs it is overwritten: what it holds now is what its sums must say.
+                let check = if core.is_member() { ReadCheck::Verify } else { ReadCheck::Resum };
+                core.act(Action::ReadLocal { io, range, check });
+            }
+            Work::Read { range, .. } => {
+                let range = *range;
+                let io = core.start_io(Purpose::StreamRead(seq, range));
+                core.act(Action::ReadLocal { io, range, check: ReadCheck::Verify });
             }
         }
     }
@@ -122,6 +173,20 @@ impl Stream {
                 core.send(link, session, Message::Ack { seq }, None);
                 self.finish(core, seq);
             }
+            Purpose::StreamRead(seq, range) => {
+                let sums =
+                    matches!(self.operations.get(&seq), Some(Operation { work: Work::Read { sums: true, .. }, .. }));
+                if sums {
+                    let envelope = core.envelope(session);
+                    let message = Message::Sums { seq, range };
+                    core.act(Action::SendSums { link, envelope, message, of: io });
+                } else {
+                    let payload = Some(whole(PayloadId::Io(io), range.count));
+                    core.send(link, session, Message::ReadReply { seq, range }, payload);
+                }
+                core.release(Some(PayloadId::Io(io)));
+                self.finish(core, seq);
+            }
             Purpose::StreamDigest(seq, range) => {
                 let envelope = core.envelope(session);
                 let message = Message::Digest { seq, range };
@@ -136,9 +201,27 @@ impl Stream {
     fn finish(&mut self, core: &mut Core, seq: Seq) {
         if let Some(operation) = self.operations.remove(&seq) {
             core.release(operation.payload);
+            if operation.pinned {
+                core.log.release(&extents_of(&operation.ranges()), seq, core.active);
+            }
         }
         for next in self.overlap.release(seq) {
             self.start(core, next);
+        }
+    }
+
+    /// A read for the primary found blocks that are bad here.
+    pub(crate) fn on_corrupt(
+        &mut self,
+        core: &mut Core,
+        (link, session): (LinkId, SessionId),
+        (io, purpose): (IoId, &Purpose),
+        bad: Vec<BlockRange>,
+    ) {
+        if let Purpose::StreamRead(seq, _) = *purpose {
+            core.release(Some(PayloadId::Io(io)));
+            core.send(link, session, Message::ReadFailed { seq, bad }, None);
+            self.finish(core, seq);
         }
     }
 
@@ -150,9 +233,21 @@ impl Stream {
     }
 }
 
+/// The primary is about to send writes to these extents: they are logged while it logs them too.
+fn heat_ahead(core: &mut Core, extents: Vec<u64>) {
+    let end = core.blocks().div_ceil(proto::EXTENT_BLOCKS);
+    let wanted: std::collections::BTreeSet<u64> = extents.into_iter().filter(|extent| *extent < end).collect();
+    let wanted: Vec<u64> = wanted.into_iter().collect();
+    let cold = core.log.cold(&wanted);
+    core.heat(cold);
+}
+
 /// The payload of a read that nobody awaits any more is freed; everything else needs nothing.
 pub(crate) fn discard_result(core: &mut Core, io: IoId, purpose: &Purpose, result: IoResult) {
-    let read = matches!(purpose, Purpose::Read(_) | Purpose::Chunk(..) | Purpose::StreamDigest(..));
+    let read = matches!(
+        purpose,
+        Purpose::Read(_) | Purpose::Scrub(_) | Purpose::Chunk(..) | Purpose::StreamDigest(..) | Purpose::StreamRead(..)
+    );
     if read && result == IoResult::Ok {
         core.release(Some(PayloadId::Io(io)));
     }

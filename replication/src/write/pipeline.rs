@@ -4,10 +4,12 @@ use proto::peer::message::{Message, Seq, WriteKind};
 use proto::{BlockRange, NodeId};
 use smallvec::{SmallVec, smallvec};
 
-use crate::action::Action;
+use crate::action::{Action, Refusal};
+use crate::activity_log::{User, extents_of};
 use crate::config::AckPolicy;
 use crate::core::{Core, Purpose};
 use crate::event::{Coverage, OpId, PayloadId, Request};
+use crate::fetch::{Asker, Fetch, REPAIRS_MAX};
 use crate::link::Awaited;
 use crate::primary::{Holder, Primary};
 use crate::resync::target::whole;
@@ -43,6 +45,10 @@ pub(crate) struct Write {
     pub(crate) payload: Option<PayloadId>,
     coverage: Coverage,
     step: Step,
+    /// Its extents are hot, and pinned by it.
+    pinned: bool,
+    /// Times its edges were read again after a repair.
+    repairs: u32,
     /// Peers it was sent to in their present session and that have not acknowledged it.
     pub(crate) sent: SmallVec<[NodeId; 2]>,
     /// Peers that have it.
@@ -100,6 +106,8 @@ impl Primary {
             payload,
             coverage,
             step: Step::Before,
+            pinned: false,
+            repairs: 0,
             sent: SmallVec::new(),
             acked: SmallVec::new(),
             completed: false,
@@ -115,8 +123,12 @@ impl Primary {
         let Some(write) = self.writes.get(&number) else { return };
         if let (Coverage::Partial, Work::One { range, .. }) = (write.coverage, &write.work) {
             let (op, range) = (write.op, *range);
-            let io = core.start_io(Purpose::Merge(number));
-            core.act(Action::MergeEdges { io, op, range });
+            if core.serves_locally() {
+                let io = core.start_io(Purpose::Merge(number));
+                core.act(Action::MergeEdges { io, op, range });
+            } else {
+                self.fetch(core, Fetch::edges(number, range));
+            }
         } else {
             self.log_write(core, number);
         }
@@ -126,20 +138,68 @@ impl Primary {
     pub(crate) fn log_write(&mut self, core: &mut Core, number: u64) {
         let Some(write) = self.writes.get_mut(&number) else { return };
         write.coverage = Coverage::Whole;
-        let extents = self.activity_log.cold_extents(&write.ranges);
-        if extents.is_empty() {
-            self.issue_write(core, number);
-        } else {
-            let io = core.start_io(Purpose::Log(number));
-            core.act(Action::PersistActivityLog { io, extents });
+        if !core.serves_locally() {
+            return self.issue_write(core, number);
         }
+        let Some(cold) = core.admit_extents(User::Write(number), extents_of(&write.ranges)) else {
+            return self.issue_hot(core, number);
+        };
+        if cold.is_empty() {
+            return;
+        }
+        // The peers log it at the same time, so that the write does not wait for one log after the other.
+        for peer in self.peers.values().filter(|peer| peer.takes_writes() && peer.reads_for_us()) {
+            if let Some(session) = &peer.session {
+                core.send(session.link, session.id, Message::Heat { extents: cold.clone() }, None);
+            }
+        }
+    }
+
+    /// The write's extents are hot and pinned.
+    pub(crate) fn issue_hot(&mut self, core: &mut Core, number: u64) {
+        if let Some(write) = self.writes.get_mut(&number) {
+            write.pinned = true;
+            self.issue_write(core, number);
+        }
+    }
+
+    /// Its edges are bad here.
+    pub(crate) fn on_edges_corrupt(&mut self, core: &mut Core, number: u64, bad: Vec<BlockRange>) {
+        let Some(write) = self.writes.get_mut(&number) else { return };
+        write.repairs += 1;
+        if write.repairs > REPAIRS_MAX {
+            return self.refuse_write(core, number, Refusal::Io);
+        }
+        self.fetch(core, Fetch::repair(Asker::Merge(number), bad));
+    }
+
+    /// A peer's copy of what it covers in part.
+    pub(crate) fn on_edges_fetched(&mut self, core: &mut Core, number: u64, old: PayloadId) {
+        if let Some(write) = self.writes.get(&number)
+            && let Work::One { range, .. } = &write.work
+        {
+            let (op, range) = (write.op, *range);
+            let io = core.start_io(Purpose::Merge(number));
+            core.act(Action::MergeFetched { io, op, range, old });
+        }
+        core.release(Some(old));
+    }
+
+    /// The write has touched nothing and is not going to.
+    pub(crate) fn refuse_write(&mut self, core: &mut Core, number: u64, why: Refusal) {
+        let Some(write) = self.writes.remove(&number) else { return };
+        core.log.forget(User::Write(number));
+        core.release(write.payload);
+        core.act(Action::Refuse { op: write.op, why });
+        let started = self.overlap.release(Holder::Write(number));
+        self.start_holders(core, &started);
     }
 
     /// Local disk and peers, in parallel.
     pub(crate) fn issue_write(&mut self, core: &mut Core, number: u64) {
         let Some(write) = self.writes.get_mut(&number) else { return };
         let payload = write.payload;
-        if core.disk_report().is_some() {
+        if core.serves_locally() {
             write.step = Step::Local;
             let io = core.start_io(Purpose::Write(number));
             core.act(match &write.work {
@@ -157,8 +217,10 @@ impl Primary {
         for (node, peer) in &mut self.peers {
             if peer.takes_writes() {
                 send_write(core, *node, peer, number, write);
-            } else if peer.sync.tracks_dirty() {
-                write.ranges.iter().for_each(|range| peer.dirty.set(*range));
+            } else if peer.sync.tracks_dirty()
+                && let Some(tracker) = core.trackers.get_mut(*node)
+            {
+                write.ranges.iter().for_each(|range| tracker.set(*range));
             }
         }
     }
@@ -183,15 +245,15 @@ impl Primary {
 
     /// A peer has it.
     pub(crate) fn on_write_acked(&mut self, core: &mut Core, node: NodeId, number: u64) {
-        let (Some(write), Some(peer)) = (self.writes.get_mut(&number), self.peers.get_mut(&node)) else { return };
+        let Some(write) = self.writes.get_mut(&number) else { return };
         write.sent.retain(|other| *other != node);
         if !write.acked.contains(&node) {
             write.acked.push(node);
         }
-        if !peer.sync.is_member() {
+        if let Some(tracker) = core.trackers.get_mut(node) {
             for range in &write.ranges {
-                peer.dirty.clear(*range);
-                peer.unflushed.set(*range);
+                tracker.dirty.clear(*range);
+                tracker.unflushed.set(*range);
             }
         }
         self.complete_write_if_acked(core, number);
@@ -218,6 +280,9 @@ impl Primary {
         let holder = Holder::Write(number);
         let started = if write.sent.is_empty() {
             core.release(write.payload);
+            if write.pinned {
+                core.log.release(&extents_of(&write.ranges), Seq(0), core.active);
+            }
             self.writes.remove(&number);
             self.overlap.release(holder)
         } else if first {
@@ -235,6 +300,7 @@ impl Primary {
                 Holder::Write(number) => self.start_write(core, number),
                 Holder::Read(number) => self.start_read(core, number),
                 Holder::Chunk(node, number) => self.start_chunk(core, node, number),
+                Holder::Scrub(number) => self.read_scrub_step(core, number),
             }
         }
     }
@@ -246,6 +312,8 @@ impl Primary {
             self.writes.iter().filter(|(_, write)| !write.is_issued()).map(|(number, _)| *number).collect();
         for number in unstarted {
             let Some(write) = self.writes.remove(&number) else { continue };
+            core.log.forget(User::Write(number));
+            self.forget_fetch(core, Asker::Merge(number));
             self.overlap.release(Holder::Write(number));
             let request = match write.work {
                 Work::One { range, kind, fua } => Request::Write { range, kind, fua, coverage: write.coverage },
@@ -256,6 +324,7 @@ impl Primary {
         for (number, read) in std::mem::take(&mut self.reads) {
             self.overlap.release(Holder::Read(number));
             core.release(read.loaded());
+            self.forget_fetch(core, Asker::Read(number));
             requests.push((number, read.op, Request::Read { range: read.range }));
         }
         requests.sort_by_key(|(number, ..)| *number);

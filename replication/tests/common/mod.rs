@@ -6,6 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use proto::peer::message::{Envelope, Message, WriteKind};
+use proto::peer::version::SUPPORTED;
 use proto::{
     BlockRange, Boot, ClusterId, ConfigVersion, DiskId, Epoch, Incarnation, Micros, NodeId, RequestId, Timestamp,
     VolumeId,
@@ -14,7 +15,10 @@ use replication::config::{
     AckPolicy, ClusterState, Command, CommandBody, NodeCommand, NodeKind, NodeRecord, Outcome, VolumeCommand,
     VolumeConfig,
 };
-use replication::event::{Control, Coverage, DiskReport, Event, IoResult, LinkId, OpId, PayloadId, Request};
+use replication::event::{
+    Attachment, Control, Coverage, DiskReport, Event, IoResult, LinkId, OpId, PayloadId, Request,
+};
+use replication::local_copy::{Hot, MetaPage, PAGE_BYTES, Page};
 use replication::{Action, Notice, Refusal, Replica, Timing};
 
 /// The volume.
@@ -35,6 +39,25 @@ pub(crate) fn disk_of(node: NodeId) -> DiskId {
 /// Says which orders are held back.
 type Hold = Box<dyn Fn(NodeId, &Action) -> bool>;
 
+/// Log and bitmaps of a store.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Store {
+    pub(crate) hot: BTreeSet<u64>,
+    pub(crate) bitmaps: Vec<Vec<u8>>,
+    last_in_sync: ConfigVersion,
+}
+
+impl Store {
+    fn write(&mut self, pages: &[(MetaPage, Page)]) {
+        for (page, bytes) in pages {
+            let MetaPage::Bitmap { slot, page } = *page else { panic!("a replica writes bitmaps only") };
+            self.bitmaps.resize(3, vec![0; 8 * PAGE_BYTES]);
+            let at = page as usize * PAGE_BYTES;
+            self.bitmaps[usize::from(slot)][at..at + PAGE_BYTES].copy_from_slice(&bytes[..]);
+        }
+    }
+}
+
 /// See the module's header.
 pub(crate) struct Pair {
     pub(crate) now: Timestamp,
@@ -52,6 +75,8 @@ pub(crate) struct Pair {
     pub(crate) connected: bool,
     /// Proposals commit at once.
     pub(crate) commits: bool,
+    /// What the stores hold beside data.
+    pub(crate) stores: BTreeMap<NodeId, Store>,
     queue: VecDeque<(NodeId, Action)>,
     dialling: Vec<(NodeId, NodeId)>,
     links: BTreeMap<LinkId, (NodeId, NodeId)>,
@@ -84,7 +109,7 @@ impl Pair {
         let create = NodeCommand::CreateVolume {
             volume: V,
             name: "v".to_owned(),
-            size_bytes: 1 << 20,
+            size_bytes: 16 << 20,
             ack_policy: AckPolicy::Flush,
             preallocate: false,
             replicas,
@@ -107,6 +132,7 @@ impl Pair {
             moves: BTreeSet::new(),
             connected: true,
             commits: false,
+            stores: BTreeMap::new(),
             queue: VecDeque::new(),
             dialling: Vec::new(),
             links: BTreeMap::new(),
@@ -120,7 +146,7 @@ impl Pair {
         let mut pair = Self::blank();
         pair.tell_config();
         for node in [A, B] {
-            pair.event(node, Event::DiskAttached(pair.report(node)));
+            pair.attach(node, pair.report(node));
         }
         pair.wait(200);
         assert!(pair.replicas[&A].status(pair.now).serving, "A serves");
@@ -128,11 +154,19 @@ impl Pair {
         pair
     }
 
+    /// Opens the store of `node` as it stands: its log and bitmaps are those of the run before.
+    pub(crate) fn attach(&mut self, node: NodeId, report: DiskReport) {
+        let store = self.stores.entry(node).or_default();
+        let hot = Hot::Extents(store.hot.iter().copied().collect());
+        let attachment = Attachment { report, hot, bitmaps: store.bitmaps.clone() };
+        self.event(node, Event::DiskAttached(Box::new(attachment)));
+    }
+
     /// What the shell says of a healthy store.
     pub(crate) fn report(&self, node: NodeId) -> DiskReport {
         DiskReport {
             disk_id: disk_of(node),
-            last_in_sync: ConfigVersion(0),
+            last_in_sync: self.stores.get(&node).map_or(ConfigVersion(0), |store| store.last_in_sync),
             suspect: false,
             failed: false,
             fence: (Epoch(0), ConfigVersion(0)),
@@ -285,8 +319,8 @@ impl Pair {
             if self.connected && !linked(self, &ends) {
                 let link = LinkId(self.number());
                 self.links.insert(link, ends);
-                self.tell(ends.1, Event::LinkUp { peer: ends.0, link, outbound: false });
-                self.tell(ends.0, Event::LinkUp { peer: ends.1, link, outbound: true });
+                self.tell(ends.1, Event::LinkUp { peer: ends.0, link, outbound: false, protocol: SUPPORTED.max });
+                self.tell(ends.0, Event::LinkUp { peer: ends.1, link, outbound: true, protocol: SUPPORTED.max });
             }
         }
     }
@@ -318,13 +352,38 @@ impl Pair {
             Action::CompareDigests { io, .. } => {
                 self.tell(node, Event::DigestsCompared { io, differing: Vec::new() });
             }
+            Action::SendSums { link, envelope, message, .. } => {
+                self.transmit(node, link, envelope, message, true);
+            }
+            Action::CompareSums { io, .. } => {
+                self.tell(node, Event::SumsCompared { io, differing: Vec::new() });
+            }
+            Action::CoolExtents { io, extents, bitmaps } => {
+                let store = self.stores.entry(node).or_default();
+                store.write(&bitmaps);
+                store.hot.retain(|extent| !extents.contains(extent));
+                self.tell(node, Event::LocalDone { io, result });
+            }
+            Action::WriteBitmap { io, pages } => {
+                self.stores.entry(node).or_default().write(&pages);
+                self.tell(node, Event::LocalDone { io, result });
+            }
             Action::ReadLocal { io, .. }
+            | Action::RepairLocal { io, .. }
             | Action::WriteLocal { io, .. }
             | Action::WriteBatchLocal { io, .. }
             | Action::FlushLocal { io } => self.tell(node, Event::LocalDone { io, result }),
-            Action::MergeEdges { io, .. } => self.tell(node, Event::EdgesMerged { io, result }),
-            Action::PersistActivityLog { io, .. } => self.tell(node, Event::ActivityLogPersisted { io, result }),
-            Action::PersistReplicaState { io, .. } => self.tell(node, Event::ReplicaStatePersisted { io, result }),
+            Action::MergeEdges { io, .. } | Action::MergeFetched { io, .. } => {
+                self.tell(node, Event::EdgesMerged { io, result });
+            }
+            Action::PersistActivityLog { io, extents } => {
+                self.stores.entry(node).or_default().hot.extend(extents);
+                self.tell(node, Event::ActivityLogPersisted { io, result });
+            }
+            Action::PersistReplicaState { io, last_in_sync, .. } => {
+                self.stores.entry(node).or_default().last_in_sync = last_in_sync;
+                self.tell(node, Event::ReplicaStatePersisted { io, result });
+            }
             Action::PersistFence { epoch, version } => self.tell(node, Event::FencePersisted { epoch, version }),
             Action::Propose(command) => self.propose(node, command),
             Action::Notify(Notice::Role { from, to, .. }) => {

@@ -21,9 +21,14 @@ impl Case {
     /// A healthy pair with box-a as primary.
     fn healthy() -> Self {
         let boot = Boot(7);
-        let registration =
-            |disk| Registration { disk_id: DiskId(disk), incarnation: Incarnation(1), boot, ready: true };
-        let member = |disk| Member { disk_id: DiskId(disk), boot };
+        let registration = |disk| Registration {
+            disk_id: DiskId(disk),
+            incarnation: Incarnation(1),
+            boot,
+            ready: true,
+            ..Registration::default()
+        };
+        let member = |disk| Member { disk_id: DiskId(disk), boot, since: ConfigVersion(1) };
         let config = VolumeConfig {
             id: VolumeId(9),
             name: "vm".into(),

@@ -207,6 +207,13 @@ fn event_kind(state: &ClusterState, kind: NodeEventKind) -> Kind {
         NodeEventKind::Notice(Notice::SwitchoverRefused { why }) => {
             Kind::SwitchoverRefused(pb::SwitchoverRefused { why: why.into() })
         }
+        NodeEventKind::Notice(Notice::ScrubRefused { why }) => Kind::Text(format!("scrub refused: {why}")),
+        NodeEventKind::Notice(Notice::Scrub { report, done }) => Kind::Text(format!(
+            "scrub {}: {} of {} blocks",
+            if done { "done" } else { "under way" },
+            report.done_blocks,
+            report.blocks
+        )),
         NodeEventKind::Notice(Notice::DetachRefused { why }) => Kind::Text(format!("detach refused: {why}")),
         NodeEventKind::StoreProgress { done, total } => {
             Kind::StoreProgress(pb::StoreProgress { done_bytes: done, total_bytes: total })

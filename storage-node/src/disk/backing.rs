@@ -146,6 +146,10 @@ fn explain(problem: &SlotProblem) -> String {
         SlotProblem::Damaged(what) => format!(
             "no superblock of the store can be used: {what}; remove it and let the volume be rebuilt from the other copy"
         ),
+        SlotProblem::Older(version) => format!(
+            "the store is of format version {version}, which has no checksums and is not read any more; remove it and let \
+             the volume be rebuilt, or take its data from the program that wrote it"
+        ),
         SlotProblem::Newer(what) => format!("the store was written by a newer program ({what}); upgrade this box"),
     }
 }

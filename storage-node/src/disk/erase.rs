@@ -8,17 +8,15 @@ use proto::BlockRange;
 use proto::peer::message::WriteKind;
 
 use super::DiskError;
+use super::raw::Ended;
 use super::ring::Request;
 use super::store::Inner;
 
 /// Bytes of zeros written at a time where fallocate cannot help.
 const ZERO_CHUNK_BYTES: u64 = 1 << 20;
 
-/// Makes a checked range read as zeros. With `fua` a flush follows.
-pub(super) fn start(store: &Rc<Inner>, tag: u64, range: BlockRange, kind: WriteKind, fua: bool) {
-    if range.count == 0 {
-        return store.finish_later(tag, Ok(None));
-    }
+/// Makes a checked range read as zeros. With `fua` a flush follows. `ended` is called from a completion.
+pub(super) fn start(store: &Rc<Inner>, range: BlockRange, kind: WriteKind, fua: bool, ended: Ended) {
     // On a block device the kernel turns both into a zeroing command, the first with unmap, or refuses them; it never
     // leaves old data readable.
     let mode = libc::FALLOC_FL_KEEP_SIZE
@@ -29,30 +27,29 @@ pub(super) fn start(store: &Rc<Inner>, tag: u64, range: BlockRange, kind: WriteK
     let done = Box::new(move |result: Result<_, DiskError>| match result {
         Err(DiskError::Io(libc::EOPNOTSUPP | libc::ENOSYS)) => {
             let zeros = AlignedBuf::zeroed(range.length_bytes().min(ZERO_CHUNK_BYTES) as usize).freeze();
-            write_zeros(&inner, tag, store_offset, range.length_bytes(), zeros, fua);
+            write_zeros(&inner, store_offset, range.length_bytes(), zeros, fua, ended);
         }
-        other => end(&inner, tag, fua, other.map(|_| ())),
+        other => end(&inner, fua, other.map(|_| ()), ended),
     });
     store.ring.request(&store.file, request, done);
 }
 
 /// Writes one chunk, and after it the next. `at` is a byte offset in the store, `left` the bytes still to write.
-fn write_zeros(store: &Rc<Inner>, tag: u64, at: u64, left: u64, zeros: Bytes, fua: bool) {
+fn write_zeros(store: &Rc<Inner>, at: u64, left: u64, zeros: Bytes, fua: bool, ended: Ended) {
     let part = left.min(ZERO_CHUNK_BYTES);
     let inner = Rc::clone(store);
     let chunk = zeros.slice(..part as usize);
-    let done = Box::new(move |result: Result<(), DiskError>| match result {
-        Ok(()) if left > part => write_zeros(&inner, tag, at + part, left - part, zeros, fua),
-        other => end(&inner, tag, fua, other),
+    let done = Box::new(move |result: Result<_, DiskError>| match result {
+        Ok(_) if left > part => write_zeros(&inner, at + part, left - part, zeros, fua, ended),
+        other => end(&inner, fua, other.map(|_| ()), ended),
     });
-    store.write_at(at, chunk, false, done);
+    store.ring.request(&store.file, Request::Write { offset: at, data: chunk, durable: false }, done);
 }
 
 /// Only called from a completion.
-fn end(store: &Rc<Inner>, tag: u64, fua: bool, result: Result<(), DiskError>) {
-    let inner = Rc::clone(store);
+fn end(store: &Rc<Inner>, fua: bool, result: Result<(), DiskError>, ended: Ended) {
     match result {
-        Ok(()) if fua => store.flush(Box::new(move |flushed| inner.finish(tag, flushed.map(|()| None)))),
-        other => store.finish(tag, other.map(|()| None)),
+        Ok(()) if fua => store.flush(ended),
+        other => ended(other),
     }
 }

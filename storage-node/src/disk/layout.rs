@@ -1,9 +1,10 @@
 //! Where the areas of a store lie, computed from the volume's size. Pure.
 //!
-//! `docs/disk-format.md` describes what each area holds. Only the superblocks and the data are in use; the others are
-//! sized and placed now, so that using them later changes no offset.
+//! `docs/disk-format.md` describes what each area holds.
 
 use proto::{BLOCK_BYTES, EXTENT_BYTES};
+use replication::bitmap_pages::pages_for;
+use replication::local_copy::log_pages_for;
 
 /// Largest volume, in bytes (16 TiB).
 pub const VOLUME_BYTES_MAX: u64 = 16 << 40;
@@ -14,9 +15,8 @@ pub(super) const HEAD_BYTES: u64 = 1 << 20;
 /// Dirty bitmaps a store has room for, one for each registered replica elsewhere.
 pub(super) const BITMAPS: u32 = 2;
 
-const ACTIVITY_LOG_BYTES: u64 = 1 << 20;
-/// One dirty bit a block: 1024 bits an extent.
-const DIRTY_BYTES_PER_EXTENT: u64 = EXTENT_BYTES / BLOCK_BYTES / 8;
+/// No area of metadata is longer: some are read whole.
+const METADATA_AREA_BYTES_MAX: u64 = 16 << 30;
 /// A 4 KiB index page has a 16-byte header and 16 bytes an extent.
 const INDEX_EXTENTS_PER_PAGE: u64 = 255;
 
@@ -53,7 +53,7 @@ impl Layout {
     /// The layout of a new store; `size_bytes` as [`size_problem`] accepts it.
     pub(super) fn for_volume(size_bytes: u64) -> Layout {
         let extents = size_bytes.div_ceil(EXTENT_BYTES);
-        let bitmap = (extents * DIRTY_BYTES_PER_EXTENT).next_multiple_of(BLOCK_BYTES);
+        let bitmap = pages_for(size_bytes / BLOCK_BYTES) * BLOCK_BYTES;
         let index = extents.div_ceil(INDEX_EXTENTS_PER_PAGE) * BLOCK_BYTES;
         let mut next = HEAD_BYTES;
         let mut place = |length: u64| {
@@ -61,7 +61,7 @@ impl Layout {
             next += length;
             area
         };
-        let activity_log = place(ACTIVITY_LOG_BYTES);
+        let activity_log = place(u64::from(log_pages_for(size_bytes / BLOCK_BYTES)) * BLOCK_BYTES);
         let bitmaps = place(bitmap * u64::from(BITMAPS));
         let index_first = place(index);
         let index_second = place(index);
@@ -100,6 +100,20 @@ impl Layout {
                 return Some(format!("the {name} area begins at {}, inside another or unaligned", area.offset));
             }
             free_from = end;
+        }
+        let whole = Layout::for_volume(size_bytes);
+        let needed = [
+            ("activity log", self.activity_log, whole.activity_log.length),
+            ("dirty bitmaps", self.bitmaps, whole.bitmaps.length),
+            ("first index", self.index_first, whole.index_first.length),
+            ("second index", self.index_second, whole.index_second.length),
+            ("checksums", self.checksums, whole.checksums.length),
+        ];
+        for (name, area, needed) in needed {
+            if area.length < needed || area.length > METADATA_AREA_BYTES_MAX || !area.length.is_multiple_of(BLOCK_BYTES)
+            {
+                return Some(format!("the {name} area has {} bytes where {needed} are needed", area.length));
+            }
         }
         if !self.data.offset.is_multiple_of(EXTENT_BYTES) || self.data.length != size_bytes {
             return Some("the data area is unaligned or not as long as the volume".into());
@@ -140,10 +154,13 @@ mod tests {
     #[test]
     fn layouts_of_a_damaged_disk_are_refused() {
         let good = Layout::for_volume(1 << 30);
-        let damage: [fn(&mut Layout); 6] = [
+        let damage: [fn(&mut Layout); 9] = [
             |l| l.activity_log.offset = 4096,
             |l| l.bitmaps.length = u64::MAX,
             |l| l.index_second.offset += 1,
+            |l| l.activity_log.length = 0,
+            |l| l.index_first.length -= 1,
+            |l| l.checksums.length -= 4096,
             |l| l.checksums.length += 4 << 20,
             |l| l.data.offset += 4096,
             |l| l.data.length -= 4096,

@@ -1,20 +1,22 @@
 //! The disk engine: io_uring, volume stores, the fence file.
 //!
 //! - [`Ring`]: one io_uring of a shard; the only `unsafe` of this crate.
-//! - [`Store`]: an open volume store; operations go to its ring, their ends come to a sink.
+//! - [`Store`]: an open volume store; operations go through its [`LocalCopy`](replication::local_copy::LocalCopy), which
+//!   knows checksums and activity log, to its ring, and their ends come to a sink.
 //! - [`StorePool`]: where stores are kept: scanning, creating, removing.
 //! - [`FenceFile`]: what this node has promised about epochs.
 //!
 //! The layout on disk is described in `docs/disk-format.md`. This module does not order operations, does not know
 //! replicas, and never retries a failed flush.
 
+mod areas;
 mod backing;
-mod batch;
 mod create;
 mod erase;
 mod fence;
 mod layout;
 mod pool;
+mod raw;
 mod rehome;
 mod ring;
 mod store;
@@ -27,8 +29,10 @@ use std::path::PathBuf;
 use std::rc::Rc;
 
 use bytes::Bytes;
+use proto::checksum::BlockSums;
 use proto::peer::message::WriteKind;
 use proto::{BlockRange, Boot, ClusterId, ConfigVersion, DiskId, VolumeId};
+use replication::local_copy::{Hot, MetaPage, Page, ReadCheck};
 use thiserror::Error;
 
 pub use fence::{FENCES_MAX, FenceFile};
@@ -38,15 +42,18 @@ pub use rehome::rehome_stores;
 pub use ring::Ring;
 pub use store::{OPERATIONS_MAX, Store};
 
-/// One operation on a volume's store.
+/// One operation on a volume's store. No two in flight touch the same block unless both read it.
 #[derive(Clone, Debug)]
 pub enum DiskOp {
     /// Read blocks; `DiskDone` holds them in an aligned buffer.
     Read {
         /// Blocks to read.
         range: BlockRange,
+        /// What to make of their checksums.
+        check: ReadCheck,
     },
-    /// Write, zero (allocated) or discard (punch) blocks. `data` is exactly as long as the range, for `WriteKind::Data`.
+    /// Write, zero (allocated) or discard (punch) blocks, whose extents are hot. `data` is exactly as long as the range,
+    /// for `WriteKind::Data`.
     Write {
         /// Blocks to write.
         range: BlockRange,
@@ -56,21 +63,45 @@ pub enum DiskOp {
         fua: bool,
         /// The content, for `WriteKind::Data`. Written without a copy if it is 4096-aligned in memory.
         data: Option<Bytes>,
+        /// For data one checksum a block; otherwise none.
+        sums: BlockSums,
     },
-    /// Ordered groups, a flush after each.
+    /// Ordered groups, a flush after each; their extents are hot.
     Batch {
         /// The ranges of each group.
         groups: Vec<Vec<BlockRange>>,
         /// The content of all ranges, in order.
         data: Bytes,
+        /// The checksums of all blocks, in order.
+        sums: BlockSums,
     },
     /// Put every write that has ended before on stable media. Once a flush of a store has failed, every later one does.
     Flush,
-    /// Make extents hot in the activity log (until the log exists every extent of an open store counts as hot, so this
-    /// completes at once).
-    ActivityLog {
-        /// Numbers of 4 MiB extents.
+    /// Make extents hot in the activity log.
+    Heat {
+        /// Numbers of 4 MiB extents, ascending.
         extents: Vec<u64>,
+    },
+    /// Make hot extents cold. Nothing is being written to them.
+    Cool {
+        /// Numbers of 4 MiB extents, ascending.
+        extents: Vec<u64>,
+        /// Pages of dirty bitmaps that must be on stable media before.
+        bitmaps: Vec<(MetaPage, Page)>,
+    },
+    /// Write pages of dirty bitmaps, each durable before the next.
+    Bitmap {
+        /// The pages.
+        pages: Vec<(MetaPage, Page)>,
+    },
+    /// Put a peer's copy in the place of blocks that were found bad, where it matches their own checksums.
+    Repair {
+        /// Blocks.
+        range: BlockRange,
+        /// The peer's data; exactly as long as the range.
+        data: Bytes,
+        /// Its checksums, one a block.
+        sums: BlockSums,
     },
     /// Record in both superblocks, durably.
     PersistState {
@@ -86,8 +117,19 @@ pub enum DiskOp {
 pub struct DiskDone {
     /// As given to `start`.
     pub tag: u64,
-    /// For reads the data.
-    pub result: Result<Option<Bytes>, DiskError>,
+    /// How it ended.
+    pub result: Result<(), DiskError>,
+    /// What was read: of a read that ended well, or that found some blocks bad.
+    pub data: Option<Bytes>,
+    /// The checksums of a read, one a block, all matching what was read. Of a bad block one that cannot match it.
+    pub sums: BlockSums,
+}
+
+impl DiskDone {
+    /// An end without data.
+    pub fn bare(tag: u64, result: Result<(), DiskError>) -> DiskDone {
+        DiskDone { tag, result, data: None, sums: BlockSums::new() }
+    }
 }
 
 /// Why an operation failed.
@@ -96,10 +138,26 @@ pub enum DiskError {
     /// The store has no space left.
     #[error("no space left in the backing store")]
     OutOfSpace,
-    /// The kernel reported this errno, or a short transfer (0). EBUSY: more operations at once than a store bears;
-    /// EINVAL: the operation does not fit the store. Both are the caller's mistake, and nothing was done.
+    /// These blocks, runs in ascending order, do not match their checksums, also when read again.
+    #[error("{} run(s) of blocks do not match their checksums, the first at block {}", .0.len(), .0.first().map_or(0, |run| run.start))]
+    Corrupt(Vec<BlockRange>),
+    /// The caller's mistake, and nothing was done. EBUSY: more operations at once than a store bears; EINVAL: the
+    /// operation does not fit the store; EFAULT: its data is not there.
+    #[error("a defect of this program: a disk operation was refused (errno {0})")]
+    Misuse(i32),
+    /// The kernel reported this errno, or a short transfer (0).
     #[error("I/O error (errno {0})")]
     Io(i32),
+}
+
+/// An open store, and what it remembers of its last use.
+pub struct OpenedStore {
+    /// The store.
+    pub store: Store,
+    /// Extents that were hot.
+    pub hot: Hot,
+    /// The dirty bitmaps, each whole, as read.
+    pub bitmaps: Vec<Vec<u8>>,
 }
 
 impl DiskError {
@@ -115,8 +173,9 @@ impl From<DiskError> for io::Error {
     fn from(error: DiskError) -> io::Error {
         match error {
             DiskError::OutOfSpace => io::Error::from_raw_os_error(libc::ENOSPC),
+            DiskError::Corrupt(_) => io::ErrorKind::InvalidData.into(),
             DiskError::Io(0) => io::ErrorKind::UnexpectedEof.into(),
-            DiskError::Io(errno) => io::Error::from_raw_os_error(errno),
+            DiskError::Misuse(errno) | DiskError::Io(errno) => io::Error::from_raw_os_error(errno),
         }
     }
 }

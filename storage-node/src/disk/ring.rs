@@ -165,6 +165,10 @@ pub(super) enum Fault {
     Short(i32),
     /// The next fallocate ends with this errno.
     Fallocate(i32),
+    /// The next read or write at this offset ends with this errno.
+    TransferAt(u64, i32),
+    /// The first bit of what the next read has read is the other one.
+    Flip,
 }
 
 struct Core {
@@ -380,10 +384,22 @@ impl State {
             Fault::Flush(_) => matches!(request, Request::Flush | Request::Write { durable: true, .. }),
             Fault::Transfer(_) | Fault::Short(_) => matches!(request, Request::Read { .. } | Request::Write { .. }),
             Fault::Fallocate(_) => matches!(request, Request::Fallocate { .. }),
+            Fault::TransferAt(at, _) => {
+                matches!(request, Request::Read { offset, .. } | Request::Write { offset, .. } if offset == at)
+            }
+            Fault::Flip => matches!(request, Request::Read { .. }),
         });
         match hit.map(|at| self.faults.remove(at)) {
             Some(Fault::Short(bytes)) => result.min(bytes),
-            Some(Fault::Flush(errno) | Fault::Transfer(errno) | Fault::Fallocate(errno)) => -errno,
+            Some(Fault::Flip) => {
+                if let Request::Read { buf, .. } = &mut self.entries[key].request {
+                    buf[0] ^= 1;
+                }
+                result
+            }
+            Some(
+                Fault::Flush(errno) | Fault::Transfer(errno) | Fault::Fallocate(errno) | Fault::TransferAt(_, errno),
+            ) => -errno,
             None => result,
         }
     }

@@ -1,10 +1,12 @@
-//! An open volume store: its lock, its superblock, and the way of each operation to the ring and back.
+//! An open volume store: its lock, its superblock, and the way of each operation into its copy and back.
 //!
-//! Operations run in parallel and in any order. A dropped store tells its sink nothing more; its file, and with it the
-//! lock, stays open until the kernel has ended what is in flight.
+//! What an operation does to the areas of the store is decided by its `LocalCopy`, and carried out by `raw`. Operations
+//! run in parallel and in any order. A dropped store tells its sink nothing more; its file, and with it the lock, stays
+//! open until the kernel has ended what is in flight.
 
 use std::cell::{Cell, RefCell};
 use std::fs::File;
+use std::path::Path;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -13,18 +15,24 @@ use block_device::{AlignedBuf, buffer::ALIGNMENT_BYTES};
 use bytes::Bytes;
 use nix::errno::Errno;
 use nix::unistd::{Whence, lseek};
+use proto::checksum::Salt;
 use proto::peer::message::WriteKind;
-use proto::{BLOCK_BYTES, BlockRange, Boot};
+use proto::{BLOCK_BYTES, BlockRange, Boot, EXTENT_BYTES};
+use replication::local_copy::{Areas, CopyOp, Counters, Geometry, LocalCopy, MetaPage, Page};
 use tokio::sync::{Mutex, Notify};
 
+use super::areas;
 use super::backing::{Access, Backing, decode_slot, found, io_at, judge, refused};
-use super::layout::SLOT_OFFSETS;
+use super::layout::{Layout, SLOT_OFFSETS};
+use super::raw::{Data, Ended, Work};
 use super::ring::{Request, Ring};
 use super::superblock::{self, Chosen, SLOT_BYTES, Superblock};
-use super::{DiskDone, DiskError, DiskOp, DiskSink, FoundStore, StoreError, batch, erase};
+use super::{DiskDone, DiskError, DiskOp, DiskSink, FoundStore, OpenedStore, StoreError};
 
 /// Operations of one store at a time; past that they end with EBUSY, undone.
 pub const OPERATIONS_MAX: usize = 16_384;
+/// Checksum pages of cold extents that one store keeps in memory (256 MiB, enough for 256 GiB).
+const CHECKSUM_PAGES_CACHED_MAX: u64 = 65_536;
 /// Runs that one `allocation` tells apart; what follows them counts as allocated.
 const ALLOCATION_RUNS_MAX: usize = 65_536;
 /// Between two looks at a lock that another process holds.
@@ -39,8 +47,12 @@ pub struct Store {
 pub(super) struct Inner {
     pub(super) ring: Rc<Ring>,
     pub(super) file: Arc<File>,
+    pub(super) layout: Layout,
+    pub(super) is_device: bool,
+    pub(super) salt: Salt,
+    pub(super) copy: RefCell<LocalCopy>,
+    pub(super) work: RefCell<Work>,
     found: FoundStore,
-    is_device: bool,
     /// `None` once the store is dropped.
     sink: RefCell<Option<DiskSink>>,
     in_flight: Cell<usize>,
@@ -60,7 +72,7 @@ impl Store {
         boot: Boot,
         lock_wait: Duration,
         sink: DiskSink,
-    ) -> Result<Store, StoreError> {
+    ) -> Result<OpenedStore, StoreError> {
         let path = &found_by_scan.path;
         let Backing { file, is_device, length, .. } = open_locked(found_by_scan, lock_wait).await?;
         let file = Arc::new(file);
@@ -76,19 +88,25 @@ impl Store {
         let now = Superblock { generation: before.generation + 1, boot, clean: false, suspect, ..before.clone() };
         // The slot that does not count goes first: if it was damaged, this repairs it before the good one is touched.
         write_superblock(&ring, &file, &now, 1 - slot).await.map_err(|e| io_at(path)(e.into()))?;
-        Ok(Store {
-            inner: Rc::new(Inner {
-                ring,
-                file,
-                found: FoundStore { suspect, ..found(path, &before) },
-                is_device,
-                sink: RefCell::new(Some(sink)),
-                in_flight: Cell::new(0),
-                idle: Notify::new(),
-                flush_failed: RefCell::new(None),
-                superblock: Mutex::new(now),
-            }),
-        })
+        let read = areas::Read::of(&ring, &file, &before.layout).await;
+        let areas = Areas { log: &read.log, index: [&read.index[0], &read.index[1]] };
+        let (copy, hot) = LocalCopy::open(geometry(&before), areas);
+        let inner = Inner {
+            ring,
+            file,
+            layout: before.layout,
+            is_device,
+            salt: Salt::of(before.volume),
+            copy: RefCell::new(copy),
+            work: RefCell::default(),
+            found: FoundStore { suspect, ..found(path, &before) },
+            sink: RefCell::new(Some(sink)),
+            in_flight: Cell::new(0),
+            idle: Notify::new(),
+            flush_failed: RefCell::new(None),
+            superblock: Mutex::new(now),
+        };
+        Ok(OpenedStore { store: Store { inner: Rc::new(inner) }, hot, bitmaps: read.bitmaps })
     }
 
     /// Its superblock as of opening: `clean` and `boot` as the former owner left them, `suspect` as judged by `open`.
@@ -105,35 +123,26 @@ impl Store {
         }
         let checked = if inner.in_flight.get() >= OPERATIONS_MAX { Err(libc::EBUSY) } else { inner.check(&op) };
         inner.in_flight.set(inner.in_flight.get() + 1);
-        if let Err(errno) = checked {
-            return inner.finish_later(tag, Err(DiskError::Io(errno)));
-        }
-        match op {
-            DiskOp::Read { range } => inner.read(tag, range),
-            DiskOp::Write { range, kind: WriteKind::Data, fua, data } => {
-                inner.write(tag, range, fua, data.unwrap_or_default());
+        let done_at_once = match checked {
+            Ok(Todo::Some) => return inner.dispatch(tag, op),
+            Ok(Todo::None) => DiskDone { data: Some(Bytes::new()), ..DiskDone::bare(tag, Ok(())) },
+            Err(errno) => {
+                let path = inner.path().display();
+                tracing::error!(%path, errno, "a defect of this program: a disk operation does not fit its store");
+                DiskDone::bare(tag, Err(DiskError::Misuse(errno)))
             }
-            DiskOp::Write { range, kind, fua, .. } => erase::start(inner, tag, range, kind, fua),
-            DiskOp::Batch { groups, data } => batch::start(inner, tag, groups, data),
-            DiskOp::Flush => {
-                let ending = Rc::clone(inner);
-                inner.flush(Box::new(move |result| ending.finish(tag, result.map(|()| None))));
-            }
-            DiskOp::ActivityLog { .. } => inner.finish_later(tag, Ok(None)),
-            DiskOp::PersistState { last_in_sync, suspect } => {
-                let inner = Rc::clone(inner);
-                tokio::task::spawn_local(async move {
-                    let result = inner
-                        .change_superblock(|s| {
-                            s.last_in_sync = last_in_sync;
-                            s.suspect = suspect;
-                            s.failed &= suspect;
-                        })
-                        .await;
-                    inner.finish(tag, result.map(|()| None));
-                });
-            }
-        }
+        };
+        inner.finish_later(done_at_once);
+    }
+
+    /// What was found and mended since the store was opened.
+    pub fn counters(&self) -> Counters {
+        self.inner.copy.borrow().counters()
+    }
+
+    /// Extents that are hot.
+    pub fn hot_extents(&self) -> u64 {
+        self.inner.copy.borrow().hot_extents()
     }
 
     /// Operations started and not ended.
@@ -150,7 +159,7 @@ impl Store {
     /// and kept may count as a hole: it reads as zeros as well.
     pub fn allocation(&self, range: BlockRange) -> Result<Vec<(BlockRange, bool)>, DiskError> {
         let inner = &self.inner;
-        inner.check_range(range).map_err(DiskError::Io)?;
+        inner.check_range(range).map_err(DiskError::Misuse)?;
         if range.count == 0 {
             return Ok(Vec::new());
         }
@@ -199,7 +208,7 @@ impl Store {
     pub async fn close(self, clean: bool) -> Result<(), StoreError> {
         let inner = Rc::clone(&self.inner);
         inner.ring.submit();
-        while inner.in_flight.get() > 0 {
+        while inner.is_busy() {
             inner.idle.notified().await;
         }
         if !clean {
@@ -228,36 +237,58 @@ impl Inner {
         self.found.data_offset + range.offset_bytes()
     }
 
+    /// Where the store lies.
+    pub(super) fn path(&self) -> &Path {
+        &self.found.path
+    }
+
     /// Ends an operation: tells the sink.
-    pub(super) fn finish(&self, tag: u64, result: Result<Option<Bytes>, DiskError>) {
+    pub(super) fn finish(&self, done: DiskDone) {
         self.in_flight.set(self.in_flight.get() - 1);
-        if self.in_flight.get() == 0 {
-            self.idle.notify_one();
-        }
+        self.tell_if_idle();
         let sink = self.sink.borrow().clone();
         if let Some(sink) = sink {
-            sink(DiskDone { tag, result });
+            sink(done);
         }
     }
 
-    pub(super) fn finish_later(self: &Rc<Self>, tag: u64, result: Result<Option<Bytes>, DiskError>) {
+    pub(super) fn finish_later(self: &Rc<Self>, done: DiskDone) {
         let inner = Rc::clone(self);
-        self.ring.defer(Box::new(move || inner.finish(tag, result)));
+        self.ring.defer(Box::new(move || inner.finish(done)));
+    }
+
+    /// Wakes who waits for the end of everything.
+    pub(super) fn tell_if_idle(&self) {
+        if !self.is_busy() {
+            self.idle.notify_one();
+        }
+    }
+
+    fn is_busy(&self) -> bool {
+        self.in_flight.get() > 0 || self.work.borrow().is_busy()
     }
 
     /// fdatasync. A failure is remembered: the kernel drops what it could not write and reports success next time.
-    pub(super) fn flush(self: &Rc<Self>, done: Box<dyn FnOnce(Result<(), DiskError>)>) {
-        let failed = self.flush_failed.borrow().clone();
-        if let Some(error) = failed {
-            return self.ring.defer(Box::new(move || done(Err(error))));
+    pub(super) fn flush(self: &Rc<Self>, ended: Ended) {
+        if let Some(error) = self.flush_failure() {
+            return self.ring.defer(Box::new(move || ended(Err(error))));
         }
         let inner = Rc::clone(self);
-        let done = Box::new(move |result: Result<_, DiskError>| done(inner.believe_flush(result.map(|_| ()))));
+        let done = Box::new(move |result: Result<_, DiskError>| ended(inner.believe_flush(result.map(|_| ()))));
         self.ring.request(&self.file, Request::Flush, done);
     }
 
+    /// Why no flush or durable write can be believed any more.
+    pub(super) fn flush_failure(&self) -> Option<DiskError> {
+        self.flush_failed.borrow().clone()
+    }
+
+    pub(super) fn flush_has_failed(&self) -> bool {
+        self.flush_failed.borrow().is_some()
+    }
+
     /// Remembers a failed flush; a flush that ends after one that failed is not believed either.
-    fn believe_flush(&self, result: Result<(), DiskError>) -> Result<(), DiskError> {
+    pub(super) fn believe_flush(&self, result: Result<(), DiskError>) -> Result<(), DiskError> {
         let mut failed = self.flush_failed.borrow_mut();
         if let Err(error) = result {
             failed.get_or_insert(error);
@@ -265,69 +296,96 @@ impl Inner {
         failed.clone().map_or(Ok(()), Err)
     }
 
-    /// Writes bytes whose range was checked. Data that O_DIRECT cannot take is copied.
-    pub(super) fn write_at(
-        self: &Rc<Self>,
-        offset: u64,
-        data: Bytes,
-        durable: bool,
-        done: Box<dyn FnOnce(Result<(), DiskError>)>,
-    ) {
-        let aligned = data.as_ptr().addr().is_multiple_of(ALIGNMENT_BYTES);
-        let data = if aligned { data } else { AlignedBuf::copy_of(&data).freeze() };
-        let done = Box::new(move |result: Result<_, DiskError>| done(result.map(|_| ())));
-        self.ring.request(&self.file, Request::Write { offset, data, durable }, done);
-    }
-
-    fn read(self: &Rc<Self>, tag: u64, range: BlockRange) {
-        if range.count == 0 {
-            return self.finish_later(tag, Ok(Some(Bytes::new())));
-        }
-        let buf = AlignedBuf::zeroed(range.length_bytes() as usize);
-        let inner = Rc::clone(self);
-        let done = Box::new(move |result: Result<Option<AlignedBuf>, DiskError>| {
-            inner.finish(tag, result.map(|buf| buf.map(AlignedBuf::freeze)));
-        });
-        self.ring.request(&self.file, Request::Read { offset: self.offset(range), buf }, done);
-    }
-
-    fn write(self: &Rc<Self>, tag: u64, range: BlockRange, fua: bool, data: Bytes) {
-        let failed = self.flush_failed.borrow().clone();
-        match failed {
-            Some(error) if fua => return self.finish_later(tag, Err(error)),
-            _ if data.is_empty() => return self.finish_later(tag, Ok(None)),
-            _ => {}
-        }
-        let inner = Rc::clone(self);
-        let done = Box::new(move |result| {
-            // A write that found no space says nothing about what was written before it.
-            let judged = fua && result != Err(DiskError::OutOfSpace);
-            let result = if judged { inner.believe_flush(result) } else { result };
-            inner.finish(tag, result.map(|()| None));
-        });
-        self.write_at(self.offset(range), data, fua, done);
-    }
-
-    /// Fails with an errno unless the operation fits the store.
-    fn check(&self, op: &DiskOp) -> Result<(), i32> {
+    /// Gives a checked operation to the copy.
+    fn dispatch(self: &Rc<Self>, tag: u64, op: DiskOp) {
         match op {
-            DiskOp::Read { range } => self.check_range(*range),
-            DiskOp::Write { range, kind, data, .. } => {
-                self.check_range(*range)?;
-                let length = data.as_ref().map_or(0, Bytes::len) as u64;
-                let fits = *kind != WriteKind::Data || length == range.length_bytes();
-                if fits { Ok(()) } else { Err(libc::EINVAL) }
+            DiskOp::Read { range, check } => {
+                self.begin(tag, CopyOp::Read { range, check }, Some(Data::Read { range, buf: None }));
             }
-            DiskOp::Batch { groups, data } => {
-                let mut bytes = 0u64;
+            DiskOp::Write { range, kind, fua, data, sums } => {
+                let data = data.map(|data| Data::Given(aligned(data)));
+                self.begin(tag, CopyOp::Write { range, kind, fua, sums }, data);
+            }
+            DiskOp::Batch { groups, data, sums } => {
+                let groups = merged_groups(groups);
+                match groups.is_empty() {
+                    true => self.begin(tag, CopyOp::Flush, None),
+                    false => self.begin(tag, CopyOp::Batch { groups, sums }, Some(Data::Given(aligned(data)))),
+                }
+            }
+            DiskOp::Flush => self.begin(tag, CopyOp::Flush, None),
+            DiskOp::Heat { extents } => self.begin(tag, CopyOp::Heat { extents }, None),
+            DiskOp::Cool { extents, bitmaps: pages } if extents.is_empty() => {
+                self.begin(tag, CopyOp::Bitmap { pages }, None);
+            }
+            DiskOp::Cool { extents, bitmaps } => self.begin(tag, CopyOp::Cool { extents, bitmaps }, None),
+            DiskOp::Bitmap { pages } => self.begin(tag, CopyOp::Bitmap { pages }, None),
+            DiskOp::Repair { range, data, sums } => {
+                self.begin(tag, CopyOp::Repair { range, sums }, Some(Data::Given(aligned(data))));
+            }
+            DiskOp::PersistState { last_in_sync, suspect } => {
+                let inner = Rc::clone(self);
+                tokio::task::spawn_local(async move {
+                    let change = |s: &mut Superblock| {
+                        s.last_in_sync = last_in_sync;
+                        s.suspect = suspect;
+                        s.failed &= suspect;
+                    };
+                    let result = inner.change_superblock(change).await;
+                    inner.finish(DiskDone::bare(tag, result));
+                });
+            }
+        }
+    }
+
+    /// Fails with an errno unless the operation fits the store; tells whether there is anything to do.
+    fn check(&self, op: &DiskOp) -> Result<Todo, i32> {
+        let some = |is_some: bool| if is_some { Todo::Some } else { Todo::None };
+        match op {
+            DiskOp::Read { range, .. } => self.check_range(*range).map(|()| some(range.count > 0)),
+            DiskOp::Write { range, kind, data, sums, .. } => {
+                self.check_range(*range)?;
+                let (bytes, blocks) = (data.as_ref().map_or(0, Bytes::len) as u64, sums.len() as u64);
+                let fits = match kind {
+                    WriteKind::Data => bytes == range.length_bytes() && blocks == range.count,
+                    WriteKind::Zeroes | WriteKind::Discard => data.is_none() && sums.is_empty(),
+                };
+                fits.then(|| some(range.count > 0)).ok_or(libc::EINVAL)
+            }
+            DiskOp::Batch { groups, data, sums } => {
+                let mut blocks = 0u64;
                 for range in groups.iter().flatten() {
                     self.check_range(*range)?;
-                    bytes = bytes.saturating_add(range.length_bytes());
+                    blocks = blocks.saturating_add(range.count);
                 }
-                if bytes == data.len() as u64 { Ok(()) } else { Err(libc::EINVAL) }
+                let fits = blocks.checked_mul(BLOCK_BYTES) == Some(data.len() as u64) && blocks == sums.len() as u64;
+                fits.then_some(Todo::Some).ok_or(libc::EINVAL)
             }
-            DiskOp::Flush | DiskOp::ActivityLog { .. } | DiskOp::PersistState { .. } => Ok(()),
+            DiskOp::Repair { range, data, sums } => {
+                self.check_range(*range)?;
+                let fits = data.len() as u64 == range.length_bytes() && sums.len() as u64 == range.count;
+                fits.then(|| some(range.count > 0)).ok_or(libc::EINVAL)
+            }
+            DiskOp::Heat { extents } => self.check_extents(extents).map(|()| some(!extents.is_empty())),
+            DiskOp::Cool { extents, bitmaps } => {
+                self.check_extents(extents)?;
+                self.check_pages(bitmaps).map(|()| some(!extents.is_empty() || !bitmaps.is_empty()))
+            }
+            DiskOp::Bitmap { pages } => self.check_pages(pages).map(|()| some(!pages.is_empty())),
+            DiskOp::Flush | DiskOp::PersistState { .. } => Ok(Todo::Some),
         }
+    }
+
+    fn check_extents(&self, extents: &[u64]) -> Result<(), i32> {
+        let ascending = extents.windows(2).all(|pair| pair[0] < pair[1]);
+        let inside = extents.last().is_none_or(|last| *last < self.found.size_bytes.div_ceil(EXTENT_BYTES));
+        if ascending && inside { Ok(()) } else { Err(libc::EINVAL) }
+    }
+
+    fn check_pages(&self, pages: &[(MetaPage, Page)]) -> Result<(), i32> {
+        let is_bitmap = |page: MetaPage| matches!(page, MetaPage::Bitmap { .. });
+        let fit = pages.iter().all(|(page, _)| is_bitmap(*page) && areas::page_offset(&self.layout, *page).is_some());
+        if fit { Ok(()) } else { Err(libc::EINVAL) }
     }
 
     fn check_range(&self, range: BlockRange) -> Result<(), i32> {
@@ -339,8 +397,7 @@ impl Inner {
 
     /// Writes a changed superblock to both slots, unless a flush has failed.
     async fn change_superblock(&self, change: impl FnOnce(&mut Superblock)) -> Result<(), DiskError> {
-        let failed = self.flush_failed.borrow().clone();
-        match failed {
+        match self.flush_failure() {
             Some(error) => Err(error),
             None => self.believe_flush(self.write_changed(change).await),
         }
@@ -356,6 +413,44 @@ impl Inner {
         *superblock = changed;
         Ok(())
     }
+}
+
+/// Whether an operation that fits has anything to do.
+enum Todo {
+    Some,
+    None,
+}
+
+/// What the copy must know of its store.
+fn geometry(superblock: &Superblock) -> Geometry {
+    let extents = superblock.size_bytes.div_ceil(EXTENT_BYTES);
+    Geometry {
+        volume: superblock.volume,
+        blocks: superblock.size_bytes / BLOCK_BYTES,
+        log_pages: (superblock.layout.activity_log.length / BLOCK_BYTES) as u32,
+        cached_pages_max: extents.min(CHECKSUM_PAGES_CACHED_MAX) as usize,
+    }
+}
+
+/// Data as O_DIRECT can take it.
+fn aligned(data: Bytes) -> Bytes {
+    let fits = data.as_ptr().addr().is_multiple_of(ALIGNMENT_BYTES);
+    if fits { data } else { AlignedBuf::copy_of(&data).freeze() }
+}
+
+/// The groups without what is empty; ranges that follow each other on disk as in the data become one.
+fn merged_groups(groups: Vec<Vec<BlockRange>>) -> Vec<Vec<BlockRange>> {
+    let merged = |group: Vec<BlockRange>| {
+        let mut runs: Vec<BlockRange> = Vec::with_capacity(group.len());
+        for range in group.into_iter().filter(|range| range.count > 0) {
+            match runs.last_mut() {
+                Some(last) if last.end() == range.start => last.count += range.count,
+                _ => runs.push(range),
+            }
+        }
+        runs
+    };
+    groups.into_iter().map(merged).filter(|group| !group.is_empty()).collect()
 }
 
 /// Opens the store's place and takes its lock.

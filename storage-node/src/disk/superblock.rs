@@ -6,8 +6,8 @@ use super::layout::{Area, BITMAPS, Layout};
 
 /// Bytes of one slot.
 pub(super) const SLOT_BYTES: usize = 4096;
-/// Format version written, and the newest one read.
-pub(super) const FORMAT_VERSION: u32 = 1;
+/// Format version written, and the only one read. Version 1 had no checksums and no log, and shorter bitmaps.
+const FORMAT_VERSION: u32 = 2;
 
 const MAGIC: [u8; 16] = *b"TANDEM-STORE\r\n\x1a\0";
 const CRC_AT: usize = 16;
@@ -59,6 +59,8 @@ pub(super) enum SlotProblem {
     Foreign,
     /// Ours, but the checksum or a value is wrong.
     Damaged(String),
+    /// Ours and intact, but of a format that is not read any more.
+    Older(u32),
     /// Ours and intact, but of a format this program does not know.
     Newer(String),
 }
@@ -109,6 +111,9 @@ impl Superblock {
         if version > FORMAT_VERSION {
             return Err(SlotProblem::Newer(format!("format version {version}, this program reads {FORMAT_VERSION}")));
         }
+        if version < FORMAT_VERSION {
+            return Err(SlotProblem::Older(version));
+        }
         let unknown = u64_at(slot, INCOMPATIBLE_AT) & !INCOMPATIBLE_KNOWN;
         if unknown != 0 {
             return Err(SlotProblem::Newer(format!("features {unknown:#x} that this program does not know")));
@@ -140,7 +145,6 @@ impl Superblock {
             layout,
         };
         let constants = [
-            (version == FORMAT_VERSION, "format version"),
             (u32_at(slot, BITMAPS_AT) == BITMAPS, "number of bitmaps"),
             (u64::from(u32_at(slot, BLOCK_BYTES_AT)) == BLOCK_BYTES, "block size"),
             (u64::from(u32_at(slot, EXTENT_BYTES_AT)) == EXTENT_BYTES, "extent size"),
@@ -169,6 +173,7 @@ pub(super) fn choose(slots: [Result<Superblock, SlotProblem>; 2]) -> Result<Chos
     match (first, second) {
         // A half-made upgrade belongs to the newer program.
         (Err(newer @ SlotProblem::Newer(_)), _) | (_, Err(newer @ SlotProblem::Newer(_))) => Err(newer),
+        (Err(older @ SlotProblem::Older(_)), _) | (_, Err(older @ SlotProblem::Older(_))) => Err(older),
         (Ok(a), Ok(b)) => {
             if (a.cluster, a.volume, a.disk_id) != (b.cluster, b.volume, b.disk_id) {
                 return Err(SlotProblem::Damaged("its two superblocks belong to different stores".into()));
@@ -261,12 +266,13 @@ mod tests {
     fn what_a_slot_holds_is_told_apart() {
         assert_eq!(Superblock::decode(&[0; SLOT_BYTES]), Err(SlotProblem::Blank));
         assert_eq!(Superblock::decode(&[7; SLOT_BYTES]), Err(SlotProblem::Foreign));
-        let newer = [with(VERSION_AT, &2u32.to_le_bytes()), with(INCOMPATIBLE_AT, &4u64.to_le_bytes())];
+        let newer = [with(VERSION_AT, &3u32.to_le_bytes()), with(INCOMPATIBLE_AT, &4u64.to_le_bytes())];
         for slot in newer {
             assert!(matches!(Superblock::decode(&slot), Err(SlotProblem::Newer(_))));
         }
+        let older = with(VERSION_AT, &1u32.to_le_bytes());
+        assert_eq!(Superblock::decode(&older), Err(SlotProblem::Older(1)));
         let nonsense = [
-            with(VERSION_AT, &0u32.to_le_bytes()),
             with(BITMAPS_AT, &3u32.to_le_bytes()),
             with(BLOCK_BYTES_AT, &512u32.to_le_bytes()),
             with(EXTENT_BYTES_AT, &0u32.to_le_bytes()),

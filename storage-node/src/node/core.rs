@@ -22,7 +22,7 @@ use crate::raft::RaftStatus;
 use crate::volume::{Shards, boot_time};
 
 /// Lowest and highest feature level of this software.
-pub(crate) const FEATURE_LEVELS: (u32, u32) = (1, 1);
+pub(crate) const FEATURE_LEVELS: (u32, u32) = (1, 2);
 
 /// What only a node with storage has.
 pub(crate) struct Storage {

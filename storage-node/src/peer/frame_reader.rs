@@ -5,8 +5,10 @@ use std::io::{self, IoSliceMut};
 use std::sync::Arc;
 
 use bytes::Bytes;
+use proto::BlockRange;
+use proto::checksum::{BlockSums, Salt};
 use proto::peer::codec::{self, DecodeError, Decoded, FrameHead, HEADER_BYTES};
-use proto::peer::message::{Envelope, Message};
+use proto::peer::message::{Envelope, Message, WriteKind};
 use proto::peer::version::ProtocolVersion;
 use thiserror::Error;
 use tokio::io::AsyncReadExt;
@@ -24,6 +26,8 @@ pub(super) struct Frame {
     pub(super) envelope: Envelope,
     pub(super) message: Message,
     pub(super) payload: Option<Bytes>,
+    /// Of data one a block; else none.
+    pub(super) sums: BlockSums,
 }
 
 /// Why no further frame comes.
@@ -44,6 +48,8 @@ pub(super) enum ReadEnd {
 pub(super) struct FrameReader {
     stream: StreamReader,
     protocol: ProtocolVersion,
+    /// The volume's.
+    salt: Salt,
     buffer: Vec<u8>,
     /// Bytes of `buffer` that are received and not yet used.
     unused: std::ops::Range<usize>,
@@ -61,10 +67,11 @@ struct Arriving {
 }
 
 impl FrameReader {
-    pub(super) fn new(stream: StreamReader, protocol: ProtocolVersion) -> Self {
+    pub(super) fn new(stream: StreamReader, protocol: ProtocolVersion, salt: Salt) -> Self {
         Self {
             stream,
             protocol,
+            salt,
             buffer: vec![0; BUFFER_BYTES],
             unused: 0..0,
             head_bytes_needed: HEADER_BYTES,
@@ -86,7 +93,8 @@ impl FrameReader {
                     self.unused.start += head.head_bytes;
                     self.head_bytes_needed = HEADER_BYTES;
                     if head.payload.length == 0 {
-                        return Ok(Some(Frame { envelope: head.envelope, message: head.message, payload: None }));
+                        let FrameHead { envelope, message, sums, .. } = head;
+                        return Ok(Some(Frame { envelope, message, payload: None, sums }));
                     }
                     let payload = self.pool.buffer(head.payload.length as usize);
                     Arriving { head, payload }
@@ -103,9 +111,12 @@ impl FrameReader {
             self.arriving = Some(arriving);
             return Ok(None);
         }
-        arriving.head.check_payload(arriving.payload.filled())?;
-        let FrameHead { envelope, message, .. } = arriving.head;
-        Ok(Some(Frame { envelope, message, payload: Some(arriving.payload.into_bytes()) }))
+        arriving.head.check_payload(self.salt, arriving.payload.filled())?;
+        let FrameHead { envelope, message, mut sums, .. } = arriving.head;
+        if sums.is_empty() {
+            sums = sums_of_data(self.salt, &message, arriving.payload.filled());
+        }
+        Ok(Some(Frame { envelope, message, payload: Some(arriving.payload.into_bytes()), sums }))
     }
 
     /// Waits for bytes and receives them; tells how many. To be called when `next_frame` has none left.
@@ -164,4 +175,16 @@ impl FrameReader {
             }
         }
     }
+}
+
+/// The checksums of the blocks of a message's data, from a peer whose version does not send them.
+fn sums_of_data(salt: Salt, message: &Message, payload: &[u8]) -> BlockSums {
+    let (range, groups): (Option<BlockRange>, &[Vec<BlockRange>]) = match message {
+        Message::Write { range, kind, .. } | Message::ResyncData { range, kind, .. } if *kind == WriteKind::Data => {
+            (Some(*range), &[])
+        }
+        Message::WriteBatch { groups, .. } => (None, groups),
+        _ => (None, &[]),
+    };
+    salt.sums_of_ranges(range.into_iter().chain(groups.iter().flatten().copied()), payload)
 }

@@ -8,6 +8,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use proto::checksum::Salt;
 use proto::peer::codec::{BODY_BYTES_MAX, HEADER_BYTES};
 use proto::peer::handshake::LinkKind;
 use proto::peer::message::{Envelope, Message};
@@ -16,7 +17,7 @@ use proto::{Incarnation, NodeId, VolumeId};
 use smallvec::SmallVec;
 use tokio::sync::Notify;
 
-use super::frame_reader::{FrameReader, ReadEnd};
+use super::frame_reader::{Frame, FrameReader, ReadEnd};
 use super::handshake::{self, Agreed};
 use super::outbox::{Outbox, Written};
 use super::{Identity, LinkError, LinkEvent, LinkSink};
@@ -40,7 +41,8 @@ pub struct ReadyLink {
     pub volume: VolumeId,
     /// The other side's run.
     pub incarnation: Incarnation,
-    version: ProtocolVersion,
+    /// The version of the protocol that both sides speak.
+    pub version: ProtocolVersion,
     stream: DetachedStream,
 }
 
@@ -76,7 +78,7 @@ impl ReadyLink {
             closed: Notify::new(),
             down_reported: Cell::new(false),
         });
-        let reader = FrameReader::new(reader, self.version);
+        let reader = FrameReader::new(reader, self.version, Salt::of(self.volume));
         tokio::task::spawn_local(run(core.clone(), reader, sink));
         Ok(LinkSender { owner: Rc::new(Owner { core }) })
     }
@@ -89,11 +91,12 @@ pub struct LinkSender {
 }
 
 impl LinkSender {
-    /// Queues a frame; payload parts are sent one after the other without copying. Over the bound of queued bytes, or
+    /// Queues a frame; payload parts are sent one after the other without copying. `sums` are the checksums of the blocks
+    /// of its data, one for each; none for a message without data. Over the bound of queued bytes, or
     /// with a payload that does not fit the message, the link is closed (reported as Down). On a closed link it does
     /// nothing. The frame leaves with the next `flush`, or else on the next turn of the shard.
-    pub fn send(&self, envelope: &Envelope, message: &Message, payload: SmallVec<[Bytes; 1]>) {
-        self.owner.core.send(envelope, message, payload);
+    pub fn send(&self, envelope: &Envelope, message: &Message, payload: SmallVec<[Bytes; 1]>, sums: &[u32]) {
+        self.owner.core.send(envelope, message, payload, sums);
     }
 
     /// Gives everything queued to the socket now, as far as it takes it: to be called at the end of an actor's turn.
@@ -144,8 +147,11 @@ struct LinkCore {
 }
 
 impl LinkCore {
-    fn send(&self, envelope: &Envelope, message: &Message, payload: SmallVec<[Bytes; 1]>) {
-        let body_bytes_max = if matches!(message, Message::WriteBatch { .. }) { BODY_BYTES_MAX } else { 64 };
+    fn send(&self, envelope: &Envelope, message: &Message, payload: SmallVec<[Bytes; 1]>, sums: &[u32]) {
+        let body_bytes_max = match message {
+            Message::Write { .. } | Message::ResyncData { .. } | Message::Ack { .. } => 64 + size_of_val(sums),
+            _ => BODY_BYTES_MAX,
+        };
         let frame_bytes_max = HEADER_BYTES + body_bytes_max + payload.iter().map(Bytes::len).sum::<usize>();
         let fits = |queued: usize| queued + frame_bytes_max <= LINK_QUEUED_BYTES_MAX;
         if !fits(self.queued_bytes()) {
@@ -160,7 +166,7 @@ impl LinkCore {
                 if outbox.queued_bytes() == 0 {
                     self.has_output.notify_one();
                 }
-                outbox.push(self.version, envelope, message, payload)
+                outbox.push(self.version, envelope, message, payload, sums)
             }
             State::Closed { .. } => return,
         };
@@ -272,7 +278,8 @@ async fn read_frames(core: &LinkCore, reader: &mut FrameReader, sink: &LinkSink)
             if !core.is_open() {
                 return Ok(());
             }
-            sink(LinkEvent::Frame { envelope: frame.envelope, message: frame.message, payload: frame.payload });
+            let Frame { envelope, message, payload, sums } = frame;
+            sink(LinkEvent::Frame { envelope, message, payload, sums });
         }
         if turn_bytes >= READ_TURN_BYTES {
             turn_bytes = 0;

@@ -12,8 +12,10 @@ use smallvec::{SmallVec, smallvec};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::task::LocalSet;
 
-use super::test_peers::{PLAIN, Running, VOLUME, envelope, identity, links, listen, ready, start, streams};
-use super::{Incoming, LINK_HELD_BYTES_MAX, LINK_QUEUED_BYTES_MAX, ReadyLink};
+use super::test_peers::{
+    PLAIN, Running, VOLUME, envelope, identity, links, listen, ready, ready_at, start, streams, sums_of,
+};
+use super::{Incoming, LINK_HELD_BYTES_MAX, LINK_QUEUED_BYTES_MAX, LinkEvent, ReadyLink};
 
 const NONE: SmallVec<[Bytes; 1]> = SmallVec::new_const();
 
@@ -37,7 +39,8 @@ fn content(seed: u64, blocks: u64) -> Bytes {
 
 fn frame(message: &Message, payload: &[u8]) -> Vec<u8> {
     let mut out = Vec::new();
-    codec::encode(SUPPORTED.max, &envelope(), message, PayloadSum::of(&[payload]), &mut out).expect("valid");
+    let (sum, sums) = (PayloadSum::for_message(SUPPORTED.max, message, &[payload]), sums_of(message, payload));
+    codec::encode(SUPPORTED.max, &envelope(), message, sum, &sums, &mut out).expect("valid");
     out.extend_from_slice(payload);
     out
 }
@@ -63,12 +66,12 @@ fn frames_of_all_sizes_arrive_in_order_whole_and_aligned() {
         let sizes = [1, 1, 0, 3, 16, 0, 17, 40, 1, 256, 1, 1, 0, 900];
         for (seq, blocks) in sizes.into_iter().enumerate() {
             match blocks {
-                0 => one.sender.send(&envelope(), &Message::Flush { seq: Seq(seq as u64) }, NONE),
+                0 => one.send(&Message::Flush { seq: Seq(seq as u64) }, NONE),
                 _ => {
                     let data = content(seq as u64, blocks);
                     let cut = data.len() / 3;
                     let parts = smallvec![data.slice(..cut), data.slice(cut..cut + 10), data.slice(cut + 10..)];
-                    one.sender.send(&envelope(), &write(seq as u64, blocks), parts);
+                    one.send(&write(seq as u64, blocks), parts);
                 }
             }
         }
@@ -92,9 +95,38 @@ fn frames_leave_without_a_flush_too() {
     on_shard(async {
         let (one, mut two) = links().await;
         for seq in 0..3 {
-            one.sender.send(&envelope(), &Message::Ack { seq: Seq(seq) }, NONE);
+            one.send(&Message::Ack { seq: Seq(seq) }, NONE);
             assert_eq!(two.frame().await.0, Message::Ack { seq: Seq(seq) });
         }
+    });
+}
+
+#[test]
+fn data_of_a_peer_of_version_1_is_given_checksums_on_receipt() {
+    on_shard(async {
+        let (first, second) = streams().await;
+        let (one, mut two) = (start(ready_at(first, 2, SUPPORTED.min)), start(ready_at(second, 1, SUPPORTED.min)));
+        let groups = vec![vec![BlockRange::new(7, 2)], vec![BlockRange::new(3, 1)]];
+        let batch = Message::WriteBatch { seq: Seq(2), groups };
+        for message in [write(1, 3), batch] {
+            // The receiver's checksums are looked at in `frame`.
+            one.send(&message, smallvec![content(1, 3)]);
+            assert_eq!(two.frame().await, (message, Some(content(1, 3))));
+        }
+    });
+}
+
+#[test]
+fn checksums_of_blocks_that_are_known_to_be_bad_arrive_as_sent() {
+    on_shard(async {
+        let (one, mut two) = links().await;
+        let range = BlockRange::new(5, 2);
+        let message = Message::ResyncData { seq: Seq(1), range, kind: WriteKind::Data, known_bad: true };
+        one.sender.send(&envelope(), &message, smallvec![content(1, 2)], &[11, 12]);
+        let Some(LinkEvent::Frame { message: found, payload, sums, .. }) = two.events.recv().await else {
+            panic!("no frame")
+        };
+        assert_eq!((found, payload.expect("data"), sums.as_slice()), (message, content(1, 2), &[11, 12][..]));
     });
 }
 
@@ -106,8 +138,8 @@ fn the_longest_batch_passes() {
         let message = Message::WriteBatch { seq: Seq(1), groups: vec![groups] };
         let data = content(5, PAYLOAD_BYTES_MAX / BLOCK_BYTES);
         let parts = (0..RANGES_MAX).map(|block| data.slice(block * 4096..(block + 1) * 4096)).collect();
-        one.sender.send(&envelope(), &message, parts);
-        one.sender.send(&envelope(), &Message::PreSync, NONE);
+        one.send(&message, parts);
+        one.send(&Message::PreSync, NONE);
         let (found, payload) = two.frame().await;
         assert!(found == message && payload.expect("data") == data);
         assert_eq!(two.frame().await.0, Message::PreSync);
@@ -125,7 +157,7 @@ fn a_hundred_thousand_frames_pass_both_ways_with_their_content() {
                 let (message, payload) = two.frame().await;
                 assert_eq!(message, write(seq, 1));
                 assert_eq!(payload.expect("data"), content(seq, 1));
-                two.sender.send(&envelope(), &Message::Ack { seq: Seq(seq) }, NONE);
+                two.send(&Message::Ack { seq: Seq(seq) }, NONE);
                 if two.events.is_empty() {
                     two.sender.flush();
                 }
@@ -139,7 +171,7 @@ fn a_hundred_thousand_frames_pass_both_ways_with_their_content() {
                 assert_eq!(one.frame().await.0, Message::Ack { seq: Seq(acked) });
                 acked += 1;
             }
-            one.sender.send(&envelope(), &write(seq, 1), smallvec![content(seq, 1)]);
+            one.send(&write(seq, 1), smallvec![content(seq, 1)]);
         }
         while acked < FRAMES {
             assert_eq!(one.frame().await.0, Message::Ack { seq: Seq(acked) });
@@ -163,7 +195,7 @@ fn garbage_closes_the_link_and_nothing_else_happens() {
 fn damage_anywhere_closes_the_link_before_the_frame_is_delivered() {
     on_shard(async {
         let clean = frame(&write(1, 20), &content(1, 20));
-        for (at, why) in [(9, "header"), (40, "header"), (72, "payload"), (70_000, "payload")] {
+        for (at, why) in [(9, "header"), (40, "header"), (72, "body"), (200, "block"), (70_000, "block")] {
             let mut bytes = clean.clone();
             bytes[at] ^= 0x10;
             let reason = reason_after(&bytes).await;
@@ -196,7 +228,7 @@ fn frames_before_the_damage_are_delivered_and_none_after() {
         hostile.write_all(&bytes).await.unwrap();
         assert_eq!(link.frame().await.0, Message::Ack { seq: Seq(1) });
         assert!(link.down().await.contains("no frame"));
-        link.sender.send(&envelope(), &Message::PreSync, NONE);
+        link.send(&Message::PreSync, NONE);
         link.sender.flush();
         link.sender.close("again");
     });
@@ -241,7 +273,7 @@ fn a_peer_that_does_not_read_fills_the_queue_and_loses_the_link() {
         let data = Bytes::from(content(1, 256).to_vec());
         let mut sent = 0;
         while link.events.is_empty() {
-            link.sender.send(&envelope(), &write(1, 256), smallvec![data.clone()]);
+            link.send(&write(1, 256), smallvec![data.clone()]);
             sent += data.len();
             assert!(sent < 2 * LINK_QUEUED_BYTES_MAX, "the queue is bounded");
             tokio::task::yield_now().await;
@@ -263,10 +295,10 @@ fn receivers_that_hold_payloads_stop_the_reading_until_they_let_go() {
         let data = content(1, BLOCKS);
         let mut held = Vec::new();
         while held.len() * frame_bytes < LINK_HELD_BYTES_MAX {
-            one.sender.send(&envelope(), &write(held.len() as u64, BLOCKS), smallvec![data.clone()]);
+            one.send(&write(held.len() as u64, BLOCKS), smallvec![data.clone()]);
             held.push(two.frame().await.1.expect("data"));
         }
-        one.sender.send(&envelope(), &write(99, BLOCKS), smallvec![data.clone()]);
+        one.send(&write(99, BLOCKS), smallvec![data.clone()]);
         one.sender.flush();
         for _ in 0..1000 {
             tokio::task::yield_now().await;
@@ -285,9 +317,9 @@ fn what_was_queued_before_a_close_still_arrives_and_both_sides_go_down() {
         let (mut one, mut two) = links().await;
         let nack = Message::Nack { reason: NackReason::StaleEpoch };
         // Unread bytes at the closing side must not destroy the nack on its way.
-        two.sender.send(&envelope(), &write(1, 8), smallvec![content(1, 8)]);
+        two.send(&write(1, 8), smallvec![content(1, 8)]);
         two.sender.flush();
-        one.sender.send(&envelope(), &nack, NONE);
+        one.send(&nack, NONE);
         one.sender.close("fenced");
         one.sender.close("later reason");
         assert_eq!(one.down().await, "fenced");
@@ -301,7 +333,7 @@ fn no_frame_is_delivered_after_a_close() {
     on_shard(async {
         let (mut one, two) = links().await;
         for seq in 0..10 {
-            two.sender.send(&envelope(), &Message::Ack { seq: Seq(seq) }, NONE);
+            two.send(&Message::Ack { seq: Seq(seq) }, NONE);
         }
         two.sender.flush();
         one.sender.close("done");
@@ -316,7 +348,7 @@ fn dropping_the_last_sender_closes_the_link() {
         let Running { sender, mut events } = one;
         let clone = sender.clone();
         drop(sender);
-        clone.send(&envelope(), &Message::PreSync, NONE);
+        clone.send(&envelope(), &Message::PreSync, NONE, &[]);
         assert_eq!(two.frame().await.0, Message::PreSync);
         drop(clone);
         assert!(matches!(events.recv().await, Some(super::LinkEvent::Down { .. })));
@@ -328,7 +360,7 @@ fn dropping_the_last_sender_closes_the_link() {
 fn an_invalid_frame_is_never_sent() {
     on_shard(async {
         let (mut one, mut two) = links().await;
-        one.sender.send(&envelope(), &write(1, 2), smallvec![content(1, 1)]);
+        one.send(&write(1, 2), smallvec![content(1, 1)]);
         let reason = one.down().await;
         assert!(reason.contains("invalid frame"), "{reason}");
         drop(one);
@@ -345,13 +377,13 @@ fn a_dialled_link_keeps_what_follows_the_handshake_until_it_is_started_elsewhere
         let Some(Incoming::Replication(accepted)) = listening.incoming.recv().await else { panic!("no link") };
         assert_eq!((accepted.peer, accepted.volume), (identity(2).node, VOLUME));
         let mut one = start(dialled);
-        one.sender.send(&envelope(), &write(1, 20), smallvec![content(1, 20)]);
+        one.send(&write(1, 20), smallvec![content(1, 20)]);
         one.sender.flush();
         let elsewhere = std::thread::spawn(move || {
             on_shard(async move {
                 let mut two = start(accepted);
                 assert_eq!(two.frame().await, (write(1, 20), Some(content(1, 20))));
-                two.sender.send(&envelope(), &Message::Ack { seq: Seq(1) }, NONE);
+                two.send(&Message::Ack { seq: Seq(1) }, NONE);
                 two.down().await;
             });
         });
@@ -366,7 +398,7 @@ fn a_closed_link_ends_the_stream_towards_its_peer() {
     on_shard(async {
         let (mut other, stream) = streams().await;
         let mut link = start(ready(stream, 2));
-        link.sender.send(&envelope(), &Message::HandoffReady, NONE);
+        link.send(&Message::HandoffReady, NONE);
         link.sender.close("done");
         let mut received = Vec::new();
         other.read_to_end(&mut received).await.unwrap();

@@ -279,7 +279,7 @@ async fn dropping_the_listener_frees_its_port_and_leaves_routed_links_alone() {
             let mut one = super::test_peers::start(dialled);
             let two = super::test_peers::start(accepted);
             let none = smallvec::SmallVec::<[Bytes; 1]>::new();
-            two.sender.send(&super::test_peers::envelope(), &proto::peer::message::Message::PreSync, none);
+            two.send(&proto::peer::message::Message::PreSync, none);
             assert_eq!(one.frame().await.0, proto::peer::message::Message::PreSync);
         })
         .await;

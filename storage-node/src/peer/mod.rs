@@ -23,6 +23,7 @@ mod test_peers;
 use std::rc::Rc;
 
 use bytes::Bytes;
+use proto::checksum::BlockSums;
 use proto::peer::message::{Envelope, Message};
 use proto::{ClusterId, Incarnation, NodeId};
 use thiserror::Error;
@@ -55,6 +56,8 @@ pub enum LinkEvent {
         message: Message,
         /// Its payload, in a 4096-aligned buffer; `None` when the message has none.
         payload: Option<Bytes>,
+        /// Of data, the checksums of its blocks; verified, unless the message says that the blocks are known to be bad.
+        sums: BlockSums,
     },
     /// The end, with its reason; logged already. Comes exactly once and nothing comes after it.
     Down {

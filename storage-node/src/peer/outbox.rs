@@ -57,18 +57,19 @@ impl Outbox {
         self.queued_bytes
     }
 
-    /// Queues a frame. Errors: the message or its payload is invalid; nothing is queued then.
+    /// Queues a frame; `sums` are the checksums of the blocks of its data, if it has any. Errors: the message or its payload is invalid; nothing is queued then.
     pub(super) fn push(
         &mut self,
         protocol: ProtocolVersion,
         envelope: &Envelope,
         message: &Message,
         payload: SmallVec<[Bytes; 1]>,
+        sums: &[u32],
     ) -> Result<(), Invalid> {
-        let sum = PayloadSum::of(&payload);
+        let sum = PayloadSum::for_message(protocol, message, &payload);
         let tail = self.tail();
         let before = tail.len();
-        codec::encode(protocol, envelope, message, sum, tail)?;
+        codec::encode(protocol, envelope, message, sum, sums, tail)?;
         let added = tail.len() - before;
         self.queued_bytes += added;
         for part in payload {

@@ -2,9 +2,12 @@
 
 use std::rc::Rc;
 
+use bytes::Bytes;
+use proto::checksum::{BlockSums, Salt};
 use proto::peer::message::{Envelope, Message};
-use proto::peer::version::SUPPORTED;
+use proto::peer::version::{ProtocolVersion, SUPPORTED};
 use proto::{ClusterId, ConfigVersion, Epoch, Incarnation, NodeId, SessionId, VolumeId};
+use smallvec::SmallVec;
 use tokio::sync::{mpsc, watch};
 
 use super::handshake::Agreed;
@@ -20,6 +23,17 @@ pub(super) fn identity(node: u64) -> Identity {
 
 pub(super) fn envelope() -> Envelope {
     Envelope { epoch: Epoch(1), version: ConfigVersion(2), session: SessionId(3) }
+}
+
+/// The checksums of the blocks of a write's or batch's data; none of anything else.
+pub(super) fn sums_of(message: &Message, data: &[u8]) -> BlockSums {
+    let groups = match message {
+        Message::Write { range, .. } => vec![vec![*range]],
+        Message::WriteBatch { groups, .. } => groups.clone(),
+        _ => vec![],
+    };
+    let blocks = groups.iter().flatten().flat_map(|range| range.blocks());
+    blocks.zip(data.chunks(4096)).map(|(block, data)| Salt::of(VOLUME).sum(block, data)).collect()
 }
 
 /// A listener of node 1 and what arrives at it.
@@ -51,7 +65,12 @@ pub(super) async fn streams() -> (Stream, Stream) {
 }
 
 pub(super) fn ready(stream: Stream, peer: u64) -> ReadyLink {
-    let agreed = Agreed { version: SUPPORTED.max, incarnation: Incarnation(7) };
+    ready_at(stream, peer, SUPPORTED.max)
+}
+
+/// A link whose handshake agreed on this version.
+pub(super) fn ready_at(stream: Stream, peer: u64, version: ProtocolVersion) -> ReadyLink {
+    let agreed = Agreed { version, incarnation: Incarnation(7) };
     ReadyLink::new(stream, NodeId(peer), VOLUME, agreed).expect("a fresh stream")
 }
 
@@ -69,10 +88,17 @@ pub(super) fn start(link: ReadyLink) -> Running {
 }
 
 impl Running {
-    pub(super) async fn frame(&mut self) -> (Message, Option<bytes::Bytes>) {
+    /// Sends a frame with the checksums of its data.
+    pub(super) fn send(&self, message: &Message, parts: SmallVec<[Bytes; 1]>) {
+        let sums = sums_of(message, &parts.concat());
+        self.sender.send(&envelope(), message, parts, &sums);
+    }
+
+    pub(super) async fn frame(&mut self) -> (Message, Option<Bytes>) {
         match self.events.recv().await {
-            Some(LinkEvent::Frame { envelope: found, message, payload }) => {
+            Some(LinkEvent::Frame { envelope: found, message, payload, sums }) => {
                 assert_eq!(found, envelope());
+                assert_eq!(sums, sums_of(&message, payload.as_deref().unwrap_or_default()));
                 (message, payload)
             }
             other => panic!("expected a frame: {other:?}"),

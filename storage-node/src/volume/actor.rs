@@ -7,9 +7,9 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use proto::{BlockRange, DiskId, Timestamp, VolumeId};
+use proto::{DiskId, Timestamp, VolumeId};
 use replication::config::VolumeConfig;
-use replication::event::{Control, DiskReport, Event, IoResult, PayloadId};
+use replication::event::{Attachment, Control, DiskReport, Event, IoResult, PayloadId};
 use replication::{Action, Replica};
 use rustc_hash::FxHashMap;
 use slab::Slab;
@@ -19,12 +19,12 @@ use tracing::{error, info, warn};
 
 use super::boot_time;
 use super::device::{OpenOperation, Shared, VolumeDevice};
-use super::handle::{DiskStart, Remote, VolumeEnv, VolumeReport, VolumeStatus};
+use super::handle::{CopyStatistics, DiskStart, Remote, VolumeEnv, VolumeReport, VolumeStatus};
 use super::inbox::{Inbox, Input};
 use super::links::Links;
 use super::payloads::{Held, Payloads};
 use super::store_slot::{DiskState, Merge, PendingIo};
-use crate::disk::{DiskDone, DiskOp, DiskSink, FoundStore, Ring, Store, StoreError};
+use crate::disk::{DiskDone, DiskError, DiskOp, DiskSink, FoundStore, OpenedStore, Ring, Store, StoreError};
 use crate::peer::LinkEvent;
 
 /// Inputs handled before the ring is submitted to and other tasks of the shard get their turn.
@@ -87,7 +87,7 @@ impl Actor {
             (held.id, held.size_bytes)
         };
         let inbox = Rc::new(Inbox::default());
-        let shared = Rc::new(Shared::new(Rc::clone(&inbox), size_bytes, env.cluster.clone()));
+        let shared = Rc::new(Shared::new(Rc::clone(&inbox), volume, size_bytes, env.cluster.clone()));
         let me = env.identity;
         Self {
             volume,
@@ -211,8 +211,8 @@ impl Actor {
                 self.handle(Event::Client { op, request });
             }
             Input::Disk(done) => self.on_disk_done(done),
-            Input::Link { link, event: LinkEvent::Frame { envelope, message, payload } } => {
-                let payload = payload.map(|bytes| self.payloads.hold_frame(bytes));
+            Input::Link { link, event: LinkEvent::Frame { envelope, message, payload, sums } } => {
+                let payload = payload.map(|bytes| self.payloads.hold_frame(bytes, sums));
                 if self.payloads.is_over_frame_bound() || self.inbox.is_full_of_frames() {
                     self.links.close(link, "more data than this node can hold is in flight on this link");
                 }
@@ -242,8 +242,14 @@ impl Actor {
             Remote::Session(start) => self.start_session(start),
             Remote::Status(answer) => {
                 let replica = self.replica.status(boot_time());
-                let _ =
-                    answer.send(VolumeStatus { replica, disk: self.disk.clone(), clients: self.shared.clients.get() });
+                let copy = self
+                    .shared
+                    .store
+                    .borrow()
+                    .as_ref()
+                    .map(|store| CopyStatistics { counters: store.counters(), hot_extents: store.hot_extents() });
+                let (disk, clients) = (self.disk.clone(), self.shared.clients.get());
+                let _ = answer.send(VolumeStatus { replica, disk, copy, clients });
             }
             Remote::Attach { found, suspect, done } => self.on_attach(found, suspect, done),
             Remote::Stop(done) => {
@@ -259,9 +265,10 @@ impl Actor {
     }
 
     fn start_link(&mut self, ready: crate::peer::ReadyLink, outbound: bool) -> bool {
+        let protocol = ready.version;
         match self.links.start(ready, outbound, &self.inbox) {
             Ok((link, peer)) => {
-                self.handle(Event::LinkUp { peer, link, outbound });
+                self.handle(Event::LinkUp { peer, link, outbound, protocol });
                 true
             }
             Err(why) => {
@@ -302,15 +309,15 @@ impl Actor {
     fn on_opened(
         &mut self,
         generation: u64,
-        result: Result<Box<Store>, StoreError>,
+        result: Result<Box<OpenedStore>, StoreError>,
         suspect: bool,
         fence: (proto::Epoch, proto::ConfigVersion),
     ) {
         if generation != self.generation {
             return;
         }
-        let store = match result {
-            Ok(store) => store,
+        let OpenedStore { store, hot, bitmaps } = match result {
+            Ok(opened) => *opened,
             Err(why) => {
                 error!(volume = %self.volume, "store not used: {why}");
                 self.disk = DiskState::Absent(why.to_string());
@@ -325,14 +332,15 @@ impl Actor {
         let report = DiskReport { disk_id, last_in_sync, suspect: found.suspect || suspect, failed: suspect, fence };
         info!(volume = %self.volume, path = %found.path.display(), suspect = report.suspect, "store open");
         self.disk = DiskState::Open { disk_id, path: found.path, data_offset: found.data_offset };
-        self.shared.store.replace(Some(*store));
+        self.shared.store.replace(Some(store));
         self.disk_error = None;
         self.copy_failed = suspect;
+        let attachment = Box::new(Attachment { report, hot, bitmaps });
         if suspect && !found.suspect {
-            let mark = PendingIo::SuspectMark(Box::new(report));
+            let mark = PendingIo::SuspectMark(attachment);
             self.start_io(mark, DiskOp::PersistState { last_in_sync, suspect: true });
         } else {
-            self.handle(Event::DiskAttached(report));
+            self.handle(Event::DiskAttached(attachment));
             self.answer_attach(Ok(()));
         }
     }
@@ -376,27 +384,36 @@ impl Actor {
             error!(volume = %self.volume, tag = done.tag, "a disk operation ended that was not started");
             return;
         };
-        let (result, data) = match done.result {
-            Ok(data) => (IoResult::Ok, data),
+        match &done.result {
+            Ok(()) => {}
+            Err(why @ DiskError::Corrupt(_)) => warn!(volume = %self.volume, "disk: {pending:?}: {why}"),
             Err(why) => {
                 warn!(volume = %self.volume, "disk: {pending:?} failed: {why}");
                 self.disk_error = Some(why.to_string());
-                (IoResult::Failed, None)
             }
-        };
-        self.on_io_done(pending, result, data);
+        }
+        self.on_io_done(pending, done);
     }
 
     /// The end of a disk operation, or of one that had no disk.
-    pub(super) fn on_io_done(&mut self, pending: PendingIo, result: IoResult, data: Option<bytes::Bytes>) {
+    fn on_io_done(&mut self, pending: PendingIo, done: DiskDone) {
+        let DiskDone { data, sums, .. } = done;
+        let (result, bad) = match done.result {
+            Ok(()) => (IoResult::Ok, Vec::new()),
+            Err(DiskError::Corrupt(bad)) => (IoResult::Failed, bad),
+            Err(DiskError::OutOfSpace) => (IoResult::NoSpace, Vec::new()),
+            Err(DiskError::Misuse(_) | DiskError::Io(_)) => (IoResult::Failed, Vec::new()),
+        };
         match pending {
-            PendingIo::Read(io) => {
-                if let Some(data) = data {
-                    self.payloads.hold(PayloadId::Io(io), Held::Whole(data));
+            PendingIo::Read(io) | PendingIo::Write(io) => {
+                if let (PendingIo::Read(_), Some(data)) = (&pending, data) {
+                    self.payloads.hold(PayloadId::Io(io), Held::Whole { data, sums });
                 }
-                self.handle(Event::LocalDone { io, result });
+                match bad.is_empty() {
+                    true => self.handle(Event::LocalDone { io, result }),
+                    false => self.handle(Event::Corrupt { io, bad }),
+                }
             }
-            PendingIo::Write(io) => self.handle(Event::LocalDone { io, result }),
             PendingIo::ActivityLog(io) => self.handle(Event::ActivityLogPersisted { io, result }),
             PendingIo::ReplicaState { io, suspect } => {
                 if self.copy_failed && !suspect && result == IoResult::Ok {
@@ -407,15 +424,15 @@ impl Actor {
                 }
                 self.handle(Event::ReplicaStatePersisted { io, result });
             }
-            PendingIo::SuspectMark(report) if result == IoResult::Ok => {
-                self.handle(Event::DiskAttached(*report));
+            PendingIo::SuspectMark(attachment) if result == IoResult::Ok => {
+                self.handle(Event::DiskAttached(attachment));
                 self.answer_attach(Ok(()));
             }
             PendingIo::SuspectMark(_) => {
                 self.detach_disk(true);
                 self.answer_attach(Err("the store's superblock cannot be written".into()));
             }
-            PendingIo::Edge { merge, block } => self.on_edge_read(merge, block, result, data),
+            PendingIo::Edge { merge, block } => self.on_edge_read(merge, block, result, data, bad),
         }
     }
 
@@ -447,10 +464,5 @@ impl Actor {
             | DiskState::Closing { disk_id, .. }
             | DiskState::Detached { disk_id, .. } => *disk_id,
         }
-    }
-
-    /// True when `range` lies inside the volume: the core's ranges may come from a peer's frame.
-    pub(super) fn is_inside(&self, range: BlockRange) -> bool {
-        range.start.checked_add(range.count).is_some_and(|end| end <= self.shared.size_bytes / proto::BLOCK_BYTES)
     }
 }

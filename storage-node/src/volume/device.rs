@@ -10,8 +10,9 @@ use std::sync::Arc;
 use block_device::{AlignedBuf, Allocation, BatchWrite, BlockDevice, BlockError, ByteRange};
 use bytes::{Bytes, BytesMut};
 use futures_util::future::try_join_all;
+use proto::checksum::Salt;
 use proto::peer::message::WriteKind;
-use proto::{BLOCK_BYTES, BlockRange, NodeId};
+use proto::{BLOCK_BYTES, BlockRange, NodeId, VolumeId};
 use replication::Refusal;
 use replication::config::ClusterState;
 use replication::event::{Coverage, OpId, Request};
@@ -42,6 +43,8 @@ pub(crate) struct Shared {
     pub(crate) serving: RefCell<CancellationToken>,
     /// Sessions running.
     pub(crate) clients: Cell<usize>,
+    /// Of the volume's checksums: they are computed here, where data enters.
+    salt: Salt,
     operations: Arc<Semaphore>,
     blocks: Arc<Semaphore>,
     next_op: Cell<u64>,
@@ -66,10 +69,16 @@ impl OpenOperation {
 }
 
 impl Shared {
-    pub(crate) fn new(inbox: Rc<Inbox>, size_bytes: u64, cluster: watch::Receiver<Arc<ClusterState>>) -> Self {
+    pub(crate) fn new(
+        inbox: Rc<Inbox>,
+        volume: VolumeId,
+        size_bytes: u64,
+        cluster: watch::Receiver<Arc<ClusterState>>,
+    ) -> Self {
         Self {
             inbox,
             size_bytes,
+            salt: Salt::of(volume),
             store: RefCell::new(None),
             serving: RefCell::new(CancellationToken::new()),
             clients: Cell::new(0),
@@ -101,6 +110,7 @@ impl Shared {
         match refusal {
             Refusal::NotPrimary(node) => BlockError::NotPrimary { primary: self.node_name(node) },
             Refusal::Io | Refusal::TooMany => BlockError::Io,
+            Refusal::NoSpace => BlockError::OutOfSpace,
             Refusal::Stopped => BlockError::Closed,
         }
     }
@@ -137,7 +147,10 @@ impl VolumeDevice {
     async fn write_piece(&self, piece: WritePiece, data: Bytes, fua: bool) -> Result<(), BlockError> {
         let bytes = data.slice(piece.bytes.clone());
         let (coverage, held) = match piece.is_whole() {
-            true => (Coverage::Whole, Held::Whole(bytes)),
+            true => {
+                let sums = self.shared.salt.sums(piece.range, &bytes);
+                (Coverage::Whole, Held::Whole { data: bytes, sums })
+            }
             false => (Coverage::Partial, Held::Partial { skip: piece.skip, data: bytes }),
         };
         let request = Request::Write { range: piece.range, kind: WriteKind::Data, fua, coverage };
@@ -167,8 +180,10 @@ impl VolumeDevice {
             data[at..at + part.len()].copy_from_slice(part);
             at += part.len();
         }
+        let sums = self.shared.salt.sums_of_ranges(batch.groups.iter().flatten().copied(), &data);
         let request = Request::WriteBatch { groups: batch.groups };
-        self.shared.submit(request, Some(Held::Whole(data.freeze())), batch.blocks).await.map(drop)
+        let held = Held::Whole { data: data.freeze(), sums };
+        self.shared.submit(request, Some(held), batch.blocks).await.map(drop)
     }
 }
 

@@ -10,6 +10,7 @@ use super::*;
 use crate::volume::payloads::{Payloads, merge};
 
 const SIZE: u64 = 2 * EXTENT_BYTES;
+const VOLUME: VolumeId = VolumeId(0x77);
 
 /// Blocks as a replica would hold them, served from the inbox.
 struct Blocks {
@@ -32,7 +33,9 @@ impl Blocks {
         match request {
             Request::Read { range } => return Ok(Some(Bytes::copy_from_slice(self.at(range)))),
             Request::Write { range, kind: WriteKind::Data, coverage: Coverage::Whole, .. } => {
-                let data = self.payloads.whole(id).expect("held").clone();
+                let (data, sums) = self.payloads.blocks(id).expect("held with its checksums");
+                assert_eq!(*sums, Salt::of(VOLUME).sums(range, data));
+                let data = data.clone();
                 assert_eq!(data.len() as u64, range.length_bytes(), "a whole write is exactly its range");
                 self.at(range).copy_from_slice(&data);
             }
@@ -46,7 +49,10 @@ impl Blocks {
             }
             Request::Write { range, .. } => self.at(range).fill(0),
             Request::WriteBatch { groups } => {
-                let data = self.payloads.whole(id).expect("held").clone();
+                let (data, sums) = self.payloads.blocks(id).expect("held with its checksums");
+                let blocks = groups.iter().flatten().flat_map(|range| range.blocks()).zip(data.chunks(4096));
+                assert!(blocks.zip(sums).all(|((block, data), sum)| Salt::of(VOLUME).sum(block, data) == *sum));
+                let data = data.clone();
                 let mut at = 0;
                 for range in groups.iter().flatten() {
                     let part = data.slice(at..at + range.length_bytes() as usize);
@@ -65,7 +71,7 @@ impl Blocks {
 
 fn shared() -> Rc<Shared> {
     let (_, cluster) = watch::channel(Arc::<ClusterState>::default());
-    Rc::new(Shared::new(Rc::new(Inbox::default()), SIZE, cluster))
+    Rc::new(Shared::new(Rc::new(Inbox::default()), VOLUME, SIZE, cluster))
 }
 
 fn blocks() -> Blocks {
@@ -192,7 +198,7 @@ fn a_refusal_names_the_primary_and_an_ended_volume_is_closed() {
     let mut state = ClusterState::default();
     state.nodes.insert(NodeId(2), replication::config::NodeRecord { name: "beta".into(), ..Default::default() });
     cluster.send_replace(Arc::new(state));
-    let shared = Rc::new(Shared::new(Rc::new(Inbox::default()), SIZE, seen));
+    let shared = Rc::new(Shared::new(Rc::new(Inbox::default()), VOLUME, SIZE, seen));
     assert_eq!(
         shared.error_of(Refusal::NotPrimary(NodeId(2))),
         BlockError::NotPrimary { primary: Some("beta".into()) }

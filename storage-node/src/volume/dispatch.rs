@@ -5,9 +5,11 @@ use std::rc::Rc;
 
 use bytes::Bytes;
 use proto::BlockRange;
+use proto::checksum::{BlockSums, Salt};
 use proto::peer::message::{Envelope, Message, WriteKind};
 use replication::action::PayloadSlice;
 use replication::event::{Event, IoId, IoResult, LinkId, OpId, PayloadId};
+use replication::local_copy::ReadCheck;
 use replication::{Action, Notice, Refusal};
 use smallvec::SmallVec;
 use tracing::{error, info, warn};
@@ -18,7 +20,7 @@ use super::handle::VolumeReport;
 use super::inbox::Input;
 use super::payloads::{self, Held};
 use super::store_slot::{DiskState, Merge, PendingIo};
-use crate::disk::{DiskDone, DiskOp};
+use crate::disk::{DiskDone, DiskError, DiskOp};
 
 impl Actor {
     /// Carries out one order.
@@ -30,16 +32,27 @@ impl Actor {
             Action::Send { link, envelope, message, payload } => self.send(link, &envelope, &message, payload),
             Action::SendDigests { link, envelope, message, of } => self.send_digests(link, &envelope, &message, of),
             Action::CompareDigests { io, range, theirs } => self.compare_digests(io, range, theirs),
-            Action::ReadLocal { io, range } => self.start_io(PendingIo::Read(io), DiskOp::Read { range }),
+            Action::SendSums { link, envelope, message, of } => self.send_sums(link, &envelope, &message, of),
+            Action::CompareSums { io, range, theirs } => self.compare_sums(io, range, theirs),
+            Action::ReadLocal { io, range, check } => self.start_io(PendingIo::Read(io), DiskOp::Read { range, check }),
             Action::WriteLocal { io, range, kind, fua, payload } => self.write_local(io, range, kind, fua, payload),
-            Action::WriteBatchLocal { io, groups, payload } => match self.payloads.whole(payload).cloned() {
-                Some(data) => self.start_io(PendingIo::Write(io), DiskOp::Batch { groups, data }),
-                None => self.fail_missing(PendingIo::Write(io), payload),
-            },
+            Action::WriteBatchLocal { io, groups, payload } => {
+                self.with_blocks(io, payload, |data, sums| DiskOp::Batch { groups, data, sums });
+            }
+            Action::RepairLocal { io, range, payload } => {
+                self.with_blocks(io, payload, |data, sums| DiskOp::Repair { range, data, sums });
+            }
+            Action::CoolExtents { io, extents, bitmaps } => {
+                self.start_io(PendingIo::Write(io), DiskOp::Cool { extents, bitmaps });
+            }
+            Action::WriteBitmap { io, pages } => self.start_io(PendingIo::Write(io), DiskOp::Bitmap { pages }),
             Action::FlushLocal { io } => self.start_io(PendingIo::Write(io), DiskOp::Flush),
             Action::MergeEdges { io, op, range } => self.merge_edges(io, op, range),
-            Action::PersistActivityLog { io, extents } => {
-                self.start_io(PendingIo::ActivityLog(io), DiskOp::ActivityLog { extents });
+            Action::MergeFetched { io, op, range, old } => self.merge_fetched(io, op, range, old),
+            Action::PersistActivityLog { io, mut extents } => {
+                extents.sort_unstable();
+                extents.dedup();
+                self.start_io(PendingIo::ActivityLog(io), DiskOp::Heat { extents });
             }
             Action::PersistReplicaState { io, last_in_sync, suspect } => {
                 self.start_io(PendingIo::ReplicaState { io, suspect }, DiskOp::PersistState { last_in_sync, suspect });
@@ -67,23 +80,20 @@ impl Actor {
 
     fn send(&mut self, link: LinkId, envelope: &Envelope, message: &Message, payload: Option<PayloadSlice>) {
         let Some(sender) = self.links.sender(link) else { return };
-        let mut parts: SmallVec<[Bytes; 1]> = SmallVec::new();
-        if let Some(slice) = payload {
-            match self.payloads.slice(slice) {
-                Some(bytes) => parts.push(bytes),
-                None => {
-                    error!(volume = %self.volume, ?slice, "a payload to be sent is not held; closing the link");
-                    return sender.close("internal error: payload missing");
-                }
+        let Some(slice) = payload else { return sender.send(envelope, message, SmallVec::new(), &[]) };
+        match self.payloads.slice(slice) {
+            Some((data, sums)) => sender.send(envelope, message, SmallVec::from_elem(data, 1), sums),
+            None => {
+                error!(volume = %self.volume, ?slice, "a payload to be sent is not held; closing the link");
+                sender.close("internal error: payload missing");
             }
         }
-        sender.send(envelope, message, parts);
     }
 
     fn send_digests(&mut self, link: LinkId, envelope: &Envelope, message: &Message, of: PayloadId) {
         let Some(sender) = self.links.sender(link) else { return };
         match self.payloads.whole(of) {
-            Some(data) => sender.send(envelope, message, SmallVec::from_elem(payloads::digests(data), 1)),
+            Some(data) => sender.send(envelope, message, SmallVec::from_elem(payloads::digests(data), 1), &[]),
             None => {
                 error!(volume = %self.volume, ?of, "data to be digested is not held; closing the link");
                 sender.close("internal error: payload missing");
@@ -99,16 +109,49 @@ impl Actor {
         self.inbox.push(Input::Fact(Event::DigestsCompared { io, differing }));
     }
 
-    fn write_local(&mut self, io: IoId, range: BlockRange, kind: WriteKind, fua: bool, payload: Option<PayloadId>) {
-        let data = match (kind, payload) {
-            (WriteKind::Data, Some(id)) => match self.payloads.whole(id) {
-                Some(data) if data.len() as u64 == range.length_bytes() => Some(data.clone()),
-                _ => return self.fail_missing(PendingIo::Write(io), id),
-            },
-            (WriteKind::Data, None) => return self.fail_missing(PendingIo::Write(io), PayloadId::Io(io)),
-            _ => None,
+    fn send_sums(&mut self, link: LinkId, envelope: &Envelope, message: &Message, of: IoId) {
+        let Some(sender) = self.links.sender(link) else { return };
+        match self.payloads.blocks(PayloadId::Io(of)) {
+            Some((_, sums)) => sender.send(envelope, message, SmallVec::from_elem(payloads::sum_bytes(sums), 1), &[]),
+            None => {
+                error!(volume = %self.volume, ?of, "checksums to be sent are not held; closing the link");
+                sender.close("internal error: checksums missing");
+            }
+        }
+    }
+
+    fn compare_sums(&mut self, io: IoId, range: BlockRange, theirs: PayloadId) {
+        let differing = match (self.payloads.blocks(PayloadId::Io(io)), self.payloads.whole(theirs)) {
+            (Some((_, ours)), Some(theirs)) => payloads::differing_sums(range, ours, theirs),
+            _ => vec![range],
         };
-        self.start_io(PendingIo::Write(io), DiskOp::Write { range, kind, fua, data });
+        self.inbox.push(Input::Fact(Event::SumsCompared { io, differing }));
+    }
+
+    fn write_local(&mut self, io: IoId, range: BlockRange, kind: WriteKind, fua: bool, payload: Option<PayloadId>) {
+        match (kind, payload) {
+            (WriteKind::Data, payload) => {
+                let id = payload.unwrap_or(PayloadId::Io(io));
+                self.with_blocks(io, id, |data, sums| DiskOp::Write { range, kind, fua, data: Some(data), sums });
+            }
+            (WriteKind::Zeroes | WriteKind::Discard, _) => {
+                let op = DiskOp::Write { range, kind, fua, data: None, sums: BlockSums::new() };
+                self.start_io(PendingIo::Write(io), op);
+            }
+        }
+    }
+
+    /// Starts an operation with the blocks held under `id`. That the core names a payload that is not held is a defect;
+    /// the operation fails then, which costs the disk and not the data.
+    fn with_blocks(&mut self, io: IoId, id: PayloadId, op: impl FnOnce(Bytes, BlockSums) -> DiskOp) {
+        let pending = PendingIo::Write(io);
+        if let Some((data, sums)) = self.payloads.blocks(id) {
+            let op = op(data.clone(), sums.clone());
+            return self.start_io(pending, op);
+        }
+        error!(volume = %self.volume, ?id, "a payload to be written is not held");
+        let tag = self.pending.insert(pending) as u64;
+        self.inbox.push(Input::Disk(DiskDone::bare(tag, Err(DiskError::Misuse(libc::EFAULT)))));
     }
 
     fn merge_edges(&mut self, io: IoId, op: OpId, range: BlockRange) {
@@ -117,63 +160,86 @@ impl Actor {
             return self.inbox.push(Input::Fact(Event::EdgesMerged { io, result: IoResult::Failed }));
         };
         let edges = edge_blocks(range, skip, data.len());
-        let merge = Merge { op, range, missing: edges.len(), edges: Vec::new(), failed: false };
+        let merge = Merge { op, range, missing: edges.len(), edges: Vec::new(), failed: false, bad: Vec::new() };
         self.merges.insert(io, merge);
+        let check = ReadCheck::Verify;
         for edge in edges {
-            self.start_io(PendingIo::Edge { merge: io, block: edge.start }, DiskOp::Read { range: edge });
+            self.start_io(PendingIo::Edge { merge: io, block: edge.start }, DiskOp::Read { range: edge, check });
         }
     }
 
-    /// One old block of a partial write is read; after the last the client's bytes go over them.
-    pub(super) fn on_edge_read(&mut self, io: IoId, block: u64, result: IoResult, data: Option<Bytes>) {
+    /// One old block of a partial write is read; after the last the client's bytes go over them. With a bad one they stay
+    /// as they are, to be merged when it has been repaired.
+    pub(super) fn on_edge_read(
+        &mut self,
+        io: IoId,
+        block: u64,
+        result: IoResult,
+        data: Option<Bytes>,
+        bad: Vec<BlockRange>,
+    ) {
         let Some(merge) = self.merges.get_mut(&io) else { return };
         merge.missing -= 1;
         match data {
+            _ if !bad.is_empty() => merge.bad.extend(bad),
             Some(data) if result == IoResult::Ok && data.len() as u64 == proto::BLOCK_BYTES => {
-                merge.edges.push((block, data))
+                merge.edges.push((block, data));
             }
             _ => merge.failed = true,
         }
         if merge.missing > 0 {
             return;
         }
-        let Some(merge) = self.merges.remove(&io) else { return };
+        let Some(mut merge) = self.merges.remove(&io) else { return };
         let id = PayloadId::Client(merge.op);
-        let result = match self.payloads.partial(id) {
-            Some((skip, data)) if !merge.failed => {
-                let merged = payloads::merge(merge.range, skip, &data, &merge.edges);
-                self.payloads.hold(id, Held::Whole(merged));
-                IoResult::Ok
+        let event = match self.payloads.partial(id) {
+            Some((skip, data)) if !merge.failed && merge.bad.is_empty() => {
+                self.hold_merged(id, merge.range, skip, &data, &merge.edges);
+                Event::EdgesMerged { io, result: IoResult::Ok }
             }
-            _ => IoResult::Failed,
+            Some(_) if !merge.failed => {
+                merge.bad.sort_unstable_by_key(|run| run.start);
+                Event::Corrupt { io, bad: merge.bad }
+            }
+            _ => Event::EdgesMerged { io, result: IoResult::Failed },
         };
-        self.handle(Event::EdgesMerged { io, result });
+        self.handle(event);
     }
 
-    /// Starts a disk operation; without a disk, or outside it, it fails.
-    pub(super) fn start_io(&mut self, pending: PendingIo, op: DiskOp) {
-        let inside = match &op {
-            DiskOp::Read { range } | DiskOp::Write { range, .. } => self.is_inside(*range),
-            DiskOp::Batch { groups, .. } => groups.iter().flatten().all(|range| self.is_inside(*range)),
-            _ => true,
+    /// Puts a client's bytes over old blocks that a peer has sent.
+    fn merge_fetched(&mut self, io: IoId, op: OpId, range: BlockRange, old: PayloadId) {
+        let id = PayloadId::Client(op);
+        let result = match (self.payloads.partial(id), self.payloads.whole(old).cloned()) {
+            (Some((skip, data)), Some(old)) if old.len() as u64 == range.length_bytes() => {
+                self.hold_merged(id, range, skip, &data, &[(range.start, old)]);
+                IoResult::Ok
+            }
+            _ => {
+                error!(volume = %self.volume, ?op, "a partial write's bytes, or the old ones, are not held");
+                IoResult::Failed
+            }
         };
+        self.inbox.push(Input::Fact(Event::EdgesMerged { io, result }));
+    }
+
+    fn hold_merged(&mut self, id: PayloadId, range: BlockRange, skip: usize, data: &[u8], old: &[(u64, Bytes)]) {
+        let data = payloads::merge(range, skip, data, old);
+        let sums = Salt::of(self.volume).sums(range, &data);
+        self.payloads.hold(id, Held::Whole { data, sums });
+    }
+
+    /// Starts a disk operation; without a disk it fails.
+    pub(super) fn start_io(&mut self, pending: PendingIo, op: DiskOp) {
         let tag = self.pending.insert(pending) as u64;
         match &*self.shared.store.borrow() {
-            Some(store) if inside => store.start(tag, op),
-            _ => self.inbox.push(Input::Disk(DiskDone { tag, result: Err(crate::disk::DiskError::Io(libc::ENXIO)) })),
+            Some(store) => store.start(tag, op),
+            None => self.inbox.push(Input::Disk(DiskDone::bare(tag, Err(DiskError::Io(libc::ENXIO))))),
         }
     }
 
-    /// The core names a payload that is not held: a defect. The operation fails, which costs the disk and not the data.
-    fn fail_missing(&mut self, pending: PendingIo, id: PayloadId) {
-        error!(volume = %self.volume, ?id, "a payload to be written is not held");
-        let tag = self.pending.insert(pending) as u64;
-        self.inbox.push(Input::Disk(DiskDone { tag, result: Err(crate::disk::DiskError::Io(libc::EFAULT)) }));
-    }
-
-    fn complete(&mut self, op: OpId, data: Option<IoId>) {
-        let data = data.and_then(|io| match self.payloads.release(PayloadId::Io(io)) {
-            Some(Held::Whole(bytes)) => Some(bytes),
+    fn complete(&mut self, op: OpId, data: Option<PayloadId>) {
+        let data = data.and_then(|id| match self.payloads.release(id) {
+            Some(Held::Whole { data, .. }) => Some(data),
             _ => None,
         });
         if let Some(open) = self.clients.remove(&op) {
@@ -227,7 +293,9 @@ impl Actor {
             }
             Notice::SwitchoverRefused { why } => warn!(%volume, "switchover refused: {why}"),
             Notice::DetachRefused { why } => warn!(%volume, "detach refused: {why}"),
-            Notice::Resync { .. } | Notice::DiskDetached { .. } => {}
+            Notice::ScrubRefused { why } => warn!(%volume, "scrub refused: {why}"),
+            Notice::Scrub { report, done: true } => info!(%volume, ?report, "scrub done"),
+            Notice::Resync { .. } | Notice::DiskDetached { .. } | Notice::Scrub { .. } => {}
         }
         // An error says that nobody watches.
         let _ = self.env.notices.send((volume, notice));

@@ -7,6 +7,7 @@ use futures_util::future::LocalBoxFuture;
 use proto::{Boot, DiskId, VolumeId};
 use replication::config::{ClusterState, VolumeConfig};
 use replication::event::{Control, Event};
+use replication::local_copy::Counters;
 use replication::{Notice, Status, Timing};
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
@@ -84,8 +85,19 @@ pub struct VolumeStatus {
     pub replica: Status,
     /// The local copy's.
     pub disk: DiskState,
+    /// What is known of the open copy's content.
+    pub copy: Option<CopyStatistics>,
     /// Clients connected here.
     pub clients: usize,
+}
+
+/// What a volume's open local copy has found out about its content.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CopyStatistics {
+    /// Found and mended since it was opened.
+    pub counters: Counters,
+    /// Extents of 4 MiB that are hot in the activity log.
+    pub hot_extents: u64,
 }
 
 /// The local disk that an actor starts with, or is given later.

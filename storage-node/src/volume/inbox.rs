@@ -13,7 +13,7 @@ use tokio::sync::Notify;
 use super::device::OpenOperation;
 use super::handle::Remote;
 use super::payloads::Held;
-use crate::disk::{DiskDone, Store, StoreError};
+use crate::disk::{DiskDone, OpenedStore, StoreError};
 use crate::peer::{LinkEvent, ReadyLink};
 
 /// Frames that may wait in a volume's inbox; a peer that fills it loses its link.
@@ -36,7 +36,7 @@ pub(crate) enum Input {
     /// The store is open, or refused.
     Opened {
         generation: u64,
-        result: Result<Box<Store>, StoreError>,
+        result: Result<Box<OpenedStore>, StoreError>,
         suspect: bool,
         fence: (proto::Epoch, proto::ConfigVersion),
     },

@@ -2,6 +2,7 @@
 
 use block_device::AlignedBuf;
 use bytes::Bytes;
+use proto::checksum::BlockSums;
 use proto::{BLOCK_BYTES, BlockRange};
 use replication::action::PayloadSlice;
 use replication::event::PayloadId;
@@ -15,8 +16,8 @@ pub(crate) const FRAME_BYTES_HELD_MAX: u64 = 256 << 20;
 /// What is held under one name.
 #[derive(Clone, Debug)]
 pub(crate) enum Held {
-    /// Whole blocks, or a frame's payload.
-    Whole(Bytes),
+    /// Whole blocks with their checksums, one for each; or a frame's payload that is no data, without.
+    Whole { data: Bytes, sums: BlockSums },
     /// A client's bytes that begin `skip` bytes into their first block.
     Partial { skip: usize, data: Bytes },
 }
@@ -35,12 +36,12 @@ impl Payloads {
         self.held.insert(id, held);
     }
 
-    /// Holds a frame's payload under a new name.
-    pub(crate) fn hold_frame(&mut self, bytes: Bytes) -> PayloadId {
+    /// Holds a frame's payload under a new name; `sums` are those of its blocks if it is data.
+    pub(crate) fn hold_frame(&mut self, data: Bytes, sums: BlockSums) -> PayloadId {
         self.next_frame += 1;
-        self.frame_bytes += bytes.len() as u64;
+        self.frame_bytes += data.len() as u64;
         let id = PayloadId::Frame(self.next_frame);
-        self.held.insert(id, Held::Whole(bytes));
+        self.held.insert(id, Held::Whole { data, sums });
         id
     }
 
@@ -52,8 +53,8 @@ impl Payloads {
     /// Forgets a payload; nothing happens when it is gone already.
     pub(crate) fn release(&mut self, id: PayloadId) -> Option<Held> {
         let held = self.held.remove(&id);
-        if let (PayloadId::Frame(_), Some(Held::Whole(bytes))) = (id, &held) {
-            self.frame_bytes -= bytes.len() as u64;
+        if let (PayloadId::Frame(_), Some(Held::Whole { data, .. })) = (id, &held) {
+            self.frame_bytes -= data.len() as u64;
         }
         held
     }
@@ -61,7 +62,17 @@ impl Payloads {
     /// Whole bytes under `id`.
     pub(crate) fn whole(&self, id: PayloadId) -> Option<&Bytes> {
         match self.held.get(&id) {
-            Some(Held::Whole(bytes)) => Some(bytes),
+            Some(Held::Whole { data, .. }) => Some(data),
+            _ => None,
+        }
+    }
+
+    /// Whole blocks under `id` and their checksums, one for each.
+    pub(crate) fn blocks(&self, id: PayloadId) -> Option<(&Bytes, &BlockSums)> {
+        match self.held.get(&id) {
+            Some(Held::Whole { data, sums }) if sums.len() as u64 * BLOCK_BYTES == data.len() as u64 => {
+                Some((data, sums))
+            }
             _ => None,
         }
     }
@@ -74,21 +85,24 @@ impl Payloads {
         }
     }
 
-    /// Part of a payload; `None` when it is not held or too short.
-    pub(crate) fn slice(&self, slice: PayloadSlice) -> Option<Bytes> {
-        let bytes = self.whole(slice.id)?;
-        let start = usize::try_from(slice.first.checked_mul(BLOCK_BYTES)?).ok()?;
-        let end = start.checked_add(usize::try_from(slice.blocks.checked_mul(BLOCK_BYTES)?).ok()?)?;
-        (end <= bytes.len()).then(|| bytes.slice(start..end))
+    /// Part of a payload of whole blocks, and its checksums; `None` when it is not held or too short.
+    pub(crate) fn slice(&self, slice: PayloadSlice) -> Option<(Bytes, &[u32])> {
+        let (data, sums) = self.blocks(slice.id)?;
+        let first = usize::try_from(slice.first).ok()?;
+        let end = first.checked_add(usize::try_from(slice.blocks).ok()?)?;
+        let sums = sums.get(first..end)?;
+        // No overflow: so many checksums are held.
+        Some((data.slice(first * BLOCK_BYTES as usize..end * BLOCK_BYTES as usize), sums))
     }
 }
 
-/// Whole blocks for `range`: the client's `data`, `skip` bytes in, over the old `edges` (block number, content).
+/// Whole blocks for `range`: the client's `data`, `skip` bytes in, over the old `edges` (number of the first block, content
+/// of it and perhaps of those after it).
 pub(crate) fn merge(range: BlockRange, skip: usize, data: &[u8], edges: &[(u64, Bytes)]) -> Bytes {
     let mut merged = AlignedBuf::zeroed(range.length_bytes() as usize);
     for (block, content) in edges {
         let at = ((block - range.start) * BLOCK_BYTES) as usize;
-        merged[at..at + BLOCK_BYTES as usize].copy_from_slice(content);
+        merged[at..at + content.len()].copy_from_slice(content);
     }
     merged[skip..skip + data.len()].copy_from_slice(data);
     merged.freeze()
@@ -108,12 +122,33 @@ pub(crate) fn differing(range: BlockRange, ours: &[u8], theirs: &[u8]) -> Vec<Bl
     if ours.len() as u64 != range.length_bytes() || theirs.len() != range.count as usize * DIGEST_BYTES {
         return vec![range];
     }
-    let mut runs: Vec<BlockRange> = Vec::new();
     let pairs = ours.chunks_exact(BLOCK_BYTES as usize).zip(theirs.chunks_exact(DIGEST_BYTES));
-    for (block, (content, digest)) in range.blocks().zip(pairs) {
-        if blake3::hash(content).as_bytes()[..DIGEST_BYTES] == *digest {
-            continue;
-        }
+    let digest_of = |content: &[u8]| blake3::hash(content);
+    runs_of(
+        range.blocks().zip(pairs).filter(|(_, (ours, theirs))| digest_of(ours).as_bytes()[..DIGEST_BYTES] != **theirs),
+    )
+}
+
+/// Checksums as they travel: 4 bytes each, little-endian.
+pub(crate) fn sum_bytes(sums: &[u32]) -> Bytes {
+    sums.iter().flat_map(|sum| sum.to_le_bytes()).collect::<Vec<u8>>().into()
+}
+
+/// The blocks of `range` whose checksum in `ours` is another one than in `theirs` (as they travel), as runs. Checksums that
+/// are missing or too many count as different: they come from the network.
+pub(crate) fn differing_sums(range: BlockRange, ours: &[u32], theirs: &[u8]) -> Vec<BlockRange> {
+    let (theirs, rest) = theirs.as_chunks::<4>();
+    if ours.len() as u64 != range.count || theirs.len() as u64 != range.count || !rest.is_empty() {
+        return vec![range];
+    }
+    let pairs = ours.iter().zip(theirs);
+    runs_of(range.blocks().zip(pairs).filter(|(_, (ours, theirs))| **ours != u32::from_le_bytes(**theirs)))
+}
+
+/// Numbers of blocks, ascending, as runs.
+fn runs_of<T>(blocks: impl Iterator<Item = (u64, T)>) -> Vec<BlockRange> {
+    let mut runs: Vec<BlockRange> = Vec::new();
+    for (block, _) in blocks {
         match runs.last_mut() {
             Some(run) if run.end() == block => run.count += 1,
             _ => runs.push(BlockRange::new(block, 1)),
@@ -160,12 +195,27 @@ mod tests {
     }
 
     #[test]
+    fn differing_checksums_come_back_as_runs() {
+        let range = BlockRange::new(5, 4);
+        let theirs = sum_bytes(&[1, 7, 8, 4]);
+        assert_eq!(differing_sums(range, &[1, 2, 3, 4], &theirs), [BlockRange::new(6, 2)]);
+        assert!(differing_sums(range, &[1, 7, 8, 4], &theirs).is_empty());
+        for wrong in [&theirs[..12], &theirs[..15], &[]] {
+            assert_eq!(differing_sums(range, &[1, 7, 8, 4], wrong), [range]);
+        }
+        assert_eq!(differing_sums(range, &[1, 7, 8], &theirs), [range]);
+    }
+
+    #[test]
     fn slices_outside_a_payload_are_none() {
         let mut payloads = Payloads::default();
         let id = PayloadId::Client(OpId(1));
-        payloads.hold(id, Held::Whole(block(1)));
-        assert_eq!(payloads.slice(PayloadSlice { id, first: 0, blocks: 1 }).map(|b| b.len()), Some(4096));
-        assert!(payloads.slice(PayloadSlice { id, first: 0, blocks: 2 }).is_none());
+        payloads
+            .hold(id, Held::Whole { data: [block(1), block(2)].concat().into(), sums: BlockSums::from_slice(&[8, 9]) });
+        let second = payloads.slice(PayloadSlice { id, first: 1, blocks: 1 }).unwrap();
+        assert_eq!(second, (block(2), &[9][..]));
+        assert!(payloads.slice(PayloadSlice { id, first: 2, blocks: 1 }).is_none());
+        assert!(payloads.slice(PayloadSlice { id, first: 0, blocks: 3 }).is_none());
         assert!(payloads.slice(PayloadSlice { id, first: u64::MAX, blocks: 2 }).is_none());
     }
 
@@ -173,9 +223,9 @@ mod tests {
     fn frame_bytes_are_counted_until_released() {
         let mut payloads = Payloads::default();
         let large = Bytes::from(vec![0; FRAME_BYTES_HELD_MAX as usize / 2 + 1]);
-        let first = payloads.hold_frame(large.clone());
+        let first = payloads.hold_frame(large.clone(), BlockSums::new());
         assert!(!payloads.is_over_frame_bound());
-        payloads.hold_frame(large);
+        payloads.hold_frame(large, BlockSums::new());
         assert!(payloads.is_over_frame_bound());
         payloads.release(first);
         payloads.release(first);

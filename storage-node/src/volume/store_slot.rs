@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use bytes::Bytes;
 use proto::{BlockRange, DiskId};
-use replication::event::{DiskReport, IoId, OpId};
+use replication::event::{Attachment, IoId, OpId};
 
 /// Where the local copy stands.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -52,7 +52,7 @@ pub enum DiskState {
 pub(crate) enum PendingIo {
     /// `ReadLocal`.
     Read(IoId),
-    /// `WriteLocal`, `WriteBatchLocal`, `FlushLocal`.
+    /// `WriteLocal`, `WriteBatchLocal`, `FlushLocal`, `RepairLocal`, `CoolExtents`, `WriteBitmap`.
     Write(IoId),
     /// One edge of `MergeEdges`.
     Edge { merge: IoId, block: u64 },
@@ -61,7 +61,7 @@ pub(crate) enum PendingIo {
     /// `PersistReplicaState`.
     ReplicaState { io: IoId, suspect: bool },
     /// A store that failed before is being marked as suspect, before the core may see it.
-    SuspectMark(Box<DiskReport>),
+    SuspectMark(Box<Attachment>),
 }
 
 /// A `MergeEdges` whose reads are in flight.
@@ -77,4 +77,6 @@ pub(crate) struct Merge {
     pub(crate) edges: Vec<(u64, Bytes)>,
     /// A read failed.
     pub(crate) failed: bool,
+    /// Edges that do not match their checksums.
+    pub(crate) bad: Vec<BlockRange>,
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use proto::{Boot, ClusterId, ConfigVersion, Epoch, NodeId, RequestId, VolumeId};
 
-use super::{A, B, BOOT, C, RUN, V, World, create, disk, record};
+use super::{A, B, BOOT, C, RUN, V, WITNESS, World, create, disk, record};
 use crate::config::apply::VOLUME_BYTES_MAX;
 use crate::config::{
     AckPolicy, ApplyError, ClusterState, Command, CommandBody, NodeCommand, NodeKind, Outcome, VolumeCommand,
@@ -87,6 +87,7 @@ fn damaged_and_random_bytes_never_panic() {
     };
     let mut seeds: Vec<Vec<u8>> = every_command().iter().map(Command::encode).collect();
     seeds.push(World::new().state.to_snapshot());
+    seeds.push(world_of_old_software().state.to_snapshot());
     for round in 0..20_000 {
         let mut bytes = match round % 4 {
             0 => (0..random() % 200).map(|_| random() as u8).collect(),
@@ -99,7 +100,7 @@ fn damaged_and_random_bytes_never_panic() {
             }
         }
         if round % 2 == 0 && !bytes.is_empty() {
-            bytes[0] = 1;
+            bytes[0] = 1 + (random() % 2) as u8;
         }
         let _ = Command::decode(&bytes);
         let _ = ClusterState::from_snapshot(&bytes);
@@ -167,11 +168,107 @@ fn a_snapshot_holds_the_whole_state() {
     let forced = world.state.volumes.get_mut(&V).expect("the volume");
     (forced.loss_possible, forced.unflushed_loss) = (Some(Epoch(4)), Some(Epoch(5)));
     (forced.ack_policy, forced.preallocate) = (AckPolicy::Durable, true);
+    world.shrink(&[B]);
+    world.ok(VolumeCommand::AddReplica { node: C, disk_id: disk(C) });
     let bytes = world.state.to_snapshot();
+    assert_eq!(bytes[0], 2);
     assert_eq!(ClusterState::from_snapshot(&bytes), Ok(world.state.clone()));
-    for length in (0..bytes.len()).step_by(7) {
-        assert!(ClusterState::from_snapshot(&bytes[..length]).is_err());
+    for length in 0..bytes.len() {
+        assert_eq!(ClusterState::from_snapshot(&bytes[..length]), Err(ApplyError::Malformed), "cut at {length}");
     }
+    let mut longer = bytes;
+    longer.push(0);
+    assert_eq!(ClusterState::from_snapshot(&longer), Err(ApplyError::Malformed), "bytes left over");
+    longer[0] = 3;
+    assert_eq!(ClusterState::from_snapshot(&longer), Err(ApplyError::UnknownCommand), "a format to come");
     let empty = ClusterState::default();
     assert_eq!(ClusterState::from_snapshot(&empty.to_snapshot()), Ok(empty));
+}
+
+/// A volume with a member and a copy that was dropped, on nodes whose software knows feature level 1 only.
+fn world_of_old_software() -> World {
+    let mut world = World::new();
+    world.shrink(&[B]);
+    for record in world.state.nodes.values_mut() {
+        record.feature_levels = (1, 1);
+    }
+    world
+}
+
+/// The state as format 1 holds it.
+fn without_history(mut state: ClusterState) -> ClusterState {
+    for volume in state.volumes.values_mut() {
+        for replica in volume.replicas.values_mut() {
+            (replica.registered_at, replica.member_until) = (ConfigVersion(0), ConfigVersion(0));
+            replica.member_since = ConfigVersion(0);
+        }
+        for member in volume.in_sync.values_mut() {
+            member.since = ConfigVersion(0);
+        }
+    }
+    state
+}
+
+/// The snapshot of `world_of_old_software` as the release before format 2 wrote it.
+const SNAPSHOT_OF_FORMAT_1: &str = "
+    010900000000000000000000000000000004000000010000000000000001000000610003000000613a3103000000613a32030000
+    00613a33640000000000000005000000000000000000000000000000010000000100000000000000000000000000000000000000
+    020000000000000001000000620003000000623a3103000000623a3203000000623a336400000000000000050000000000000000
+    000000000000000100000001000000ea030000000000000000000000000000030000000000000001000000770103000000773a31
+    03000000773a3203000000773a336400000000000000050000000000000000000000000000000100000001000000eb0300000000
+    00000000000000000000040000000000000001000000630003000000633a3103000000633a3203000000633a3364000000000000
+    00050000000000000000000000000000000100000001000000ec0300000000000000000000000000000500000000000000010000
+    00070000000000000000000000000000000700000000000000000000000000000001000000760000100000000000000100000001
+    000100000000000000040000000000000001000000000000006400000000000000010000000100000000000000e9030000000000
+    00000000000000000005000000000000000000000000000000020000000100000000000000e90300000000000000000000000000
+    00640000000000000005000000000000000000000000000000010200000000000000ea0300000000000000000000000000006400
+    0000000000000500000000000000000000000000000001000000ed0300000000000000000000000000000000000000
+";
+
+#[test]
+fn a_snapshot_of_the_former_release_is_read_and_written_as_it_was() {
+    let digits: Vec<u32> = SNAPSHOT_OF_FORMAT_1.chars().filter_map(|c| c.to_digit(16)).collect();
+    let old: Vec<u8> = digits.chunks(2).map(|pair| (pair[0] << 4 | pair[1]) as u8).collect();
+    let state = world_of_old_software().state;
+    assert_eq!(ClusterState::from_snapshot(&old), Ok(without_history(state.clone())));
+    assert_eq!(state.to_snapshot(), old);
+}
+
+#[test]
+fn snapshots_keep_the_old_format_while_any_node_reads_no_other() {
+    let mut world = world_of_old_software();
+    for (node, format) in [(A, 1), (B, 1), (WITNESS, 1), (C, 2)] {
+        world.state.nodes.get_mut(&node).expect("a node").feature_levels = (1, 2);
+        let bytes = world.state.to_snapshot();
+        assert_eq!(bytes[0], format, "after node {node}");
+        let kept = if format == 1 { without_history(world.state.clone()) } else { world.state.clone() };
+        assert_ne!(without_history(world.state.clone()), world.state, "there is something to lose");
+        assert_eq!(ClusterState::from_snapshot(&bytes), Ok(kept));
+    }
+    // A node that goes back to old software, or joins with it, must be able to read what comes next.
+    world.state.nodes.get_mut(&WITNESS).expect("a node").feature_levels = (1, 1);
+    assert_eq!(world.state.to_snapshot()[0], 1);
+}
+
+#[test]
+fn a_history_of_other_volumes_nodes_or_members_is_refused() {
+    let mut world = World::new();
+    world.shrink(&[B]);
+    let clean = world.state.to_snapshot();
+    let mut old = world_of_old_software().state;
+    old.nodes.clone_from(&world.state.nodes);
+    // The same state without its first node's new level is as long as the part that both formats share.
+    old.nodes.get_mut(&A).expect("a node").feature_levels = (1, 1);
+    let history_at = old.to_snapshot().len();
+    // Number of volumes, the volume's id, number of replicas, the first replica's node.
+    for at in [0, 4, 20, 24] {
+        let mut bytes = clean.clone();
+        bytes[history_at + at] ^= 8;
+        assert_eq!(ClusterState::from_snapshot(&bytes), Err(ApplyError::Malformed), "at {at}");
+    }
+    // The last entry is the member's: its node, then its version.
+    let mut bytes = clean.clone();
+    let member_at = bytes.len() - 16;
+    bytes[member_at] ^= 8;
+    assert_eq!(ClusterState::from_snapshot(&bytes), Err(ApplyError::Malformed));
 }

@@ -38,7 +38,7 @@ fn thousands_of_random_operations_agree_with_a_model() {
                     0 => {
                         let kind = if random.random() { WriteKind::Discard } else { WriteKind::Zeroes };
                         model[slots].fill(None);
-                        let op = DiskOp::Write { range: target, kind, fua: false, data: None };
+                        let op = erase(kind, target, false);
                         receivers.push((client.start(op), None));
                     }
                     1..=5 => {
@@ -52,15 +52,15 @@ fn thousands_of_random_operations_agree_with_a_model() {
                         let data = Bytes::from(data).slice(skip..);
                         let fua = random.random_range(0..20) == 0;
                         let op = if random.random_range(0..8) == 0 {
-                            DiskOp::Batch { groups: vec![vec![target]], data }
+                            batch_op(vec![vec![target]], data)
                         } else {
-                            DiskOp::Write { range: target, kind: WriteKind::Data, fua, data: Some(data) }
+                            data_op(target, fua, data)
                         };
                         receivers.push((client.start(op), None));
                     }
                     _ => {
                         let expected = model[slots].to_vec();
-                        receivers.push((client.start(DiskOp::Read { range: target }), Some((target, expected))));
+                        receivers.push((client.start(read_op(target)), Some((target, expected))));
                     }
                 }
                 at += count + random.random_range(0..40);
@@ -68,7 +68,7 @@ fn thousands_of_random_operations_agree_with_a_model() {
             receivers.push((client.start(DiskOp::Flush), None));
             client.ring.submit();
             for (receive, read) in receivers {
-                let ended = receive.await.unwrap().unwrap();
+                let ended = ended(receive.await.unwrap()).unwrap();
                 let Some((target, expected)) = read else { continue };
                 compare(&ended.unwrap(), &expected, target);
             }
@@ -109,10 +109,11 @@ fn a_sink_may_start_the_next_operation() {
                     return;
                 }
                 let store = slot.borrow();
-                store.as_ref().unwrap().start(done.tag + 1, DiskOp::Read { range: BlockRange::new(done.tag, 1) });
+                store.as_ref().unwrap().start(done.tag + 1, read_op(BlockRange::new(done.tag, 1)));
             })
         };
-        let store = Store::open(Rc::clone(&ring), &place.found, BOOT, LOCK_WAIT, sink).await.unwrap();
+        let opened = Store::open(Rc::clone(&ring), &place.found, BOOT, LOCK_WAIT, sink).await.unwrap();
+        let store = opened.store;
         *slot.borrow_mut() = Some(store);
         slot.borrow().as_ref().unwrap().start(0, DiskOp::Flush);
         ring.submit();
@@ -126,12 +127,12 @@ fn a_sink_may_start_the_next_operation() {
 fn start_many(client: &Client) {
     for at in 0..400 {
         let target = BlockRange::new(at * 8, 8);
-        let data = Some(Bytes::from(vec![at as u8; 8 * 4096 + 1]).slice(1..));
-        client.start(DiskOp::Write { range: target, kind: WriteKind::Data, fua: at % 50 == 0, data });
-        client.start(DiskOp::Read { range: target });
+        let data = Bytes::from(vec![at as u8; 8 * 4096 + 1]).slice(1..);
+        client.start(data_op(target, at % 50 == 0, data));
+        client.start(read_op(BlockRange::new(3500 + at % 500, 4)));
     }
-    let groups = (0..20).map(|at| vec![BlockRange::new(at, 1)]).collect();
-    client.start(DiskOp::Batch { groups, data: blocks(3, 20) });
+    let groups = (3400..3420).map(|at| vec![BlockRange::new(at, 1)]).collect();
+    client.start(batch_op(groups, blocks(3, 20)));
     client.start(DiskOp::PersistState { last_in_sync: proto::ConfigVersion(1), suspect: false });
     client.ring.submit();
 }
@@ -149,6 +150,7 @@ fn a_dropped_store_is_silent_and_keeps_its_lock_until_its_operations_have_ended(
         // A successor on the same shard gets the lock when the last operation of the former one has ended.
         let next = Client::open_on(ring, &place.found, BOOT, LOCK_WAIT).await.unwrap();
         assert_eq!(waiting.borrow().len(), before, "the sink of a dropped store was called");
+        next.heat_all().await;
         next.write(0, blocks(8, 1)).await.unwrap();
         assert_eq!(next.read(0, 1).await, blocks(8, 1));
         next.store.close(true).await.unwrap();

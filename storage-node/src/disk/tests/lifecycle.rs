@@ -79,7 +79,7 @@ fn states_are_recorded_in_the_order_of_their_start_and_in_both_slots() {
             .collect();
         client.ring.submit();
         for receive in last {
-            receive.await.unwrap().unwrap();
+            receive.await.unwrap().result.unwrap();
         }
     });
     for slot in SLOT_OFFSETS {

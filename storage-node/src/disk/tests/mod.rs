@@ -1,9 +1,11 @@
 //! Tests of the disk engine on real files, and on loop devices where the tests run as root.
 
 mod concurrency;
+mod content;
 mod lifecycle;
 mod operations;
 mod places;
+mod space;
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -13,16 +15,20 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use proto::checksum::{BlockSums, Salt};
 use proto::peer::message::WriteKind;
 use proto::{BlockRange, Boot, ClusterId, DiskId, VolumeId};
+use replication::local_copy::{Hot, ReadCheck};
 use tempfile::TempDir;
 use tokio::sync::oneshot;
 use tokio::task::LocalSet;
 
-use super::{DiskDone, DiskError, DiskOp, FoundStore, Ring, Store, StoreError, StorePool, StoreSpec};
+use super::{DiskDone, DiskError, DiskOp, FoundStore, OpenedStore, Ring, Store, StoreError, StorePool, StoreSpec};
 
 const BOOT: Boot = Boot(77);
 const LOCK_WAIT: Duration = Duration::from_secs(20);
+
+const VOLUME: VolumeId = VolumeId(2);
 
 type Ended = Result<Option<Bytes>, DiskError>;
 
@@ -33,7 +39,7 @@ fn on_shard<T>(future: impl Future<Output = T>) -> T {
 }
 
 fn spec(size_bytes: u64) -> StoreSpec {
-    StoreSpec { cluster: ClusterId(1), volume: VolumeId(2), disk_id: DiskId(3), size_bytes, preallocate: false }
+    StoreSpec { cluster: ClusterId(1), volume: VOLUME, disk_id: DiskId(3), size_bytes, preallocate: false }
 }
 
 /// A new store in a temporary directory.
@@ -51,6 +57,13 @@ impl Place {
         Place { directory, pool, found }
     }
 
+    /// What the file holds at a block of the volume, whatever the store thinks of it.
+    fn raw_block(&self, block: u64) -> Vec<u8> {
+        let image = std::fs::read(&self.found.path).unwrap();
+        let at = (self.found.data_offset + block * 4096) as usize;
+        image[at..at + 4096].to_vec()
+    }
+
     /// The only store as a scan sees it.
     fn rescan(&self) -> FoundStore {
         let mut results = self.pool.scan(Some(ClusterId(1)));
@@ -59,17 +72,47 @@ impl Place {
     }
 }
 
+type Waiting = Rc<RefCell<HashMap<u64, oneshot::Sender<DiskDone>>>>;
+
 /// An open store whose operations can be awaited.
 struct Client {
     ring: Rc<Ring>,
     store: Store,
+    /// What was hot when it was opened.
+    hot: Hot,
+    bitmaps: Vec<Vec<u8>>,
     next: Cell<u64>,
-    waiting: Rc<RefCell<HashMap<u64, oneshot::Sender<Ended>>>>,
+    waiting: Waiting,
+}
+
+/// A read whose content is checked.
+fn read_op(range: BlockRange) -> DiskOp {
+    DiskOp::Read { range, check: ReadCheck::Verify }
+}
+
+/// A write of data with its checksums.
+fn data_op(range: BlockRange, fua: bool, data: Bytes) -> DiskOp {
+    let sums = Salt::of(VOLUME).sums(range, &data);
+    DiskOp::Write { range, kind: WriteKind::Data, fua, data: Some(data), sums }
+}
+
+/// A batch with its checksums.
+fn batch_op(groups: Vec<Vec<BlockRange>>, data: impl Into<Bytes>) -> DiskOp {
+    let data = data.into();
+    let sums = Salt::of(VOLUME).sums_of_ranges(groups.iter().flatten().copied(), &data);
+    DiskOp::Batch { groups, data, sums }
+}
+
+fn erase(kind: WriteKind, range: BlockRange, fua: bool) -> DiskOp {
+    DiskOp::Write { range, kind, fua, data: None, sums: BlockSums::new() }
 }
 
 impl Client {
+    /// Opens a store and makes all of it hot.
     async fn open(found: &FoundStore) -> Client {
-        Self::open_at(found, BOOT).await.unwrap()
+        let client = Self::open_at(found, BOOT).await.unwrap();
+        client.heat_all().await;
+        client
     }
 
     async fn open_at(found: &FoundStore, boot: Boot) -> Result<Client, StoreError> {
@@ -77,20 +120,33 @@ impl Client {
     }
 
     async fn open_on(ring: Rc<Ring>, found: &FoundStore, boot: Boot, wait: Duration) -> Result<Client, StoreError> {
-        let waiting: Rc<RefCell<HashMap<u64, oneshot::Sender<Ended>>>> = Rc::default();
+        let waiting: Waiting = Rc::default();
         let sink = {
             let waiting = Rc::clone(&waiting);
             Rc::new(move |done: DiskDone| {
                 let sender = waiting.borrow_mut().remove(&done.tag).expect("an end belongs to one start");
-                let _ = sender.send(done.result);
+                let _ = sender.send(done);
             })
         };
-        let store = Store::open(Rc::clone(&ring), found, boot, wait, sink).await?;
-        Ok(Client { ring, store, next: Cell::new(0), waiting })
+        let opened = Store::open(Rc::clone(&ring), found, boot, wait, sink).await?;
+        let OpenedStore { store, hot, bitmaps } = opened;
+        Ok(Client { ring, store, hot, bitmaps, next: Cell::new(0), waiting })
+    }
+
+    fn extents(&self) -> Vec<u64> {
+        (0..self.store.found().size_bytes.div_ceil(proto::EXTENT_BYTES)).collect()
+    }
+
+    async fn heat_all(&self) {
+        self.run(DiskOp::Heat { extents: self.extents() }).await.unwrap();
+    }
+
+    async fn cool_all(&self) {
+        self.run(DiskOp::Cool { extents: self.extents(), bitmaps: vec![] }).await.unwrap();
     }
 
     /// Starts without submitting.
-    fn start(&self, op: DiskOp) -> oneshot::Receiver<Ended> {
+    fn start(&self, op: DiskOp) -> oneshot::Receiver<DiskDone> {
         let tag = self.next.get();
         self.next.set(tag + 1);
         let (send, receive) = oneshot::channel();
@@ -99,21 +155,29 @@ impl Client {
         receive
     }
 
-    async fn run(&self, op: DiskOp) -> Ended {
+    async fn run_whole(&self, op: DiskOp) -> DiskDone {
         let receive = self.start(op);
         self.ring.submit();
         receive.await.expect("every operation ends")
     }
 
+    async fn run(&self, op: DiskOp) -> Ended {
+        ended(self.run_whole(op).await)
+    }
+
     async fn write(&self, start: u64, data: Bytes) -> Result<(), DiskError> {
         let range = BlockRange::new(start, data.len() as u64 / 4096);
-        self.run(DiskOp::Write { range, kind: WriteKind::Data, fua: false, data: Some(data) }).await.map(|_| ())
+        self.run(data_op(range, false, data)).await.map(|_| ())
     }
 
     async fn read(&self, start: u64, count: u64) -> Bytes {
-        let read = self.run(DiskOp::Read { range: BlockRange::new(start, count) }).await;
+        let read = self.run(read_op(BlockRange::new(start, count))).await;
         read.unwrap().expect("a read gives data")
     }
+}
+
+fn ended(done: DiskDone) -> Ended {
+    done.result.map(|()| done.data)
 }
 
 /// Blocks that hold `byte`.

@@ -3,15 +3,13 @@
 use super::super::ring::{Fault, IN_FLIGHT_MAX, Request, WAITING_MAX};
 use super::super::store::OPERATIONS_MAX;
 use super::*;
+use replication::local_copy::MetaPage;
+use smallvec::smallvec;
 
 const MIB: u64 = 1 << 20;
 
 fn range(start: u64, count: u64) -> BlockRange {
     BlockRange::new(start, count)
-}
-
-fn erase(kind: WriteKind, range: BlockRange, fua: bool) -> DiskOp {
-    DiskOp::Write { range, kind, fua, data: None }
 }
 
 #[test]
@@ -51,23 +49,32 @@ fn operations_that_do_not_fit_the_store_end_with_einval_and_only_later() {
     let place = Place::new(MIB);
     on_shard(async {
         let client = Client::open(&place.found).await;
-        let data = |range, data| DiskOp::Write { range, kind: WriteKind::Data, fua: false, data };
+        let data = |range, data| DiskOp::Write { range, kind: WriteKind::Data, fua: false, data, sums: smallvec![1] };
         let bad = [
-            DiskOp::Read { range: range(256, 1) },
-            DiskOp::Read { range: range(u64::MAX, 2) },
+            read_op(range(256, 1)),
+            read_op(range(u64::MAX, 2)),
             data(range(0, 2), Some(blocks(1, 1))),
+            data(range(0, 2), Some(blocks(1, 2))),
             data(range(0, 1), None),
             erase(WriteKind::Discard, range(255, 2), false),
-            DiskOp::Batch { groups: vec![vec![range(0, 1)], vec![range(1, 1)]], data: blocks(1, 3) },
-            DiskOp::Batch { groups: vec![vec![range(0, u64::MAX)]], data: blocks(1, 1) },
+            batch_op(vec![vec![range(0, 1)], vec![range(1, 1)]], blocks(1, 3)),
+            DiskOp::Batch { groups: vec![vec![range(0, u64::MAX)]], data: blocks(1, 1), sums: smallvec![1] },
+            DiskOp::Batch { groups: vec![vec![range(0, 1)]], data: blocks(1, 1), sums: smallvec![] },
+            DiskOp::Repair { range: range(0, 1), data: blocks(1, 1), sums: smallvec![] },
+            DiskOp::Repair { range: range(256, 1), data: blocks(1, 1), sums: smallvec![1] },
+            DiskOp::Heat { extents: vec![1] },
+            DiskOp::Heat { extents: vec![0, 0] },
+            DiskOp::Bitmap { pages: vec![(MetaPage::Bitmap { slot: 2, page: 0 }, Box::new([0; 4096]))] },
+            DiskOp::Bitmap { pages: vec![(MetaPage::Bitmap { slot: 0, page: 2 }, Box::new([0; 4096]))] },
+            DiskOp::Bitmap { pages: vec![(MetaPage::Log(0), Box::new([0; 4096]))] },
         ];
         for op in bad {
             let mut receive = client.start(op.clone());
             assert!(receive.try_recv().is_err(), "the sink was called from within start");
-            assert_eq!(receive.await.unwrap(), Err(DiskError::Io(libc::EINVAL)), "{op:?}");
+            assert_eq!(ended(receive.await.unwrap()), Err(DiskError::Misuse(libc::EINVAL)), "{op:?}");
         }
-        assert_eq!(client.run(DiskOp::Read { range: range(256, 0) }).await, Ok(Some(Bytes::new())));
-        assert_eq!(client.run(DiskOp::ActivityLog { extents: vec![1] }).await, Ok(None));
+        assert_eq!(client.run(read_op(range(256, 0))).await, Ok(Some(Bytes::new())));
+        client.run(DiskOp::Heat { extents: vec![0] }).await.unwrap();
     });
 }
 
@@ -90,7 +97,7 @@ fn discard_makes_a_hole_that_reads_as_zeros() {
             [(range(50, 50), false), (range(100, 200), true), (range(300, 724), false), (range(1024, 26), true)]
         );
         assert_eq!(client.store.allocation(range(120, 4)).unwrap(), [(range(120, 4), true)]);
-        assert_eq!(client.store.allocation(range(2048, 1)), Err(DiskError::Io(libc::EINVAL)));
+        assert_eq!(client.store.allocation(range(2048, 1)), Err(DiskError::Misuse(libc::EINVAL)));
         assert_eq!(client.store.allocation(range(2048, 0)), Ok(vec![]));
     });
 }
@@ -128,7 +135,7 @@ fn a_batch_writes_its_groups_in_order_with_a_flush_after_each() {
         let groups = vec![vec![range(0, 2), range(2, 1), range(20, 1)], vec![], vec![range(0, 1)], vec![range(9, 1)]];
         let data = [blocks(1, 2), blocks(2, 1), blocks(3, 1), blocks(4, 1), blocks(5, 1)].concat();
         client.ring.take_trace();
-        client.run(DiskOp::Batch { groups, data: data.into() }).await.unwrap();
+        client.run(batch_op(groups, data)).await.unwrap();
         let base = place.found.data_offset;
         let at = |block: u64| ("write", base + block * 4096);
         let flush = ("flush", 0);
@@ -136,7 +143,7 @@ fn a_batch_writes_its_groups_in_order_with_a_flush_after_each() {
         let read = client.read(0, 21).await;
         let first_of: Vec<u8> = read.chunks(4096).map(|block| block[0]).collect();
         assert_eq!((&first_of[..3], first_of[9], first_of[20]), (&[4, 1, 2][..], 5, 3));
-        client.run(DiskOp::Batch { groups: vec![vec![]], data: Bytes::new() }).await.unwrap();
+        client.run(batch_op(vec![vec![]], Bytes::new())).await.unwrap();
         assert_eq!(client.ring.take_trace().last(), Some(&flush));
     });
 }
@@ -149,11 +156,11 @@ fn a_batch_stops_at_its_first_error() {
             let client = Client::open(&place.found).await;
             client.ring.inject(fault);
             let groups = vec![vec![range(0, 1), range(4, 1)], vec![range(9, 1)]];
-            let ended = client.run(DiskOp::Batch { groups, data: blocks(6, 3) }).await;
+            let ended = client.run(batch_op(groups, blocks(6, 3))).await;
             assert_eq!(ended, Err(DiskError::Io(libc::EIO)));
-            assert_eq!(client.read(9, 1).await, blocks(0, 1), "{fault:?}");
             assert_eq!(client.store.in_flight(), 0);
         });
+        assert_eq!(place.raw_block(9), [0; 4096], "{fault:?}");
     }
 }
 
@@ -163,9 +170,10 @@ fn a_batch_of_many_writes_goes_through_a_small_ring() {
     on_shard(async {
         let ring = Ring::start(4).unwrap();
         let client = Client::open_on(ring, &place.found, BOOT, LOCK_WAIT).await.unwrap();
+        client.heat_all().await;
         let group: Vec<BlockRange> = (0..3000).map(|i| range((i * 7919) % 16384, 1)).collect();
         let data: Vec<u8> = (0..3000u32).flat_map(|i| i.to_le_bytes().repeat(1024)).collect();
-        client.run(DiskOp::Batch { groups: vec![group.clone()], data: data.into() }).await.unwrap();
+        client.run(batch_op(vec![group.clone()], data)).await.unwrap();
         for (number, at) in group.iter().enumerate().step_by(37) {
             assert_eq!(client.read(at.start, 1).await[..4], (number as u32).to_le_bytes());
         }
@@ -175,7 +183,7 @@ fn a_batch_of_many_writes_goes_through_a_small_ring() {
 #[test]
 fn a_failed_flush_is_never_followed_by_a_good_one() {
     let place = Place::new(8 * MIB);
-    let fua = |data| DiskOp::Write { range: range(0, 1), kind: WriteKind::Data, fua: true, data: Some(data) };
+    let fua = |data| data_op(range(0, 1), true, data);
     for failing in [DiskOp::Flush, fua(blocks(1, 1))] {
         on_shard(async {
             let client = Client::open(&place.found).await;
@@ -190,8 +198,6 @@ fn a_failed_flush_is_never_followed_by_a_good_one() {
             let persist = DiskOp::PersistState { last_in_sync: proto::ConfigVersion(4), suspect: false };
             assert_eq!(client.run(persist).await, eio);
             assert!(client.ring.take_trace().iter().all(|(kind, _)| *kind != "flush"));
-            client.write(0, blocks(3, 1)).await.unwrap();
-            assert_eq!(client.read(0, 1).await, blocks(3, 1));
             assert!(client.store.close(true).await.is_err());
         });
         assert!(!place.rescan().clean);
@@ -216,8 +222,10 @@ fn short_transfers_are_continued_and_errors_are_told() {
             (Fault::Transfer(libc::EIO), DiskError::Io(libc::EIO)),
             (Fault::Transfer(libc::ENOSPC), DiskError::OutOfSpace),
         ] {
+            let place = Place::new(8 * MIB);
+            let client = Client::open(&place.found).await;
             client.ring.inject(fault);
-            assert_eq!(client.run(DiskOp::Read { range: range(0, 1) }).await, Err(error));
+            assert_eq!(client.run(read_op(range(0, 1))).await, Err(error));
         }
     });
 }
@@ -227,60 +235,16 @@ fn too_many_operations_are_refused_and_the_others_end() {
     let place = Place::new(8 * MIB);
     on_shard(async {
         let client = Client::open(&place.found).await;
-        let all: Vec<_> =
-            (0..OPERATIONS_MAX as u64).map(|i| client.start(DiskOp::Read { range: range(i % 2048, 1) })).collect();
+        let all: Vec<_> = (0..OPERATIONS_MAX as u64).map(|i| client.start(read_op(range(i % 2048, 1)))).collect();
         assert_eq!(client.store.room(), 0);
         let over = client.start(DiskOp::Flush);
         client.ring.submit();
-        assert_eq!(over.await.unwrap(), Err(DiskError::Io(libc::EBUSY)));
+        assert_eq!(ended(over.await.unwrap()), Err(DiskError::Misuse(libc::EBUSY)));
         for receive in all {
-            receive.await.unwrap().unwrap();
+            receive.await.unwrap().result.unwrap();
         }
         assert_eq!((client.store.in_flight(), client.store.room()), (0, OPERATIONS_MAX));
     });
-}
-
-#[test]
-fn a_full_file_system_is_told_apart_from_a_bad_disk() {
-    let directory = tempfile::tempdir().unwrap();
-    let image = directory.path().join("image");
-    let mounted = directory.path().join("mounted");
-    std::fs::create_dir(&mounted).unwrap();
-    std::fs::File::create(&image).unwrap().set_len(24 * MIB).unwrap();
-    let (image, target) = (image.to_str().unwrap(), mounted.to_str().unwrap());
-    if run_program("mkfs.ext4", &["-q", "-m", "0", image]).is_none()
-        || run_program("mount", &["-o", "loop", image, target]).is_none()
-    {
-        return skipped("mounting needs root and loop devices");
-    }
-    let outcome = std::panic::catch_unwind(|| {
-        let pool = StorePool::new(&mounted, &[]).unwrap();
-        let refusal = pool.create(&StoreSpec { preallocate: true, ..spec(64 * MIB) }, &|_, _| {}).unwrap_err();
-        assert!(refusal.to_string().contains("not enough space"), "{refusal}");
-        let found = pool.create(&spec(64 * MIB), &|_, _| {}).unwrap();
-        on_shard(async {
-            let client = Client::open(&found).await;
-            let mut first_full = None;
-            for part in 0..64 {
-                match client.write(part * 256, blocks(1, 256)).await {
-                    Ok(()) => {}
-                    Err(error) => {
-                        assert_eq!(error, DiskError::OutOfSpace);
-                        first_full = Some(part);
-                        break;
-                    }
-                }
-            }
-            assert!(first_full.expect("the file system fills up") > 0);
-            client.run(DiskOp::Flush).await.unwrap();
-            assert_eq!(client.read(0, 256).await, blocks(1, 256));
-            client.run(erase(WriteKind::Discard, range(0, 512), false)).await.unwrap();
-            client.write(300, blocks(2, 1)).await.unwrap();
-            client.store.close(true).await.unwrap();
-        });
-    });
-    assert!(run_program("umount", &[target]).is_some());
-    outcome.unwrap();
 }
 
 #[test]

@@ -157,10 +157,10 @@ fn foreign_damaged_and_truncated_files_are_refused() {
 #[test]
 fn newer_formats_unknown_features_and_other_clusters_are_refused() {
     let place = Place::new(SIZE);
-    reseal(&place, 20, &2u32.to_le_bytes());
+    reseal(&place, 20, &3u32.to_le_bytes());
     assert!(refusal_of(&place).contains("upgrade this box"));
     assert!(on_shard(Client::open_at(&place.found, BOOT)).is_err());
-    reseal(&place, 20, &1u32.to_le_bytes());
+    reseal(&place, 20, &2u32.to_le_bytes());
     place.rescan();
     reseal(&place, 24, &(1u64 << 40).to_le_bytes());
     assert!(refusal_of(&place).contains("0x10000000000"));
@@ -212,7 +212,7 @@ fn a_blank_device_takes_a_volume_and_gives_it_back() {
         client.write(0, blocks(6, 1024)).await.unwrap();
         for (kind, start) in [(WriteKind::Discard, 10), (WriteKind::Zeroes, 50)] {
             let range = BlockRange::new(start, 20);
-            client.run(DiskOp::Write { range, kind, fua: true, data: None }).await.unwrap();
+            client.run(erase(kind, range, true)).await.unwrap();
             assert_eq!(client.read(start, 20).await, blocks(0, 20), "{kind:?}");
         }
         assert_eq!(client.read(30, 20).await, blocks(6, 20));

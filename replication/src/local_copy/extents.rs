@@ -1,0 +1,362 @@
+//! The extents of a copy in memory: whether each is hot, its index entry, its checksum page.
+//!
+//! Checksum pages of cold extents are a cache, bounded, replaced in the order of a clock. Those of hot extents stay. An
+//! extent that an operation in flight needs is pinned. Nothing here does I/O.
+
+use std::collections::VecDeque;
+
+use proto::checksum::{Salt, crc32};
+use proto::{BlockRange, EXTENT_BLOCKS, VolumeId};
+
+use super::codec::u32_at;
+use super::{Geometry, PAGE_BYTES, Page};
+
+const BLOCKS: usize = EXTENT_BLOCKS as usize;
+
+/// What the index says of an extent's checksum page. Not believed while the extent is hot.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Entry {
+    /// Never written: all its blocks are zeros, and there is no page.
+    #[default]
+    Never,
+    /// The page on stable media has this checksum.
+    Present { crc: u32, generation: u32 },
+    /// The page, whatever it holds, is not to be believed.
+    Unknown,
+}
+
+/// Where an extent is in its life. Legal moves: cold → heating → hot → cooling → cold, heating → cold, cooling → hot.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Heat {
+    #[default]
+    Cold,
+    Heating,
+    Hot,
+    Cooling,
+}
+
+/// The checksums of an extent's blocks. Those beyond the volume's end are known zeros.
+#[derive(Clone, Debug)]
+pub(super) struct Sums {
+    sums: [u32; BLOCKS],
+    known: [u64; BLOCKS / 64],
+    /// Differs from what a load of the page would give.
+    learned: bool,
+}
+
+impl Sums {
+    fn get(&self, at: usize) -> Option<u32> {
+        (self.known[at / 64] & 1 << (at % 64) != 0).then(|| self.sums[at])
+    }
+
+    fn set(&mut self, at: usize, sum: u32) {
+        self.sums[at] = sum;
+        self.known[at / 64] |= 1 << (at % 64);
+    }
+}
+
+#[derive(Debug, Default)]
+struct Extent {
+    heat: Heat,
+    entry: Entry,
+    sums: Option<Box<Sums>>,
+    /// Operations in flight that need the sums.
+    pins: u32,
+    /// Writes in flight.
+    writes: u32,
+    /// In the clock's queue.
+    queued: bool,
+    /// Used since the clock's hand last passed.
+    used: bool,
+}
+
+/// See the module's header.
+#[derive(Debug)]
+pub(super) struct Extents {
+    volume: VolumeId,
+    salt: Salt,
+    blocks: u64,
+    all: Vec<Extent>,
+    hot: u64,
+    /// Cold extents whose sums are in memory.
+    cached: usize,
+    cached_max: usize,
+    clock: VecDeque<u64>,
+}
+
+impl Extents {
+    pub(super) fn new(geometry: &Geometry, entries: Vec<Entry>) -> Self {
+        let all = entries.into_iter().map(|entry| Extent { entry, ..Extent::default() }).collect();
+        Self {
+            volume: geometry.volume,
+            salt: Salt::of(geometry.volume),
+            blocks: geometry.blocks,
+            all,
+            hot: 0,
+            cached: 0,
+            cached_max: geometry.cached_pages_max,
+            clock: VecDeque::new(),
+        }
+    }
+
+    pub(super) fn count(&self) -> u64 {
+        self.all.len() as u64
+    }
+
+    pub(super) fn hot(&self) -> u64 {
+        self.hot
+    }
+
+    pub(super) fn heat(&self, extent: u64) -> Heat {
+        self.all[extent as usize].heat
+    }
+
+    pub(super) fn entry(&self, extent: u64) -> Entry {
+        self.all[extent as usize].entry
+    }
+
+    pub(super) fn set_entry(&mut self, extent: u64, entry: Entry) {
+        self.all[extent as usize].entry = entry;
+    }
+
+    /// The extents that a range touches.
+    pub(super) fn of(range: BlockRange) -> std::ops::Range<u64> {
+        range.start / EXTENT_BLOCKS..range.end().div_ceil(EXTENT_BLOCKS)
+    }
+
+    /// The blocks of an extent that exist.
+    pub(super) fn range(&self, extent: u64) -> BlockRange {
+        let start = extent * EXTENT_BLOCKS;
+        BlockRange::new(start, EXTENT_BLOCKS.min(self.blocks - start))
+    }
+
+    /// An extent was hot when the store was last in use: nothing is known of it.
+    pub(super) fn recover_hot(&mut self, extent: u64) {
+        self.set_entry(extent, Entry::Unknown);
+        self.set_heat(extent, Heat::Hot);
+    }
+
+    pub(super) fn set_heat(&mut self, extent: u64, heat: Heat) {
+        let state = &mut self.all[extent as usize];
+        let was = std::mem::replace(&mut state.heat, heat);
+        let stands = |heat| matches!(heat, Heat::Hot | Heat::Cooling);
+        self.hot = self.hot + u64::from(stands(heat)) - u64::from(stands(was));
+        if state.sums.is_some() {
+            match (was, heat) {
+                (Heat::Cold, Heat::Cold) => {}
+                (Heat::Cold, _) => self.cached -= 1,
+                (_, Heat::Cold) => self.cache(extent),
+                _ => {}
+            }
+        }
+    }
+
+    pub(super) fn pin(&mut self, range: BlockRange) {
+        for extent in Self::of(range) {
+            let state = &mut self.all[extent as usize];
+            state.pins += 1;
+            state.used = true;
+        }
+    }
+
+    pub(super) fn unpin(&mut self, range: BlockRange) {
+        for extent in Self::of(range) {
+            self.all[extent as usize].pins -= 1;
+        }
+        self.evict();
+    }
+
+    pub(super) fn write_begins(&mut self, range: BlockRange) {
+        for extent in Self::of(range) {
+            let state = &mut self.all[extent as usize];
+            assert!(state.heat == Heat::Hot, "a write to extent {extent}, which is {:?}", state.heat);
+            state.writes += 1;
+        }
+    }
+
+    pub(super) fn write_ends(&mut self, range: BlockRange) {
+        for extent in Self::of(range) {
+            self.all[extent as usize].writes -= 1;
+        }
+    }
+
+    pub(super) fn writes(&self, extent: u64) -> u32 {
+        self.all[extent as usize].writes
+    }
+
+    /// Whether the sums must be loaded before they can be asked for.
+    pub(super) fn must_load(&self, extent: u64) -> bool {
+        let state = &self.all[extent as usize];
+        state.sums.is_none() && matches!(state.entry, Entry::Present { .. })
+    }
+
+    /// A load has ended. False if the page is damaged: nothing is known then.
+    pub(super) fn loaded(&mut self, extent: u64, page: &Page) -> bool {
+        let Entry::Present { crc, generation } = self.entry(extent) else { unreachable!("loaded without need") };
+        if self.page_crc(extent, generation, page) != crc {
+            self.set_entry(extent, Entry::Unknown);
+            return false;
+        }
+        let mut sums = [0; BLOCKS];
+        for (at, sum) in sums.iter_mut().enumerate() {
+            *sum = u32_at(&page[..], 4 * at);
+        }
+        self.hold(extent, Sums { sums, known: [u64::MAX; BLOCKS / 64], learned: false });
+        true
+    }
+
+    /// The sum of a block, if it is known. Its extent needs no load.
+    pub(super) fn sum(&self, block: u64) -> Option<u32> {
+        let state = &self.all[(block / EXTENT_BLOCKS) as usize];
+        match (&state.sums, state.entry) {
+            (Some(sums), _) => sums.get((block % EXTENT_BLOCKS) as usize),
+            (None, Entry::Never) => Some(self.salt.zeros(block)),
+            (None, _) => None,
+        }
+    }
+
+    /// The sum of a block full of zeros.
+    pub(super) fn zeros(&self, block: u64) -> u32 {
+        self.salt.zeros(block)
+    }
+
+    /// Sets the sum of a block. Its extent needs no load.
+    pub(super) fn set_sum(&mut self, block: u64, sum: u32) {
+        let sums = self.sums_mut(block / EXTENT_BLOCKS);
+        sums.set((block % EXTENT_BLOCKS) as usize, sum);
+        sums.learned = true;
+    }
+
+    /// The blocks may hold anything.
+    pub(super) fn forget(&mut self, range: BlockRange) {
+        for block in range.blocks() {
+            let at = (block % EXTENT_BLOCKS) as usize;
+            self.sums_mut(block / EXTENT_BLOCKS).known[at / 64] &= !(1 << (at % 64));
+        }
+    }
+
+    /// Runs of blocks of a hot extent whose sums are unknown.
+    pub(super) fn unknown_runs(&mut self, extent: u64) -> Vec<BlockRange> {
+        let range = self.range(extent);
+        let sums = self.sums_mut(extent);
+        let mut runs = Vec::new();
+        for block in range.blocks().filter(|block| sums.get((block % EXTENT_BLOCKS) as usize).is_none()) {
+            push_block(&mut runs, block);
+        }
+        runs
+    }
+
+    /// The checksum page of an extent, all of whose sums are known, as it is to be written, and the entry that names it.
+    pub(super) fn page(&mut self, extent: u64) -> (Page, Entry) {
+        let generation = match self.entry(extent) {
+            Entry::Present { generation, .. } => generation.wrapping_add(1),
+            Entry::Never | Entry::Unknown => 1,
+        };
+        let sums = self.sums_mut(extent);
+        assert!(sums.known.iter().all(|word| *word == u64::MAX), "extent {extent} has unknown sums");
+        sums.learned = false;
+        let mut page = Box::new([0; PAGE_BYTES]);
+        for (bytes, sum) in page.chunks_exact_mut(4).zip(&sums.sums) {
+            bytes.copy_from_slice(&sum.to_le_bytes());
+        }
+        let crc = self.page_crc(extent, generation, &page);
+        (page, Entry::Present { crc, generation })
+    }
+
+    /// Cold extents with sums in memory that are not yet on stable media: heating and cooling them would put them there.
+    pub(super) fn unsettled(&self) -> impl Iterator<Item = u64> + '_ {
+        let cold = self.clock.iter().copied().filter(|extent| self.heat(*extent) == Heat::Cold);
+        cold.filter(|extent| self.all[*extent as usize].sums.as_ref().is_some_and(|sums| sums.learned))
+    }
+
+    fn sums_mut(&mut self, extent: u64) -> &mut Sums {
+        if self.all[extent as usize].sums.is_none() {
+            let sums = match self.entry(extent) {
+                Entry::Never => self.zero_sums(extent),
+                Entry::Unknown => self.no_sums(extent),
+                Entry::Present { .. } => unreachable!("the page of extent {extent} has not been loaded"),
+            };
+            self.hold(extent, sums);
+        }
+        self.all[extent as usize].sums.as_mut().expect("just made")
+    }
+
+    fn zero_sums(&self, extent: u64) -> Sums {
+        let mut sums = [0; BLOCKS];
+        for block in self.range(extent).blocks() {
+            sums[(block % EXTENT_BLOCKS) as usize] = self.salt.zeros(block);
+        }
+        Sums { sums, known: [u64::MAX; BLOCKS / 64], learned: false }
+    }
+
+    fn no_sums(&self, extent: u64) -> Sums {
+        let mut sums = Sums { sums: [0; BLOCKS], known: [0; BLOCKS / 64], learned: false };
+        for at in self.range(extent).count as usize..BLOCKS {
+            sums.set(at, 0);
+        }
+        sums
+    }
+
+    fn hold(&mut self, extent: u64, sums: Sums) {
+        let state = &mut self.all[extent as usize];
+        assert!(state.sums.is_none(), "extent {extent} has sums");
+        state.sums = Some(Box::new(sums));
+        if state.heat == Heat::Cold {
+            self.cache(extent);
+        }
+    }
+
+    fn cache(&mut self, extent: u64) {
+        self.cached += 1;
+        let state = &mut self.all[extent as usize];
+        state.used = true;
+        if !std::mem::replace(&mut state.queued, true) {
+            self.clock.push_back(extent);
+        }
+    }
+
+    /// Forgets sums of cold extents until no more than the most allowed are held, or all that are left are in use.
+    pub(super) fn evict(&mut self) {
+        let mut tries = 2 * self.clock.len();
+        while self.cached > self.cached_max && tries > 0 {
+            tries -= 1;
+            let Some(extent) = self.clock.pop_front() else { return };
+            let state = &mut self.all[extent as usize];
+            if state.heat != Heat::Cold || state.sums.is_none() {
+                state.queued = false;
+            } else if state.pins > 0 || std::mem::replace(&mut state.used, false) {
+                self.clock.push_back(extent);
+            } else {
+                state.sums = None;
+                state.queued = false;
+                self.cached -= 1;
+            }
+        }
+    }
+
+    /// Volume, extent and generation are summed as well: a page of another place or time does not match.
+    fn page_crc(&self, extent: u64, generation: u32, page: &Page) -> u32 {
+        let place = [self.volume.0.to_le_bytes().as_slice(), &extent.to_le_bytes(), &generation.to_le_bytes()].concat();
+        crc32(&[&place, &page[..]])
+    }
+
+    /// Panics if the state contradicts itself.
+    pub(super) fn check_invariants(&self) {
+        let cold = |extent: &&Extent| extent.heat == Heat::Cold;
+        let cached = self.all.iter().filter(cold).filter(|extent| extent.sums.is_some());
+        assert!(cached.clone().all(|extent| extent.queued), "a cached page that the clock does not know");
+        assert_eq!(cached.count(), self.cached);
+        assert_eq!(self.all.iter().filter(|extent| extent.queued).count(), self.clock.len());
+        let hot = self.all.iter().filter(|extent| matches!(extent.heat, Heat::Hot | Heat::Cooling));
+        assert_eq!(hot.count() as u64, self.hot);
+        assert!(self.all.iter().all(|extent| extent.writes == 0 || extent.heat == Heat::Hot));
+    }
+}
+
+/// Adds a block beyond the last one to runs.
+pub(super) fn push_block(runs: &mut Vec<BlockRange>, block: u64) {
+    match runs.last_mut() {
+        Some(last) if last.end() == block => last.count += 1,
+        _ => runs.push(BlockRange::new(block, 1)),
+    }
+}

@@ -1,0 +1,192 @@
+//! Blocks that are bad on one copy, or on both: who is asked, what is mended, and what a client is told.
+
+mod common;
+
+use common::{A, B, Pair, read, write};
+use proto::BlockRange;
+use proto::peer::message::{Message, WriteKind};
+use replication::event::{Control, Coverage, Event, Request};
+use replication::{Action, Notice, Refusal, ScrubReport};
+
+const BAD: BlockRange = BlockRange { start: 5, count: 1 };
+
+/// Every local read of `BAD` at these nodes finds it bad from now on.
+fn spoil(pair: &mut Pair, nodes: &'static [proto::NodeId]) {
+    pair.hold(move |node, action| {
+        nodes.contains(&node) && matches!(action, Action::ReadLocal { range, .. } if range.contains(BAD))
+    });
+}
+
+/// Lets the held reads find what they find, until none is held.
+fn find_bad(pair: &mut Pair) {
+    for _ in 0..20 {
+        let Some((node, Action::ReadLocal { io, .. })) = pair.held.pop() else { return };
+        pair.event(node, Event::Corrupt { io, bad: vec![BAD] });
+    }
+    panic!("the core never gives up");
+}
+
+fn repairs(pair: &Pair, node: proto::NodeId) -> usize {
+    pair.count(node, |action| matches!(action, Action::RepairLocal { range, .. } if *range == BAD))
+}
+
+#[test]
+fn a_block_that_is_bad_here_is_taken_from_the_peer_and_read_again() {
+    let mut pair = Pair::serving();
+    spoil(&mut pair, &[A]);
+    pair.client(A, 1, read(4, 4));
+    let Some((_, Action::ReadLocal { io, .. })) = pair.held.pop() else { panic!("no read") };
+    pair.hold(|_, _| false);
+    pair.event(A, Event::Corrupt { io, bad: vec![BAD] });
+    assert_eq!(repairs(&pair, A), 1);
+    assert_eq!(pair.answer(1), Some(Ok(())));
+    let asked = |message: &Message| matches!(message, Message::ReadRequest { range, .. } if *range == BAD);
+    assert_eq!(pair.sent(A).filter(|(_, message)| asked(message)).count(), 1);
+    assert_eq!(pair.count(A, |action| *action == Action::Release(replication::PayloadId::Io(io))), 1);
+}
+
+#[test]
+fn a_block_that_is_bad_on_both_copies_fails_only_the_read_that_needs_it() {
+    let mut pair = Pair::serving();
+    spoil(&mut pair, &[A, B]);
+    pair.client(A, 1, read(4, 4));
+    find_bad(&mut pair);
+    assert_eq!(pair.answer(1), Some(Err(Refusal::Io)));
+    assert_eq!(repairs(&pair, A), 0);
+    pair.client(A, 2, read(6, 4));
+    assert_eq!(pair.answer(2), Some(Ok(())));
+    pair.client(A, 3, write(5, 1));
+    assert_eq!(pair.answer(3), Some(Ok(())), "a write of the whole block needs nothing of the old one");
+    assert_eq!((pair.role(A), pair.role(B)), ("primary", "secondary"), "no disk is given up for it");
+}
+
+#[test]
+fn the_edge_of_a_partial_write_is_mended_before_it_is_merged() {
+    let mut pair = Pair::serving();
+    pair.hold(|node, action| node == A && matches!(action, Action::MergeEdges { .. }));
+    let request = Request::Write { range: BAD, kind: WriteKind::Data, fua: false, coverage: Coverage::Partial };
+    pair.client(A, 1, request);
+    let Some((_, Action::MergeEdges { io, .. })) = pair.held.pop() else { panic!("no merge") };
+    pair.event(A, Event::Corrupt { io, bad: vec![BAD] });
+    assert_eq!(repairs(&pair, A), 1);
+    assert_eq!(pair.answer(1), None);
+    pair.release(|_, _| true);
+    assert_eq!(pair.answer(1), Some(Ok(())));
+}
+
+#[test]
+fn a_repair_goes_on_when_the_peer_is_back() {
+    let mut pair = Pair::serving();
+    spoil(&mut pair, &[A]);
+    pair.client(A, 1, read(5, 1));
+    let Some((_, Action::ReadLocal { io, .. })) = pair.held.pop() else { panic!("no read") };
+    pair.hold(|node, action| node == B && matches!(action, Action::ReadLocal { .. }));
+    pair.event(A, Event::Corrupt { io, bad: vec![BAD] });
+    pair.cut();
+    assert_eq!(pair.answer(1), None);
+    pair.hold(|_, _| false);
+    pair.release(|_, _| true);
+    pair.connected = true;
+    pair.wait(300);
+    assert_eq!(pair.answer(1), Some(Ok(())));
+}
+
+fn last_scrub(pair: &Pair) -> ScrubReport {
+    let done = |action: &Action| match action {
+        Action::Notify(Notice::Scrub { report, done: true }) => Some(*report),
+        _ => None,
+    };
+    pair.orders.iter().rev().find_map(|(_, action)| done(action)).expect("a scrub has ended")
+}
+
+fn scrub(pair: &mut Pair, verify_only: bool) -> ScrubReport {
+    pair.control(A, Control::Scrub { verify_only });
+    for _ in 0..2000 {
+        pair.wait(10);
+        while let Some((node, action)) = pair.held.pop() {
+            let Action::ReadLocal { io, .. } = action else { panic!("only reads are held") };
+            pair.event(node, Event::Corrupt { io, bad: vec![BAD] });
+        }
+        if pair.replicas[&A].status(pair.now).scrub.is_none() {
+            return last_scrub(pair);
+        }
+    }
+    panic!("the scrub does not end");
+}
+
+#[test]
+fn a_scrub_of_good_copies_finds_nothing() {
+    let mut pair = Pair::serving();
+    let report = scrub(&mut pair, false);
+    assert_eq!(report, ScrubReport { blocks: 4096, done_blocks: 4096, ..ScrubReport::default() });
+    let read_at = |pair: &Pair, node| {
+        let blocks = |action: &Action| if let Action::ReadLocal { range, .. } = action { range.count } else { 0 };
+        pair.orders.iter().filter(|(by, _)| *by == node).map(|(_, action)| blocks(action)).sum::<u64>()
+    };
+    assert_eq!((read_at(&pair, A), read_at(&pair, B)), (4096, 4096));
+}
+
+#[test]
+fn a_scrub_mends_the_bad_copy_and_a_verify_only_tells() {
+    for (node, verify_only) in [(A, false), (A, true), (B, false), (B, true)] {
+        let mut pair = Pair::serving();
+        spoil(&mut pair, if node == A { &[A] } else { &[B] });
+        let report = scrub(&mut pair, verify_only);
+        assert_eq!((report.bad_here, report.bad_at_peers), if node == A { (1, 0) } else { (0, 1) });
+        assert_eq!(report.repaired, u64::from(!verify_only));
+        let sent = |message: &Message| matches!(message, Message::ResyncData { range, .. } if *range == BAD);
+        let pushed = pair.sent(A).filter(|(_, message)| sent(message)).count();
+        let mended = (repairs(&pair, A), pushed);
+        let expected = if verify_only { (0, 0) } else { (usize::from(node == A), usize::from(node == B)) };
+        assert_eq!(mended, expected, "{node} {verify_only}");
+    }
+}
+
+#[test]
+fn of_two_good_copies_that_differ_the_primary_keeps_its_own() {
+    let mut pair = Pair::serving();
+    pair.hold(|_, action| matches!(action, Action::CompareSums { range, .. } if range.contains(BAD)));
+    pair.control(A, Control::Scrub { verify_only: false });
+    let Some((_, Action::CompareSums { io, .. })) = pair.held.pop() else { panic!("no comparison") };
+    pair.event(A, Event::SumsCompared { io, differing: vec![BAD] });
+    pair.hold(|_, _| false);
+    let report = scrub_on(&mut pair);
+    assert_eq!((report.differing, report.repaired), (1, 1));
+}
+
+/// Waits for the scrub that is under way.
+fn scrub_on(pair: &mut Pair) -> ScrubReport {
+    for _ in 0..2000 {
+        pair.wait(10);
+        if pair.replicas[&A].status(pair.now).scrub.is_none() {
+            return last_scrub(pair);
+        }
+    }
+    panic!("the scrub does not end");
+}
+
+#[test]
+fn a_scrub_survives_the_loss_of_the_peer_and_counts_what_it_could_not_see() {
+    let mut pair = Pair::serving();
+    pair.commits = true;
+    pair.hold(|node, action| node == B && matches!(action, Action::ReadLocal { .. }));
+    pair.control(A, Control::Scrub { verify_only: false });
+    pair.cut();
+    pair.hold(|_, _| false);
+    let report = scrub_on(&mut pair);
+    assert_eq!((report.done_blocks, report.bad_here, report.bad_at_peers, report.differing), (4096, 0, 0, 0));
+    assert!(report.skipped_steps > 0);
+}
+
+#[test]
+fn a_write_to_a_step_waits_for_it_and_is_no_difference() {
+    let mut pair = Pair::serving();
+    pair.hold(|node, action| node == B && matches!(action, Action::ReadLocal { .. }));
+    pair.control(A, Control::Scrub { verify_only: false });
+    pair.client(A, 1, write(5, 1));
+    assert_eq!(pair.answer(1), None, "the step holds its range");
+    pair.hold(|_, _| false);
+    pair.release(|_, _| true);
+    assert_eq!(pair.answer(1), Some(Ok(())));
+    assert_eq!(scrub_on(&mut pair).differing, 0);
+}

@@ -10,7 +10,7 @@ use crate::local_copy::{MetaPage, Page, ReadCheck};
 use crate::scrub::ScrubReport;
 
 /// Part of a payload: `blocks` blocks from `first` on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct PayloadSlice {
     /// The whole.
     pub id: PayloadId,
@@ -21,7 +21,7 @@ pub struct PayloadSlice {
 }
 
 /// Why a client's operation was not done, or may not have been.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Refusal {
     /// This node does not serve the volume; that one does (NONE: nobody known). The gateway closes the connection:
     /// an operation in flight may or may not have happened.
@@ -37,7 +37,7 @@ pub enum Refusal {
 }
 
 /// A change that people and programs may want to see.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Notice {
     /// The role changed; the names are those of `RoleName`.
     Role {
@@ -96,7 +96,7 @@ pub enum Notice {
 }
 
 /// An order.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Action {
     /// Keep (`on`) or stop keeping a connection to `peer`, dialling again after failures. Off also closes it.
     Dial {

@@ -19,7 +19,7 @@ const COOL_MAX: usize = 64;
 const COOL_RECOVERED_MAX: usize = 2;
 
 /// Who waits for extents, or has them pinned.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) enum User {
     /// The primary's write.
     Write(u64),
@@ -30,14 +30,14 @@ pub(crate) enum User {
 /// Numbers of extents.
 pub(crate) type Extents = SmallVec<[u64; 2]>;
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum State {
     Heating,
     Hot,
     Cooling,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Hash)]
 struct Extent {
     state: State,
     /// Operations in flight on it.
@@ -51,7 +51,7 @@ struct Extent {
 }
 
 /// See the module's header.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Hash)]
 pub(crate) struct ActivityLog {
     /// Everything that is not cold.
     extents: BTreeMap<u64, Extent>,

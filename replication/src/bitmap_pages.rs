@@ -25,7 +25,7 @@ pub fn pages_for(blocks: u64) -> u64 {
 }
 
 /// Whose bitmap it is and since when.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Header {
     /// The node of the copy that is tracked.
     pub(crate) node: NodeId,
@@ -46,7 +46,7 @@ pub(crate) struct Header {
 }
 
 /// What an area holds.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Hash)]
 pub(crate) enum Image {
     /// Nothing was ever written.
     Empty,

@@ -18,7 +18,7 @@ use crate::scrub::ScrubReport;
 use crate::tracker::Trackers;
 
 /// The local disk as the replica sees it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Disk {
     /// Not opened yet.
     Absent,
@@ -29,7 +29,7 @@ pub(crate) enum Disk {
 }
 
 /// Why a local operation runs.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Purpose {
     /// Primary: local half of a write.
     Write(u64),
@@ -75,7 +75,7 @@ impl Purpose {
 }
 
 /// One local operation.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Hash)]
 pub(crate) struct Io {
     /// Why it runs.
     pub(crate) purpose: Purpose,
@@ -86,7 +86,7 @@ pub(crate) struct Io {
 }
 
 /// See the module's header.
-#[derive(Debug)]
+#[derive(Clone, Debug, Hash)]
 pub(crate) struct Core {
     pub(crate) volume: VolumeId,
     pub(crate) node: NodeId,

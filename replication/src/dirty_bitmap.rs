@@ -10,7 +10,7 @@ const WORDS: usize = (EXTENT_BLOCKS / 64) as usize;
 /// The bits of one extent, the first block's lowest.
 pub(crate) type ExtentBits = [u64; WORDS];
 
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 enum Extent {
     #[default]
     Clean,
@@ -19,7 +19,7 @@ enum Extent {
 }
 
 /// A set of blocks of one volume.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Hash)]
 pub(crate) struct DirtyBitmap {
     blocks: u64,
     extents: Vec<Extent>,

@@ -32,7 +32,7 @@ pub enum PayloadId {
 pub struct LinkId(pub u64);
 
 /// How a client's write covers its blocks.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Coverage {
     /// Whole blocks: the payload is exactly the range.
     Whole,
@@ -41,7 +41,7 @@ pub enum Coverage {
 }
 
 /// A client's request. Ranges are whole blocks that cover the bytes asked for.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Request {
     /// Read whole blocks; the shell cuts out the bytes.
     Read {
@@ -69,7 +69,7 @@ pub enum Request {
 }
 
 /// How a local operation ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum IoResult {
     /// Done, whole.
     Ok,
@@ -80,7 +80,7 @@ pub enum IoResult {
 }
 
 /// An operator's or supervisor's wish.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Control {
     /// Planned switchover to this member.
     Switchover {
@@ -99,7 +99,7 @@ pub enum Control {
 }
 
 /// What the shell found when it opened the local store.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct DiskReport {
     /// The copy.
     pub disk_id: DiskId,
@@ -115,7 +115,7 @@ pub struct DiskReport {
 }
 
 /// An opened local store.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Attachment {
     /// What its superblock says.
     pub report: DiskReport,
@@ -126,7 +126,7 @@ pub struct Attachment {
 }
 
 /// A fact.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Event {
     /// Time has passed; sent at or after `next_deadline`.
     Tick,
@@ -247,7 +247,7 @@ pub enum Event {
 }
 
 /// Names a replica in logs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct ReplicaName {
     /// The volume.
     pub volume: VolumeId,

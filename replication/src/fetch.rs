@@ -18,7 +18,7 @@ use crate::primary::Primary;
 pub(crate) const REPAIRS_MAX: u32 = 3;
 
 /// For whom.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Asker {
     /// A client's read.
     Read(u64),
@@ -28,7 +28,7 @@ pub(crate) enum Asker {
     Scrub(u64),
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum Want {
     /// The blocks themselves.
     Data,
@@ -36,7 +36,7 @@ enum Want {
     Repair,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum Stage {
     /// Nobody was asked yet.
     Idle,
@@ -47,7 +47,7 @@ enum Stage {
 }
 
 /// See the module's header.
-#[derive(Debug)]
+#[derive(Clone, Debug, Hash)]
 pub(crate) struct Fetch {
     asker: Asker,
     want: Want,

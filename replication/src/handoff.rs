@@ -13,7 +13,7 @@ use crate::primary::{Primary, Service};
 const HANDOFF_TIMEOUT: Micros = Micros::from_secs(5);
 
 /// How far a switchover or stop is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Step {
     /// The target was asked to make ready; clients are still served.
     Preparing,
@@ -28,7 +28,7 @@ pub(crate) enum Step {
 }
 
 /// A switchover (to a node) or a stop (to nobody).
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Hash)]
 pub(crate) struct Handoff {
     pub(crate) to: Option<NodeId>,
     step: Step,

@@ -11,7 +11,7 @@ use proto::{Micros, Timestamp};
 const BEACONS_MAX: usize = 64;
 
 /// A lease from one peer, over one session.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Hash)]
 pub(crate) struct Lease {
     sent: VecDeque<(u64, Timestamp)>,
     last_number: u64,

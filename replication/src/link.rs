@@ -23,7 +23,7 @@ const FETCH_PROTOCOL: ProtocolVersion = ProtocolVersion(2);
 const BACKOFF_FORGIVEN_AFTER: Micros = Micros::from_secs(60);
 
 /// What an ack from a peer ends.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Awaited {
     Write(u64),
     Flush(u64),
@@ -42,7 +42,7 @@ pub(crate) enum Awaited {
 }
 
 /// A session with one peer.
-#[derive(Debug)]
+#[derive(Clone, Debug, Hash)]
 pub(crate) struct PeerSession {
     pub(crate) link: LinkId,
     pub(crate) id: SessionId,
@@ -79,7 +79,7 @@ impl PeerSession {
 
 /// How a peer's copy stands to the in_sync set. `PreSync` is the protocol's own word.
 #[allow(clippy::enum_variant_names)]
-#[derive(Debug)]
+#[derive(Clone, Debug, Hash)]
 pub(crate) enum Sync {
     /// In the committed set.
     Member {
@@ -135,7 +135,7 @@ impl Sync {
 }
 
 /// Whether what a copy lacks is on this node's disk, which must be so before the copy forgets what it is in doubt about.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Recorded {
     No,
     Writing,
@@ -143,7 +143,7 @@ pub(crate) enum Recorded {
 }
 
 /// A peer of the primary.
-#[derive(Debug)]
+#[derive(Clone, Debug, Hash)]
 pub(crate) struct Peer {
     disk_id: DiskId,
     pub(crate) link: Option<LinkId>,

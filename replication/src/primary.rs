@@ -26,7 +26,7 @@ use crate::write::pipeline::Write;
 pub const CLIENT_OPERATIONS_MAX: usize = 16_384;
 
 /// Who holds or awaits a range.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Holder {
     Write(u64),
     Read(u64),
@@ -35,7 +35,7 @@ pub(crate) enum Holder {
 }
 
 /// How far the primary is with serving.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Service {
     /// I/O of a former role or session is being drained.
     Starting,
@@ -46,7 +46,7 @@ pub(crate) enum Service {
 }
 
 /// See the module's header.
-#[derive(Debug)]
+#[derive(Clone, Debug, Hash)]
 pub(crate) struct Primary {
     pub(crate) epoch: Epoch,
     pub(crate) service: Service,

@@ -12,7 +12,7 @@ use crate::link::Sync;
 use crate::primary::{Primary, Service};
 
 /// The last proposal.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Hash)]
 pub(crate) struct Proposal {
     command: VolumeCommand,
     version: ConfigVersion,

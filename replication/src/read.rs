@@ -13,7 +13,7 @@ use crate::primary::{Holder, Primary};
 use crate::write::overlap::Class;
 
 /// How far a read is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum Stage {
     /// Waits for its range.
     Held,
@@ -26,7 +26,7 @@ enum Stage {
 }
 
 /// One read.
-#[derive(Debug)]
+#[derive(Clone, Debug, Hash)]
 pub(crate) struct Read {
     pub(crate) op: OpId,
     pub(crate) range: BlockRange,

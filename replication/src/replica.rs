@@ -16,7 +16,7 @@ use crate::secondary::Secondary;
 use crate::tracker::Beginning;
 
 /// Every timer of the protocol. Defaults are for a LAN; the simulator and the configuration may change them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Timing {
     /// Between beacons.
     pub beacon_interval: Micros,
@@ -70,7 +70,7 @@ impl Default for Timing {
 }
 
 /// What `volume show` and the metrics tell of a replica.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Status {
     /// Role, as in the state table of `docs/protocol.md`.
     pub role: &'static str,
@@ -91,7 +91,7 @@ pub struct Status {
 }
 
 /// The present role.
-#[derive(Debug)]
+#[derive(Clone, Debug, Hash)]
 enum Role {
     /// Primary by the configuration, in this very run.
     Primary(Box<Primary>),
@@ -102,7 +102,7 @@ enum Role {
 }
 
 /// An orderly stop under way, on a replica that is not primary.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum Stop {
     /// None.
     No,
@@ -113,7 +113,7 @@ enum Stop {
 }
 
 /// One volume's copy on one node.
-#[derive(Debug)]
+#[derive(Clone, Debug, Hash)]
 pub struct Replica {
     core: Core,
     role: Role,

@@ -28,7 +28,7 @@ const BUSY: Micros = Micros::from_millis(100);
 const REPORT_STEPS: u64 = 256;
 
 /// What a scrub has found.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct ScrubReport {
     /// It mends nothing.
     pub verify_only: bool,
@@ -49,7 +49,7 @@ pub struct ScrubReport {
 }
 
 /// One step.
-#[derive(Debug)]
+#[derive(Clone, Debug, Hash)]
 struct Step {
     number: u64,
     range: BlockRange,
@@ -62,7 +62,7 @@ struct Step {
     wrong: Vec<(NodeId, BlockRange)>,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug, Hash)]
 enum Stage {
     /// Waits for its range.
     Held,
@@ -75,7 +75,7 @@ enum Stage {
 }
 
 /// A scrub under way.
-#[derive(Debug)]
+#[derive(Clone, Debug, Hash)]
 pub(crate) struct Scrub {
     pub(crate) report: ScrubReport,
     step: Option<Step>,

@@ -13,7 +13,7 @@ use crate::resync::target::Stream;
 use crate::takeover::TakeOver;
 
 /// How far a session has come, seen from the secondary.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Stage {
     /// Hello was accepted; the former session's I/O is being drained.
     Opening,
@@ -28,7 +28,7 @@ pub(crate) enum Stage {
 }
 
 /// One session with the primary.
-#[derive(Debug)]
+#[derive(Clone, Debug, Hash)]
 pub(crate) struct Session {
     pub(crate) link: LinkId,
     pub(crate) id: SessionId,
@@ -46,7 +46,7 @@ pub(crate) struct Session {
 }
 
 /// See the module's header.
-#[derive(Debug)]
+#[derive(Clone, Debug, Hash)]
 pub(crate) struct Secondary {
     pub(crate) session: Option<Session>,
     /// Before this the primary may hold a lease of ours.

@@ -11,7 +11,7 @@ use crate::core::{Core, Disk};
 use crate::secondary::Secondary;
 
 /// A take-over or resume under way.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Hash)]
 pub(crate) struct TakeOver {
     /// The version it is proposed against.
     version: ConfigVersion,

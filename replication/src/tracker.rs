@@ -18,7 +18,7 @@ use crate::dirty_bitmap::{DirtyBitmap, ExtentBits, extent_range};
 use crate::local_copy::{MetaPage, Page};
 
 /// What one copy lacks.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Hash)]
 pub(crate) struct Tracker {
     header: Header,
     /// The area that holds it.
@@ -126,7 +126,7 @@ impl Tracker {
 }
 
 /// The trackers of one member, by the node of the copy that is tracked.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Hash)]
 pub(crate) struct Trackers {
     trackers: BTreeMap<NodeId, Tracker>,
     /// The areas as they were when the disk was attached.
@@ -136,7 +136,7 @@ pub(crate) struct Trackers {
 }
 
 /// What a tracker of a copy that is newly outside begins with.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Beginning {
     /// The extents that are hot here: what was in flight when it left, and more.
     Hot,

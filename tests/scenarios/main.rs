@@ -5,3 +5,4 @@ mod fencing;
 mod membership;
 mod ordering;
 mod simulator;
+mod storage;

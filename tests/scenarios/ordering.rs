@@ -43,6 +43,7 @@ fn read_does_not_overtake_a_write() {
     s.write_done(1, 3, 7);
     s.world.cut(0, 1, 30_000_000);
     let write = s.write(1, 3, 8);
+    s.run(1);
     let read = s.read(1, 3);
     s.run(300);
     assert_eq!(s.answer(write), Answer::Open);

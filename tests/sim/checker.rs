@@ -9,7 +9,7 @@
 //! A start that may lose unflushed writes (`unflushed_loss`, `loss_possible`) opens a new *era*: at its beginning a
 //! register holds one of the values that the old era permits to survive, and flushed ones must.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use proto::{BlockRange, Epoch};
 
@@ -85,7 +85,8 @@ pub struct Fault {
 #[derive(Clone, Debug)]
 pub struct History {
     ops: Vec<OpRecord>,
-    halves: u64,
+    /// Blocks that are not judged: a silent fault may have made wrong content their truth (`disk::Harm`).
+    excused: BTreeSet<u64>,
     eras: Vec<Era>,
     /// Every acknowledged write is on the media (policy `durable`).
     durable: bool,
@@ -107,10 +108,10 @@ impl Cluster {
 }
 
 impl History {
-    /// An empty history of a volume of `blocks` blocks of zeros.
-    pub fn new(blocks: u64, durable: bool) -> Self {
+    /// An empty history of a volume of zeros.
+    pub fn new(durable: bool) -> Self {
         let era = Era { begins: 0, epoch: Epoch(0), loss: Loss::Any };
-        Self { ops: Vec::with_capacity(2048), halves: blocks * 2, eras: vec![era], durable }
+        Self { ops: Vec::with_capacity(2048), excused: BTreeSet::new(), eras: vec![era], durable }
     }
 
     /// Records that a node took an operation; returns its number.
@@ -147,6 +148,16 @@ impl History {
         }
     }
 
+    /// A block is judged no more.
+    pub fn excuse(&mut self, block: u64) {
+        self.excused.insert(block);
+    }
+
+    /// True if a block is not judged.
+    pub fn is_excused(&self, block: u64) -> bool {
+        self.excused.contains(&block)
+    }
+
     /// The operation numbered `op`.
     pub fn op(&self, op: usize) -> &OpRecord {
         &self.ops[op]
@@ -163,19 +174,16 @@ impl History {
 
     /// Judges the whole history.
     pub fn check(&self) -> Result<(), Fault> {
-        let mut writes: Vec<Vec<u32>> = vec![Vec::new(); self.halves as usize];
-        let mut reads: Vec<Vec<(u32, u32)>> = vec![Vec::new(); self.halves as usize];
-        let mut writer: BTreeMap<u32, usize> = BTreeMap::new();
+        let mut halves: BTreeMap<u64, (Vec<u32>, Vec<(u32, u32)>)> = BTreeMap::new();
         for (index, op) in self.ops.iter().enumerate() {
             match &op.kind {
-                OpKind::Write { first, count, value, .. } => {
-                    writer.insert(*value, index);
-                    (*first..first + count).for_each(|half| writes[half as usize].push(index as u32));
+                OpKind::Write { first, count, .. } => {
+                    (*first..first + count).for_each(|half| halves.entry(half).or_default().0.push(index as u32));
                 }
                 OpKind::Read { range, data } if op.end != NEVER => {
                     for (block, content) in range.blocks().zip(data) {
                         for half in 0..2 {
-                            reads[block as usize * 2 + half].push((index as u32, content[half]));
+                            halves.entry(block * 2 + half).or_default().1.push((index as u32, content[half as usize]));
                         }
                     }
                 }
@@ -183,7 +191,10 @@ impl History {
             }
         }
         let flushes = self.flush_table();
-        (0..self.halves as usize).try_for_each(|half| self.check_half(half, &writes[half], &reads[half], &flushes))
+        let judged = halves.iter().filter(|(half, _)| !self.excused.contains(&(**half / 2)));
+        judged
+            .into_iter()
+            .try_for_each(|(half, (writes, reads))| self.check_half(*half as usize, writes, reads, &flushes))
     }
 
     /// Completed flushes by start, each with the earliest end among those that start then or later.

@@ -8,7 +8,7 @@ struct Bench(History);
 
 impl Bench {
     fn new() -> Self {
-        Self(History::new(1, false))
+        Self(History::new(false))
     }
 
     fn write(&mut self, value: u32, start: SimTime, end: SimTime) -> &mut Self {

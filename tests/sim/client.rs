@@ -2,12 +2,13 @@
 
 use proto::peer::message::WriteKind;
 use proto::{BlockRange, Epoch, NodeId};
-use replication::{Coverage, Event, IoId, OpId, PayloadId, Refusal, Request};
+use replication::{Coverage, Event, OpId, PayloadId, Refusal, Request};
 
 use super::checker::OpKind;
 use super::cluster::{Ev, World};
 use super::disk::{Blocks, KEEP};
 use super::node::Worker;
+use super::payload::Payload;
 use super::scheduler::{MILLISECOND, SECOND, SimTime};
 use super::setup::BOXES;
 
@@ -199,7 +200,13 @@ impl World {
     ) {
         let volume_run = self.boxes[node].worker_of(run).and_then(|worker| worker.volumes[volume].as_mut());
         let Some(volume_run) = volume_run.filter(|_| self.ops.contains_key(&op.0)) else { return };
-        if let Some(payload) = payload {
+        if let Some(blocks) = payload {
+            // The sums are computed here, where the data enters; those of a partial write once it is merged.
+            let payload = match &request {
+                Request::Write { range, coverage: Coverage::Whole, .. } => Payload::summed(volume, [range], blocks),
+                Request::WriteBatch { groups } => Payload::summed(volume, groups.iter().flatten(), blocks),
+                _ => Payload::new(blocks, [].into()),
+            };
             volume_run.payloads.insert(PayloadId::Client(op), payload);
         }
         self.feed(node, volume, Event::Client { op, request });
@@ -207,9 +214,9 @@ impl World {
 
     /// What a client may want.
     fn invent(&mut self, volume: usize) -> Wish {
-        let span = self.setup.volumes[volume].span;
-        let count = self.rng.between(1, 4.min(span));
-        let range = BlockRange::new(self.rng.below(span - count + 1), count);
+        let window = self.some_window(volume);
+        let count = self.rng.between(1, 4.min(window.count));
+        let range = BlockRange::new(window.start + self.rng.below(window.count - count + 1), count);
         let fua = self.rng.chance(80);
         let value = self.number() as u32;
         match self.rng.below(100) {
@@ -222,18 +229,26 @@ impl World {
             50..82 => Wish::read(range),
             82..86 => Wish::zero(range, WriteKind::Zeroes, fua),
             86..90 => Wish::zero(range, WriteKind::Discard, fua),
-            90..93 => self.invent_batch(span),
+            90..93 => self.invent_batch(volume),
             _ => Wish::flush(),
         }
     }
 
-    fn invent_batch(&mut self, span: u64) -> Wish {
+    /// One of the places that the clients of a volume use.
+    pub fn some_window(&mut self, volume: usize) -> BlockRange {
+        let windows = &self.setup.volumes[volume].windows;
+        windows[self.rng.below(windows.len() as u64) as usize]
+    }
+
+    fn invent_batch(&mut self, volume: usize) -> Wish {
         let groups = (0..self.rng.between(1, 3)).map(|_| {
-            let width = span / 2;
             let mut group = Vec::new();
+            // One part in the first half of a window, one in the second half of a window: they never meet.
             for part in 0..self.rng.between(1, 2) {
+                let window = self.some_window(volume);
+                let width = window.count / 2;
                 let count = self.rng.between(1, width.min(2));
-                let start = part * width + self.rng.below(width - count + 1);
+                let start = window.start + part * width + self.rng.below(width - count + 1);
                 group.push((BlockRange::new(start, count), self.number() as u32));
             }
             group
@@ -249,10 +264,10 @@ impl World {
     }
 
     /// A node has done an operation.
-    pub fn op_completed(&mut self, node: usize, volume: usize, op: OpId, data: Option<IoId>) {
-        let content = data.and_then(|io| {
+    pub fn op_completed(&mut self, node: usize, volume: usize, op: OpId, data: Option<PayloadId>) {
+        let content = data.and_then(|id| {
             let run = self.boxes[node].volume(volume)?;
-            run.payloads.remove(&PayloadId::Io(io))
+            run.payloads.remove(&id)
         });
         let Some(open) = self.ops.remove(&op.0) else {
             return self.violate(Some(volume), "answered_twice", format!("{op:?} at node {}", node + 1));
@@ -273,10 +288,11 @@ impl World {
             let kind = self.volumes[volume].history.op(record).kind.clone();
             match kind {
                 OpKind::Read { range, .. } => {
-                    let Some(content) = content.as_ref().filter(|content| content.len() as u64 == range.count) else {
+                    let Some(content) = content.as_ref().filter(|content| content.blocks.len() as u64 == range.count)
+                    else {
                         return self.violate(Some(volume), "read_without_data", format!("{op:?} {range}"));
                     };
-                    self.volumes[volume].history.set_data(record, content.to_vec());
+                    self.volumes[volume].history.set_data(record, content.blocks.to_vec());
                 }
                 OpKind::Write { first, count, value, .. } => {
                     self.stats.acknowledged += 1;
@@ -361,10 +377,14 @@ impl World {
                 && b.boot() == record.boot
                 && store.disk_id == record.disk_id
                 && !store.failed
-                && store.faults.error_permille == 0;
-            let holds = |half: u64| store.visible(half / 2)[(half % 2) as usize] == value;
+                && !store.raw.harm.doubtful
+                && store.raw.faults.error_permille == 0;
+            let holds = |half: u64| {
+                store.raw.visible(half / 2)[(half % 2) as usize] == value
+                    || store.raw.harm.damaged.contains(&(half / 2))
+            };
             if comparable && let Some(half) = (halves.0..halves.0 + halves.1).find(|half| !holds(*half)) {
-                missing = Some((*member, half, store.visible(half / 2)));
+                missing = Some((*member, half, store.raw.visible(half / 2)));
             }
         }
         if let Some((member, half, found)) = missing {

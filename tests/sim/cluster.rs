@@ -1,6 +1,6 @@
 //! The simulated world: boxes, network, volumes, clients, and the loop that lets time pass.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use proto::{ClusterId, ConfigVersion, Epoch, Incarnation, NodeId, RequestId, Timestamp, VolumeId};
 use raft::eraftpb::Message;
@@ -11,9 +11,12 @@ use rustc_hash::FxHashMap;
 
 use super::checker::History;
 use super::client::{Client, OpenOp};
+use super::disk::{Blocks, Outcome, Whose};
+use super::engine::Next;
 use super::network::{NetEvent, Network};
 use super::node::SimBox;
 use super::operator::Operator;
+use super::payload::Payload;
 use super::scheduler::{Queue, Rng, SimTime};
 use super::setup::{BOXES, Setup};
 use super::trace::Trace;
@@ -46,8 +49,10 @@ pub enum Ev {
     Net(NetEvent),
     /// A disk operation reaches its disk.
     Io { node: usize, volume: usize, token: u64 },
-    /// The result of a disk operation reaches the process.
-    Result { node: usize, run: u32, volume: usize, event: Box<Event>, data: Option<(IoId, super::disk::Blocks)> },
+    /// The end of a disk operation reaches the process.
+    Landed { node: usize, run: u32, volume: usize, whose: Whose, outcome: Box<Outcome> },
+    /// The end of a replica's order reaches the replica.
+    Result { node: usize, run: u32, volume: usize, event: Box<Event>, data: Option<(IoId, Payload)> },
     /// The fence file is written.
     Fence { node: usize, run: u32, volume: usize, epoch: Epoch, version: ConfigVersion },
     /// A store is to be opened.
@@ -55,14 +60,7 @@ pub enum Ev {
     /// A client thinks of something.
     Client { client: usize, turn: u64 },
     /// A client's request reaches a node.
-    Request {
-        node: usize,
-        run: u32,
-        volume: usize,
-        op: OpId,
-        request: Box<Request>,
-        payload: Option<super::disk::Blocks>,
-    },
+    Request { node: usize, run: u32, volume: usize, op: OpId, request: Box<Request>, payload: Option<Blocks> },
     /// A supervisor's word arrives.
     Goodbye { to: usize, node: usize, incarnation: Incarnation },
     /// The Raft leader's word arrives.
@@ -106,6 +104,15 @@ pub struct Violation {
     pub at: SimTime,
 }
 
+/// What resyncs of one volume have cost.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Resynced {
+    /// Blocks compared with a peer's by digest.
+    pub compared: u64,
+    /// Blocks sent to be stored.
+    pub sent: u64,
+}
+
 /// What is known about one volume from outside.
 #[derive(Debug)]
 pub struct VolumeSim {
@@ -119,21 +126,12 @@ pub struct VolumeSim {
     pub server_of: BTreeMap<Epoch, (usize, u32)>,
     /// Last answer to a client.
     pub last_completion: SimTime,
-}
-
-impl VolumeSim {
-    /// A node has applied a configuration.
-    pub fn learn(&mut self, config: &VolumeConfig, applied: u64, now: SimTime) {
-        for (epoch, any) in [(config.loss_possible, true), (config.unflushed_loss, false)] {
-            if let Some(epoch) = epoch.filter(|epoch| *epoch == config.epoch) {
-                self.history.loss_declared(epoch, any, now);
-            }
-        }
-        if self.newest.is_none() || applied >= self.newest_index {
-            self.newest_index = applied;
-            self.newest = Some(config.clone());
-        }
-    }
+    /// What resyncs have cost.
+    pub resynced: Resynced,
+    /// Blocks that silent faults have struck on copies that are gone.
+    pub struck_before: BTreeSet<u64>,
+    /// The flawed box has been the only one in sync at some time.
+    pub flawed_alone: bool,
 }
 
 /// Counters for the last line.
@@ -184,6 +182,8 @@ pub struct World {
     pub stats: Stats,
     /// Orders being carried out; kept for its allocation.
     pub actions: Vec<Action>,
+    /// What an engine asks for; kept for its allocation.
+    pub next: Vec<Next>,
 }
 
 impl World {
@@ -193,13 +193,16 @@ impl World {
         let voters: Vec<NodeId> = (1..=BOXES as u64).map(NodeId).collect();
         let log = Restored::founding(&voters, &founding);
         let volumes = setup.volumes.len();
-        let boxes = (0..BOXES).map(|node| SimBox::new(node, volumes, log.clone())).collect();
+        let boxes = (0..BOXES).map(|node| SimBox::new(node, volumes, setup.protocol, log.clone())).collect();
         let volume = |v: &super::setup::VolumeSetup| VolumeSim {
-            history: History::new(super::setup::VOLUME_BLOCKS, v.durable),
+            history: History::new(v.durable),
             newest: None,
             newest_index: 0,
             server_of: BTreeMap::new(),
             last_completion: 0,
+            resynced: Resynced::default(),
+            struck_before: BTreeSet::new(),
+            flawed_alone: false,
         };
         let mut world = Self {
             now: 0,
@@ -216,6 +219,7 @@ impl World {
             violation: None,
             stats: Stats::default(),
             actions: Vec::new(),
+            next: Vec::new(),
             setup,
         };
         (0..BOXES).for_each(|node| world.power_on(node));
@@ -223,6 +227,38 @@ impl World {
         world.start_faults();
         world.queue.push(100_000, Ev::Watch);
         world
+    }
+
+    /// A node has applied a configuration. One that says so, or that makes a doubtful copy primary, may miss writes.
+    pub fn learn(&mut self, volume: usize, config: &VolumeConfig, applied: u64) {
+        let epoch_before = self.volumes[volume].newest.as_ref().map_or(Epoch(0), |newest| newest.epoch);
+        let primary = self.boxes[config.primary.0 as usize - 1].stores[volume].as_ref();
+        let doubtful = config.epoch > epoch_before && primary.is_some_and(|store| store.raw.harm.doubtful);
+        let v = &mut self.volumes[volume];
+        for (epoch, any) in
+            [(doubtful.then_some(config.epoch), true), (config.loss_possible, true), (config.unflushed_loss, false)]
+        {
+            if let Some(epoch) = epoch.filter(|epoch| *epoch == config.epoch) {
+                v.history.loss_declared(epoch, any, self.now);
+            }
+        }
+        if v.newest.is_none() || applied >= v.newest_index {
+            v.newest_index = applied;
+            v.newest = Some(config.clone());
+            let alone = config.in_sync.len() == 1;
+            v.flawed_alone |=
+                alone && self.setup.flawed.is_some_and(|node| config.in_sync.contains_key(&NodeId(node as u64 + 1)));
+        }
+        self.judge_harm(volume);
+    }
+
+    /// What a primary's copy holds is the volume's content, also where a silent fault has made wrong content its truth.
+    pub fn judge_harm(&mut self, volume: usize) {
+        let v = &mut self.volumes[volume];
+        let Some(primary) = v.newest.as_ref().map(|config| config.primary) else { return };
+        if let Some(store) = self.boxes[primary.0 as usize - 1].stores[volume].as_ref() {
+            store.raw.harm.sealed.iter().for_each(|block| v.history.excuse(*block));
+        }
     }
 
     /// Lets time pass until `until`, or until something goes wrong.
@@ -274,6 +310,7 @@ impl World {
             | Ev::RaftRound { node, .. }
             | Ev::ReplicaTimer { node, .. }
             | Ev::Dial { node, .. }
+            | Ev::Landed { node, .. }
             | Ev::Result { node, .. }
             | Ev::Fence { node, .. }
             | Ev::OpenStore { node, .. }
@@ -320,6 +357,7 @@ impl World {
             Ev::Dial { node, run, volume, peer } => self.dial(node, run, volume, peer),
             Ev::Net(event) => self.net_event(event),
             Ev::Io { node, volume, token } => self.io_lands(node, volume, token),
+            Ev::Landed { node, run, volume, whose, outcome } => self.landed(node, run, volume, whose, *outcome),
             Ev::Result { node, run, volume, event, data } => self.io_result(node, run, volume, *event, data),
             Ev::Fence { node, run, volume, epoch, version } => self.fence_written(node, run, volume, epoch, version),
             Ev::OpenStore { node, run, volume } => self.open_store(node, run, volume),

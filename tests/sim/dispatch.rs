@@ -1,14 +1,15 @@
-//! Carries out what a replica orders: disk, network, payloads, answers.
+//! Carries out what a replica orders: network, payloads, answers; what concerns its disk goes on to `copy_io`.
 
-use std::rc::Rc;
-
-use proto::{BlockRange, ConfigVersion, Epoch};
-use replication::{Action, Event, IoId, IoResult, LinkId, PayloadId, PayloadSlice};
+use proto::peer::message::Message;
+use proto::peer::version::ProtocolVersion;
+use proto::{ConfigVersion, Epoch};
+use replication::{Action, Event, LinkId, Notice, PayloadId, PayloadSlice, ScrubReport};
 
 use super::cluster::{Ev, World};
-use super::disk::{Block, Blocks, KEEP, Landed, Work};
+use super::engine::{Engine, Work};
 use super::network::{Frame, Later, NetEvent, link, side_of};
-use super::scheduler::{MILLISECOND, SECOND, SimTime};
+use super::payload::Payload;
+use super::scheduler::MILLISECOND;
 use super::setup::BOXES;
 
 impl World {
@@ -18,37 +19,39 @@ impl World {
             Action::Dial { peer, on } => self.set_dial(node, volume, peer.0 as usize - 1, on),
             Action::CloseLink { link, .. } => self.close_link(node, link),
             Action::Send { link, envelope, message, payload } => {
+                if let Message::ResyncData { range, .. } = &message {
+                    self.volumes[volume].resynced.sent += range.count;
+                }
                 let Ok(payload) = payload.map(|slice| self.slice(node, volume, slice)).transpose() else { return };
                 self.send(node, volume, link, Frame { envelope, message, payload });
             }
             Action::SendDigests { link, envelope, message, of } => {
-                let Some(payload) = self.payload(node, volume, of) else { return };
-                self.send(node, volume, link, Frame { envelope, message, payload: Some(payload) });
+                let Some(Payload { blocks, .. }) = self.payload(node, volume, of) else { return };
+                let payload = Some(Payload::new(blocks, [].into()));
+                self.send(node, volume, link, Frame { envelope, message, payload });
             }
-            Action::CompareDigests { io, range, theirs } => self.compare(node, volume, io, range, theirs),
-            Action::ReadLocal { io, range } => self.submit(node, volume, io, Work::Read(range)),
-            Action::WriteLocal { io, range, fua, payload, .. } => {
-                let data = match payload {
-                    Some(id) => match self.payload(node, volume, id) {
-                        Some(data) => Some(data),
-                        None => return,
-                    },
-                    None => None,
-                };
-                if data.as_ref().is_some_and(|data| data.len() as u64 != range.count) {
-                    return self.violate(Some(volume), "payload_length", format!("write {range} at node {}", node + 1));
-                }
-                self.submit(node, volume, io, Work::Write { range, data, fua });
+            Action::SendSums { link, envelope, message, of } => {
+                let Some(Payload { sums, .. }) = self.payload(node, volume, PayloadId::Io(of)) else { return };
+                let payload = Some(Payload::new([].into(), sums));
+                self.send(node, volume, link, Frame { envelope, message, payload });
             }
-            Action::WriteBatchLocal { io, groups, payload } => {
-                let Some(data) = self.payload(node, volume, payload) else { return };
-                self.submit(node, volume, io, Work::Batch { groups, data });
+            Action::CompareDigests { io, range, theirs } => {
+                self.volumes[volume].resynced.compared += range.count;
+                self.compare_digests(node, volume, io, range, theirs);
             }
-            Action::FlushLocal { io } => self.submit(node, volume, io, Work::Flush),
-            Action::MergeEdges { io, op, range } => self.submit(node, volume, io, Work::Merge { op, range }),
-            Action::PersistActivityLog { io, extents } => self.submit(node, volume, io, Work::ActivityLog(extents)),
+            Action::CompareSums { io, range, theirs } => self.compare_sums(node, volume, io, range, theirs),
+            Action::ReadLocal { .. }
+            | Action::RepairLocal { .. }
+            | Action::WriteLocal { .. }
+            | Action::WriteBatchLocal { .. }
+            | Action::FlushLocal { .. }
+            | Action::MergeEdges { .. }
+            | Action::PersistActivityLog { .. }
+            | Action::CoolExtents { .. }
+            | Action::WriteBitmap { .. } => self.disk_order(node, volume, action),
+            Action::MergeFetched { io, op, range, old } => self.merge_fetched(node, volume, io, op, (range, old)),
             Action::PersistReplicaState { io, last_in_sync, suspect } => {
-                self.submit(node, volume, io, Work::State { last_in_sync, suspect });
+                self.persist_state(node, volume, io, last_in_sync, suspect);
             }
             Action::PersistFence { epoch, version } => {
                 let Some(run) = self.boxes[node].worker.as_deref().map(|worker| worker.run) else { return };
@@ -68,6 +71,7 @@ impl World {
             Action::Complete { op, data } => self.op_completed(node, volume, op, data),
             Action::Refuse { op, why } => self.op_refused(node, volume, op, why),
             Action::DetachDisk { failed } => self.detach(node, volume, failed),
+            Action::Notify(Notice::Scrub { report, .. }) => self.scrubbed(node, volume, report),
             Action::Notify(_) => {}
             Action::Stopped => {
                 if let Some(run) = self.boxes[node].volume(volume) {
@@ -79,7 +83,64 @@ impl World {
         }
     }
 
-    fn payload(&mut self, node: usize, volume: usize, id: PayloadId) -> Option<Blocks> {
+    /// A scrub tells what it has found: nothing, unless a disk has done harm.
+    fn scrubbed(&mut self, node: usize, volume: usize, report: ScrubReport) {
+        let found = report.bad_here + report.bad_at_peers + report.differing;
+        if found > 0 && self.setup.flawed.is_none() {
+            self.violate(Some(volume), "scrub_false_alarm", format!("{report:?} at node {}", node + 1));
+        }
+    }
+
+    /// An order that concerns the local copy.
+    fn disk_order(&mut self, node: usize, volume: usize, action: Action) {
+        let (io, work) = match action {
+            Action::ReadLocal { io, range, check } => (io, Work::Read(range, check)),
+            Action::RepairLocal { io, range, payload } => {
+                let Some(payload) = self.payload_for(node, volume, payload, range.count) else { return };
+                (io, Work::Repair(range, payload))
+            }
+            Action::WriteLocal { io, range, kind, fua, payload } => {
+                let payload = match payload {
+                    Some(id) => match self.payload_for(node, volume, id, range.count) {
+                        Some(payload) => Some(payload),
+                        None => return,
+                    },
+                    None => None,
+                };
+                (io, Work::Write { range, kind, fua, payload })
+            }
+            Action::WriteBatchLocal { io, groups, payload } => {
+                let count = groups.iter().flatten().map(|range| range.count).sum();
+                let Some(payload) = self.payload_for(node, volume, payload, count) else { return };
+                (io, Work::Batch(groups, payload))
+            }
+            Action::FlushLocal { io } => (io, Work::Flush),
+            Action::MergeEdges { io, op, range } => {
+                let edges = self.edges_of(node, volume, op, range);
+                (io, Work::Merge { op, range, edges })
+            }
+            Action::PersistActivityLog { io, extents } => (io, Work::Heat(extents)),
+            Action::CoolExtents { io, extents, bitmaps } => (io, Work::Cool(extents, bitmaps)),
+            Action::WriteBitmap { io, pages } => (io, Work::Bitmap(pages)),
+            _ => return,
+        };
+        self.submit(node, volume, io, work);
+    }
+
+    /// A payload that must be `count` blocks long and have its sums.
+    fn payload_for(&mut self, node: usize, volume: usize, id: PayloadId, count: u64) -> Option<Payload> {
+        let payload = self.payload(node, volume, id)?;
+        if payload.blocks.len() as u64 == count && payload.sums.len() as u64 == count {
+            return Some(payload);
+        }
+        let (blocks, sums) = (payload.blocks.len(), payload.sums.len());
+        let detail = format!("{id:?} of {blocks} blocks and {sums} sums for {count} blocks at node {}", node + 1);
+        self.violate(Some(volume), "payload_length", detail);
+        None
+    }
+
+    /// A payload that the replica names.
+    pub fn payload(&mut self, node: usize, volume: usize, id: PayloadId) -> Option<Payload> {
         let found = self.boxes[node].volume(volume)?.payloads.get(&id).cloned();
         if found.is_none() {
             self.violate(Some(volume), "payload_unknown", format!("{id:?} at node {}", node + 1));
@@ -87,19 +148,13 @@ impl World {
         found
     }
 
-    fn slice(&mut self, node: usize, volume: usize, slice: PayloadSlice) -> Result<Blocks, ()> {
+    fn slice(&mut self, node: usize, volume: usize, slice: PayloadSlice) -> Result<Payload, ()> {
         let whole = self.payload(node, volume, slice.id).ok_or(())?;
-        let (first, end) = (slice.first as usize, (slice.first + slice.blocks) as usize);
-        if (first, end) == (0, whole.len()) {
-            return Ok(whole);
+        if slice.first + slice.blocks <= whole.count() {
+            return Ok(whole.part(slice.first, slice.blocks));
         }
-        match whole.get(first..end) {
-            Some(part) => Ok(part.into()),
-            None => {
-                self.violate(Some(volume), "payload_slice", format!("{slice:?} at node {}", node + 1));
-                Err(())
-            }
-        }
+        self.violate(Some(volume), "payload_slice", format!("{slice:?} at node {}", node + 1));
+        Err(())
     }
 
     fn send(&mut self, node: usize, volume: usize, name: LinkId, frame: Frame) {
@@ -108,6 +163,10 @@ impl World {
         if c.volume != volume || c.ends[side].node != node {
             return self.violate(Some(volume), "foreign_link", format!("{name:?} at node {}", node + 1));
         }
+        let frame = if c.protocol == 1 { frame.in_version_1(volume) } else { Some(frame) };
+        let Some(frame) = frame else {
+            return self.note(Some(volume), || format!("{}: the peer's version has no such message", node + 1));
+        };
         let mut later = Later::new();
         self.net.send(connection, side, frame, self.now, &mut self.rng, &mut later);
         self.schedule_net(later);
@@ -154,12 +213,14 @@ impl World {
             let serves = worker.volumes[volume].is_some() && !worker.stopping;
             serves.then_some((peer, worker.run))
         });
+        let protocol = self.boxes[node].protocol.min(self.boxes[peer].protocol);
         let Some(worker) = self.boxes[node].worker_of(run) else { return };
         let Some(volume_run) = worker.volumes[volume].as_mut() else { return };
         if !volume_run.dial[peer] || volume_run.outbound[peer].is_some() {
             return;
         }
-        let connected = there.and_then(|there| self.net.connect(volume, (node, run), there, self.now, &mut self.rng));
+        let what = (volume, protocol);
+        let connected = there.and_then(|there| self.net.connect(what, (node, run), there, self.now, &mut self.rng));
         match connected {
             Some((connection, later)) => {
                 if let Some(volume_run) = self.boxes[node].volume(volume) {
@@ -184,6 +245,7 @@ impl World {
             NetEvent::Up { connection, side } => {
                 let c = self.net.connection(connection);
                 let (end, other, volume) = (c.ends[side], c.ends[1 - side], c.volume);
+                let protocol = ProtocolVersion(c.protocol);
                 let alive = self.boxes[end.node].worker_of(end.run).is_some_and(|w| w.volumes[volume].is_some());
                 if !alive {
                     self.net.mark_down(connection, side);
@@ -192,7 +254,8 @@ impl World {
                 }
                 if self.net.mark_up(connection, side) {
                     let peer = self.boxes[other.node].id;
-                    let event = Event::LinkUp { peer, link: link(connection, side), outbound: side == 0 };
+                    let link = link(connection, side);
+                    let event = Event::LinkUp { peer, link, outbound: side == 0, protocol };
                     self.feed(end.node, volume, event);
                 }
             }
@@ -237,93 +300,6 @@ impl World {
         }
     }
 
-    fn compare(&mut self, node: usize, volume: usize, io: IoId, range: BlockRange, theirs: PayloadId) {
-        let Some(ours) = self.payload(node, volume, PayloadId::Io(io)) else { return };
-        let Some(theirs) = self.payload(node, volume, theirs) else { return };
-        let mut differing: Vec<BlockRange> = Vec::new();
-        for (index, block) in range.blocks().enumerate() {
-            if ours.get(index) == theirs.get(index) {
-                continue;
-            }
-            match differing.last_mut() {
-                Some(last) if last.end() == block => last.count += 1,
-                _ => differing.push(BlockRange::new(block, 1)),
-            }
-        }
-        let Some(run) = self.boxes[node].worker.as_deref().map(|worker| worker.run) else { return };
-        let event = Box::new(Event::DigestsCompared { io, differing });
-        self.queue.push(self.now + 10, Ev::Result { node, run, volume, event, data: None });
-    }
-
-    /// Gives an operation to the disk.
-    pub fn submit(&mut self, node: usize, volume: usize, io: IoId, work: Work) {
-        let Some(run) = self.boxes[node].worker.as_deref().map(|worker| worker.run) else { return };
-        let token = self.number();
-        let (low, high) = self.setup.disk_delay;
-        let Some(store) = self.boxes[node].stores[volume].as_mut() else { return };
-        let factor = if matches!(work, Work::Flush | Work::Batch { .. }) { 4 } else { 1 };
-        let mut delay: SimTime = self.rng.skewed(low, high) * factor * store.faults.slow;
-        if self.rng.chance(store.faults.stuck_permille) {
-            delay += self.rng.between(SECOND, 9 * SECOND);
-        }
-        store.submit(token, run, io, work, self.now + delay, &mut self.rng);
-        self.queue.push(self.now + delay, Ev::Io { node, volume, token });
-    }
-
-    /// An operation reaches the disk; the process learns of it a little later.
-    pub fn io_lands(&mut self, node: usize, volume: usize, token: u64) {
-        let b = &mut self.boxes[node];
-        let listening = b.worker.as_deref().filter(|worker| worker.paused_until <= self.now).map(|worker| worker.run);
-        let Some(store) = b.stores[volume].as_mut() else { return };
-        let Some(landed) = store.land(token, listening, &mut self.rng) else { return };
-        let Landed { run, io, work, ok, data } = landed;
-        if let Work::Write { data: Some(data), .. } = &work
-            && data.iter().flatten().any(|half| *half == KEEP)
-        {
-            self.violate(Some(volume), "unmerged_write", format!("{io:?} at node {}", node + 1));
-        }
-        let result = if ok { IoResult::Ok } else { IoResult::Failed };
-        let mut content = None;
-        let event = match work {
-            Work::Read(_) => {
-                content = data.map(|data| (io, data));
-                Event::LocalDone { io, result }
-            }
-            Work::Merge { op, .. } => {
-                if let Some(edges) = data {
-                    self.merge(node, volume, PayloadId::Client(op), &edges);
-                }
-                Event::EdgesMerged { io, result }
-            }
-            Work::Write { .. } | Work::Batch { .. } | Work::Flush => Event::LocalDone { io, result },
-            Work::ActivityLog(_) => Event::ActivityLogPersisted { io, result },
-            Work::State { .. } => Event::ReplicaStatePersisted { io, result },
-        };
-        // A failure is learnt at once: what a disk takes back silently, only checksums at rest could find.
-        let at = if ok && self.rng.chance(200) { self.now + self.rng.skewed(10, 2 * MILLISECOND) } else { self.now };
-        self.queue.push(at, Ev::Result { node, run, volume, event: Box::new(event), data: content });
-    }
-
-    /// Fills what a client's partial write does not cover.
-    fn merge(&mut self, node: usize, volume: usize, id: PayloadId, edges: &Blocks) {
-        let Some(run) = self.boxes[node].volume(volume) else { return };
-        let Some(payload) = run.payloads.get_mut(&id) else { return };
-        let keep = |new: u32, old: u32| if new == KEEP { old } else { new };
-        let merged: Vec<Block> =
-            payload.iter().zip(edges.iter()).map(|(new, old)| [keep(new[0], old[0]), keep(new[1], old[1])]).collect();
-        *payload = Rc::from(merged);
-    }
-
-    /// The process learns how an operation ended.
-    pub fn io_result(&mut self, node: usize, run: u32, volume: usize, event: Event, data: Option<(IoId, Blocks)>) {
-        let Some(worker) = self.boxes[node].worker_of(run) else { return };
-        let Some(volume_run) = worker.volumes[volume].as_mut() else { return };
-        if let Some((io, content)) = data {
-            volume_run.payloads.insert(PayloadId::Io(io), content);
-        }
-        self.feed(node, volume, event);
-    }
-
     /// The fence file is written.
     pub fn fence_written(&mut self, node: usize, run: u32, volume: usize, epoch: Epoch, version: ConfigVersion) {
         let b = &mut self.boxes[node];
@@ -343,6 +319,9 @@ impl World {
         }
         if let Some(run) = b.volume(volume) {
             run.attached = false;
+            if run.engine.as_ref().is_some_and(Engine::idle) {
+                run.engine = None;
+            }
         }
     }
 

@@ -1,10 +1,11 @@
 //! Injects faults: what, where and for how long is drawn from the seed; everything is healed at the end.
 
-use proto::NodeId;
+use proto::{BlockRange, NodeId};
 use replication::Control;
 
 use super::cluster::{Ev, World};
-use super::disk::DiskFaults;
+use super::disk::{DiskFaults, SilentFaults};
+use super::network::PROTOCOL;
 use super::scheduler::{MILLISECOND, NEVER, SECOND, SimTime};
 use super::setup::BOXES;
 
@@ -49,11 +50,27 @@ pub enum FaultKind {
     Force,
     /// The operator adds or removes the third copy.
     Replicas,
+    /// The operator scrubs or verifies a volume.
+    Scrub,
+    /// A disk has no space for new extents.
+    DiskFull,
+    /// A box is replaced: its copies are gone for good, or come back when nobody wants them.
+    ReplaceBox,
+    /// A box goes on with the newer version of the peer protocol.
+    Upgrade,
+    /// Blocks change at rest.
+    BitRot,
+    /// Pages of metadata change at rest.
+    PageRot,
+    /// Writes are acknowledged and dropped, or land elsewhere.
+    SilentWrites,
+    /// Flushes are acknowledged and not done.
+    LyingFlush,
 }
 
 impl FaultKind {
     /// Every kind.
-    pub const ALL: [FaultKind; 19] = [
+    pub const ALL: [FaultKind; 27] = [
         FaultKind::WorkerCrash,
         FaultKind::PowerCut,
         FaultKind::PowerCutAll,
@@ -73,7 +90,20 @@ impl FaultKind {
         FaultKind::Detach,
         FaultKind::Force,
         FaultKind::Replicas,
+        FaultKind::Scrub,
+        FaultKind::DiskFull,
+        FaultKind::ReplaceBox,
+        FaultKind::Upgrade,
+        FaultKind::BitRot,
+        FaultKind::PageRot,
+        FaultKind::SilentWrites,
+        FaultKind::LyingFlush,
     ];
+
+    /// True for harm that the disk does not tell of; it strikes the flawed box of a run only.
+    pub fn is_silent(self) -> bool {
+        matches!(self, FaultKind::BitRot | FaultKind::PageRot | FaultKind::SilentWrites | FaultKind::LyingFlush)
+    }
 }
 
 impl World {
@@ -162,6 +192,15 @@ impl World {
             }
             FaultKind::Force => self.plan_force(),
             FaultKind::Replicas => self.change_replicas(),
+            FaultKind::Scrub => self.wish_scrub(),
+            FaultKind::DiskFull => self.disk_faults(node, DiskFaults { full: true, ..DiskFaults::default() }),
+            FaultKind::ReplaceBox => self.plan_replacement(node),
+            FaultKind::Upgrade => self.upgrade(),
+            FaultKind::BitRot | FaultKind::PageRot | FaultKind::SilentWrites | FaultKind::LyingFlush => {
+                if let Some(flawed) = self.setup.flawed {
+                    self.harm(flawed, kind);
+                }
+            }
         }
     }
 
@@ -237,14 +276,76 @@ impl World {
 
     /// Gives a box's disks these faults for a while.
     pub fn disk_faults(&mut self, node: usize, faults: DiskFaults) {
-        self.boxes[node].stores.iter_mut().flatten().for_each(|store| store.faults = faults);
+        self.boxes[node].stores.iter_mut().flatten().for_each(|store| store.raw.faults = faults);
         let at = self.now + self.outage();
         self.queue.push(at, Ev::DiskHeals { node });
     }
 
     /// A box's disks work as they should.
     pub fn heal_disk(&mut self, node: usize) {
-        self.boxes[node].stores.iter_mut().flatten().for_each(|store| store.faults = DiskFaults::default());
+        for store in self.boxes[node].stores.iter_mut().flatten() {
+            store.raw.faults = DiskFaults::default();
+            store.raw.silent = SilentFaults::default();
+        }
+    }
+
+    /// A box's disk does silent harm to its copies, or to one of them.
+    pub fn harm(&mut self, node: usize, kind: FaultKind) {
+        let volume = self.some_volume();
+        match kind {
+            FaultKind::BitRot => {
+                for _ in 0..self.rng.between(1, 3) {
+                    let window = self.some_window(volume);
+                    let anywhere = BlockRange::new(0, self.setup.volumes[volume].blocks);
+                    let range = if self.rng.chance(800) { window } else { anywhere };
+                    let block = range.start + self.rng.below(range.count);
+                    self.rot_block(node, volume, block);
+                }
+            }
+            FaultKind::PageRot => self.rot_page(node, volume),
+            FaultKind::LyingFlush => self.silent_faults(node, SilentFaults { lying: true, ..SilentFaults::default() }),
+            _ => {
+                let lost_permille = self.rng.pick(&[0, 10, 100]);
+                let misdirected_permille = self.rng.pick(&[0, 10, 50]);
+                self.silent_faults(node, SilentFaults { lost_permille, misdirected_permille, lying: false });
+            }
+        }
+    }
+
+    fn silent_faults(&mut self, node: usize, silent: SilentFaults) {
+        self.note(None, || format!("disk of {}: {silent:?}", node + 1));
+        self.boxes[node].stores.iter_mut().flatten().for_each(|store| store.raw.silent = silent);
+        let at = self.now + self.outage();
+        self.queue.push(at, Ev::DiskHeals { node });
+    }
+
+    /// A block of a copy changes at rest.
+    pub fn rot_block(&mut self, node: usize, volume: usize, block: u64) {
+        self.note(Some(volume), || format!("{}: block {block} rots", node + 1));
+        if let Some(store) = self.boxes[node].stores[volume].as_mut() {
+            store.raw.rot_block(block, &mut self.rng);
+        }
+        self.judge_harm(volume);
+    }
+
+    fn rot_page(&mut self, node: usize, volume: usize) {
+        let Some(store) = self.boxes[node].stores[volume].as_mut() else { return };
+        let written = store.raw.pages_written();
+        if written.is_empty() {
+            return;
+        }
+        let page = written[self.rng.below(written.len() as u64) as usize];
+        store.raw.rot_page(page, &mut self.rng);
+        self.note(Some(volume), || format!("{}: {page:?} rots", node + 1));
+        self.judge_harm(volume);
+    }
+
+    /// One more box goes on with the newest version.
+    fn upgrade(&mut self) {
+        let Some(node) = (0..BOXES).find(|node| self.boxes[*node].protocol < PROTOCOL) else { return };
+        self.note(None, || format!("box {} is upgraded", node + 1));
+        self.boxes[node].protocol = PROTOCOL;
+        self.stop_worker(node);
     }
 
     fn wish_switchover(&mut self) {
@@ -258,9 +359,23 @@ impl World {
         }
     }
 
+    fn wish_scrub(&mut self) {
+        let volume = self.some_volume();
+        let Some(config) = self.volumes[volume].newest.as_ref() else { return };
+        let node = config.primary.0 as usize - 1;
+        let control = Control::Scrub { verify_only: self.rng.chance(500) };
+        self.queue.push(self.now, Ev::Wish { node, volume, control });
+    }
+
     /// Everything works again.
     pub fn heal_everything(&mut self) {
         self.note(None, || "everything is healed".into());
+        if self.setup.flawed.is_some() {
+            // Only a newer version can tell a peer of a bad block.
+            while self.boxes.iter().any(|b| b.protocol < PROTOCOL) {
+                self.upgrade();
+            }
+        }
         for from in 0..BOXES {
             self.heal_disk(from);
             for to in World::peers(from) {

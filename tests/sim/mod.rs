@@ -7,17 +7,22 @@
 pub mod checker;
 pub mod client;
 pub mod cluster;
+pub mod copy_io;
 pub mod disk;
 pub mod dispatch;
+pub mod engine;
 pub mod faults;
 pub mod network;
 pub mod node;
 pub mod operator;
+pub mod payload;
 pub mod raft;
 pub mod run;
 pub mod scenario;
 pub mod scheduler;
 pub mod setup;
+pub mod sums;
 pub mod trace;
+pub mod verdict;
 
 pub use run::{Report, Totals, run_seed, run_seeds};

@@ -6,12 +6,15 @@
 
 use std::collections::VecDeque;
 
-use proto::peer::message::{Envelope, Message};
+use proto::peer::message::{Envelope, Message, Seq, Uncertain};
 use replication::LinkId;
 
-use super::disk::Blocks;
+use super::payload::Payload;
 use super::scheduler::{MILLISECOND, Rng, SECOND, SimTime};
 use super::setup::BOXES;
+
+/// The newest version of the peer protocol.
+pub const PROTOCOL: u16 = 2;
 
 /// One replication message on its way.
 #[derive(Clone, Debug)]
@@ -20,8 +23,36 @@ pub struct Frame {
     pub envelope: Envelope,
     /// Content.
     pub message: Message,
-    /// Data or digests.
-    pub payload: Option<Blocks>,
+    /// Data, digests or sums.
+    pub payload: Option<Payload>,
+}
+
+impl Frame {
+    /// What version 1 of the protocol makes of it, as the codec does: what only version 2 has is left out, or the whole
+    /// message cannot be said. Payloads come without sums; whoever receives them sums them anew.
+    pub fn in_version_1(mut self, volume: usize) -> Option<Self> {
+        match &mut self.message {
+            Message::Heat { .. }
+            | Message::ReadRequest { .. }
+            | Message::ReadReply { .. }
+            | Message::ReadFailed { .. }
+            | Message::SumsRequest { .. }
+            | Message::Sums { .. }
+            | Message::ResyncData { known_bad: true, .. } => return None,
+            Message::HelloReply { uncertain, .. } => *uncertain = Uncertain::All,
+            Message::Beacon { settled, .. } => *settled = Seq(0),
+            Message::Write { range, .. } | Message::ResyncData { range, .. } => {
+                let blocks = self.payload.take().map(|payload| payload.blocks);
+                self.payload = blocks.map(|blocks| Payload::summed(volume, [&*range], blocks));
+            }
+            Message::WriteBatch { groups, .. } => {
+                let blocks = self.payload.take().map(|payload| payload.blocks);
+                self.payload = blocks.map(|blocks| Payload::summed(volume, groups.iter().flatten(), blocks));
+            }
+            _ => {}
+        }
+        Some(self)
+    }
 }
 
 /// One end of a connection.
@@ -57,6 +88,8 @@ pub struct Connection {
     pub volume: usize,
     /// Both ends.
     pub ends: [End; 2],
+    /// The version of the protocol that both have agreed on.
+    pub protocol: u16,
     directions: [Direction; 2],
 }
 
@@ -195,7 +228,7 @@ impl Network {
     /// Connects two runs; both learn of it in due time. None if a path is blocked.
     pub fn connect(
         &mut self,
-        volume: usize,
+        (volume, protocol): (usize, u16),
         from: (usize, u32),
         to: (usize, u32),
         now: SimTime,
@@ -206,7 +239,7 @@ impl Network {
         let end = |(node, run)| End { node, run, up: false, down: false };
         let direction = |last| Direction { last, ..Direction::default() };
         let directions = [direction(there), direction(back)];
-        self.connections.push(Connection { volume, ends: [end(from), end(to)], directions });
+        self.connections.push(Connection { volume, ends: [end(from), end(to)], protocol, directions });
         let connection = self.connections.len() - 1;
         let later = vec![(there, NetEvent::Up { connection, side: 1 }), (back, NetEvent::Up { connection, side: 0 })];
         Some((connection, later))
@@ -327,7 +360,7 @@ mod tests {
 
     fn connected() -> (Network, Rng) {
         let (mut net, mut rng) = (Network::new((50, 5000)), Rng::new(3));
-        assert!(net.connect(0, (0, 1), (1, 1), 0, &mut rng).is_some());
+        assert!(net.connect((0, PROTOCOL), (0, 1), (1, 1), 0, &mut rng).is_some());
         assert!(net.mark_up(0, 0) && net.mark_up(0, 1));
         (net, rng)
     }

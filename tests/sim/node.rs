@@ -9,13 +9,15 @@ use std::collections::VecDeque;
 use proto::{Boot, ConfigVersion, DiskId, Epoch, Incarnation, NodeId, RequestId, Timestamp};
 use replication::config::consensus::{Consensus, Persist, Restored};
 use replication::config::{Command, CommandBody, NodeCommand, NodeKind, VolumeCommand, VolumeConfig};
-use replication::{Control, Event, IoId, PayloadId, Replica};
+use replication::{Attachment, Control, Event, PayloadId, Replica};
 use rustc_hash::FxHashMap;
 
 use super::cluster::{Ev, World, volume_id};
-use super::disk::{Blocks, Store};
+use super::disk::{Opened, Store};
+use super::engine::Engine;
+use super::payload::Payload;
 use super::scheduler::{Clock, MILLISECOND, NEVER, SECOND, SimTime};
-use super::setup::{BOXES, VOLUME_BLOCKS};
+use super::setup::BOXES;
 
 /// Between the upkeep rounds of a node's shell.
 const UPKEEP: SimTime = 200 * MILLISECOND;
@@ -43,6 +45,8 @@ pub struct SimBox {
     pub stores: Vec<Option<Store>>,
     /// The durable fence file, by volume.
     pub fences: Vec<(Epoch, ConfigVersion)>,
+    /// Newest version of the peer protocol that its software speaks.
+    pub protocol: u16,
     /// What the Raft log holds durably.
     pub raft_log: Restored,
     /// Highest log index seen applied here, for the trace.
@@ -87,7 +91,7 @@ pub struct VolumeRun {
     /// When its timer is set to.
     pub timer: SimTime,
     /// Bytes that it has not released.
-    pub payloads: FxHashMap<PayloadId, Blocks>,
+    pub payloads: FxHashMap<PayloadId, Payload>,
     /// Number of the next received payload.
     pub frames: u64,
     /// Which peers it wants to be connected to.
@@ -102,13 +106,13 @@ pub struct VolumeRun {
     pub opening: bool,
     /// It has said `Stopped`.
     pub stopped: bool,
-    /// Open operations of clients: in which order their reads ended.
-    pub reads: FxHashMap<IoId, ()>,
+    /// The engine of its copy; after a detach until its operations have ended.
+    pub engine: Option<Engine>,
 }
 
 impl SimBox {
     /// A box that is off.
-    pub fn new(index: usize, volumes: usize, raft_log: Restored) -> Self {
+    pub fn new(index: usize, volumes: usize, protocol: u16, raft_log: Restored) -> Self {
         Self {
             id: NodeId(index as u64 + 1),
             powered: false,
@@ -119,6 +123,7 @@ impl SimBox {
             runs: 0,
             stores: (0..volumes).map(|_| None).collect(),
             fences: vec![(Epoch(0), ConfigVersion(0)); volumes],
+            protocol,
             raft_log,
             applied_max: 0,
         }
@@ -166,7 +171,7 @@ impl World {
         self.end_worker(node, true);
         let b = &mut self.boxes[node];
         b.powered = false;
-        b.stores.iter_mut().flatten().for_each(|store| store.power_cut(&mut self.rng));
+        b.stores.iter_mut().flatten().for_each(|store| store.raw.power_cut(&mut self.rng));
     }
 
     /// Kills the worker; its parent reaps it, says Goodbye (or does not), and starts another.
@@ -209,7 +214,7 @@ impl World {
         }
         let attached: Vec<usize> = (0..b.stores.len())
             .filter(|v| worker.volumes[*v].as_ref().is_some_and(|volume| volume.attached))
-            .filter(|v| b.stores[*v].as_ref().is_some_and(Store::idle))
+            .filter(|v| b.stores[*v].as_ref().is_some_and(|store| store.raw.idle()))
             .collect();
         let ended = self.end_worker(node, false);
         for volume in attached {
@@ -247,7 +252,7 @@ impl World {
             super::raft::write_log(&mut self.boxes[node].raft_log, persist);
         }
         for store in self.boxes[node].stores.iter_mut().flatten() {
-            store.abandon(run, self.now, &mut self.rng);
+            store.raw.abandon(run, self.now, &mut self.rng);
         }
         let ours = |end: &super::network::End| end.node == node && end.run == run && !end.down;
         for connection in self.net.open_connections(|c| c.ends.iter().any(ours)) {
@@ -271,7 +276,7 @@ impl World {
         let b = &mut self.boxes[node];
         b.runs += 1;
         let run = b.runs;
-        let whole = |store: &Store| store.clean && !store.suspect();
+        let whole = |store: &Store| store.clean && !store.raw.suspect();
         let clean = (0..volumes).filter(|v| b.stores[*v].as_ref().is_some_and(whole)).collect();
         let raft = match super::raft::start(b.id, raft_seed, b.raft_log.clone()) {
             Ok(raft) => raft,
@@ -301,6 +306,8 @@ impl World {
         let id = self.boxes[node].id;
         let boot = self.boxes[node].boot();
         let third_stores = self.setup.third_stores;
+        // Software that speaks the newer protocol also reads the newer snapshots.
+        let protocol = u32::from(self.boxes[node].protocol);
         let Some(worker) = self.boxes[node].worker_of(run) else { return };
         let state = worker.raft.state();
         let mut proposals = Vec::new();
@@ -311,7 +318,7 @@ impl World {
                 incarnation: worker.incarnation,
                 boot,
                 clean: worker.clean.iter().map(|volume| volume_id(*volume)).collect(),
-                feature_levels: (1, 1),
+                feature_levels: (1, protocol),
                 kind: if stores { NodeKind::Storage } else { NodeKind::Witness },
                 addresses: Default::default(),
             }));
@@ -345,7 +352,7 @@ impl World {
             }
             let config = config.clone();
             let applied = worker.raft.applied();
-            self.volumes[volume].learn(&config, applied, self.now);
+            self.learn(volume, &config, applied);
             let registered = config.replicas.get(&id).map(|registration| registration.disk_id);
             match registered {
                 Some(disk_id) => self.have_replica(node, volume, disk_id, &config),
@@ -355,6 +362,12 @@ impl World {
     }
 
     fn have_replica(&mut self, node: usize, volume: usize, disk_id: DiskId, config: &VolumeConfig) {
+        let id = self.boxes[node].id;
+        let told = self.boxes[node].volume(volume).and_then(|run| run.config.as_ref());
+        if told.and_then(|told| told.replicas.get(&id)).is_some_and(|registration| registration.disk_id != disk_id) {
+            // The copy that this replica knows is not wanted any more: another takes its place.
+            self.end_replica(node, volume);
+        }
         let b = &mut self.boxes[node];
         let boot = b.boot();
         let Some(worker) = b.worker.as_deref_mut() else { return };
@@ -362,9 +375,9 @@ impl World {
         let newest = self.volumes[volume].newest.as_ref().and_then(|newest| newest.replicas.get(&b.id));
         let wanted = newest.is_some_and(|registration| registration.disk_id == disk_id);
         if wanted && b.stores[volume].as_ref().is_none_or(|store| store.disk_id != disk_id) {
-            b.stores[volume] = Some(Store::new(disk_id, VOLUME_BLOCKS));
-            if let Some(run) = worker.volumes[volume].as_mut() {
-                run.attached = false;
+            let new = Store::new(disk_id, self.setup.geometry(volume));
+            if let Some(old) = b.stores[volume].replace(new) {
+                self.volumes[volume].struck_before.extend(old.raw.harm.ever.keys());
             }
         }
         if worker.volumes[volume].is_none() {
@@ -398,7 +411,8 @@ impl World {
         let b = &mut self.boxes[node];
         let (boot, fence) = (b.boot(), b.fences[volume]);
         let Some(store) = b.stores[volume].as_mut() else { return };
-        if !store.idle() {
+        let closing = b.worker.as_deref().and_then(|worker| worker.volumes[volume].as_ref());
+        if !store.raw.idle() || closing.is_some_and(|run| run.engine.is_some()) {
             self.queue.push(self.now + 20 * MILLISECOND, Ev::OpenStore { node, run, volume });
             return;
         }
@@ -408,9 +422,11 @@ impl World {
         if volume_run.attached || worker.stopping {
             return;
         }
-        let report = store.open(boot, fence);
+        let Opened { report, hot, bitmaps, copy } = store.open(boot, fence);
         volume_run.attached = true;
-        self.feed(node, volume, Event::DiskAttached(report));
+        volume_run.engine = Some(Engine::new(copy, volume));
+        self.judge_harm(volume);
+        self.feed(node, volume, Event::DiskAttached(Box::new(Attachment { report, hot, bitmaps })));
     }
 
     fn drop_replica(&mut self, node: usize, volume: usize, config: VolumeConfig) {
@@ -420,15 +436,23 @@ impl World {
             return;
         }
         self.feed(node, volume, Event::Config(Box::new(config)));
+        self.end_replica(node, volume);
+        let newest = self.volumes[volume].newest.as_ref();
+        let b = &mut self.boxes[node];
+        if newest.is_some_and(|newest| !newest.replicas.contains_key(&b.id)) {
+            let gone = b.stores[volume].take();
+            let struck = gone.iter().flat_map(|store| store.raw.harm.ever.keys());
+            self.volumes[volume].struck_before.extend(struck);
+        }
+    }
+
+    /// Ends a replica whose copy is not registered any more.
+    fn end_replica(&mut self, node: usize, volume: usize) {
         self.feed(node, volume, Event::VolumeRemoved);
         let b = &mut self.boxes[node];
         let Some(worker) = b.worker.as_deref_mut() else { return };
         let run = worker.run;
         let stale = worker.volumes[volume].take().is_some();
-        let newest = self.volumes[volume].newest.as_ref();
-        if newest.is_some_and(|newest| !newest.replicas.contains_key(&b.id)) {
-            b.stores[volume] = None;
-        }
         if stale {
             let ours = |end: &super::network::End| end.node == node && end.run == run && !end.down;
             for connection in self.net.open_connections(|c| c.volume == volume && c.ends.iter().any(ours)) {
@@ -453,7 +477,7 @@ impl VolumeRun {
             attached: false,
             opening: false,
             stopped: false,
-            reads: FxHashMap::default(),
+            engine: None,
         }
     }
 }

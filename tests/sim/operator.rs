@@ -1,14 +1,13 @@
-//! The operator: creates the volumes, attaches disks again, changes replicas, forces a primary when a box is off; and at
-//! the end looks whether everything is well.
+//! The operator: creates the volumes, attaches disks again, changes replicas, replaces boxes, forces a primary when a box
+//! is off. Whether everything is well at the end is looked at in `verdict`.
 
 use proto::{DiskId, NodeId, RequestId};
-use replication::config::{AckPolicy, Command, CommandBody, NodeCommand, VolumeCommand, VolumeConfig};
+use replication::config::{AckPolicy, Command, CommandBody, NodeCommand, VolumeCommand};
 
-use super::checker::OpKind;
-use super::client::Wish;
 use super::cluster::{Ev, World, volume_id};
-use super::scheduler::{MILLISECOND, NEVER, SECOND, SimTime};
-use super::setup::{BOXES, VOLUME_BLOCKS};
+use super::scheduler::{MILLISECOND, SECOND, SimTime};
+use super::setup::BOXES;
+use super::verdict::LastRead;
 
 /// Between two looks.
 const WATCH: SimTime = 250 * MILLISECOND;
@@ -18,8 +17,8 @@ const CLIENTS_GO_ON: SimTime = 4 * SECOND;
 const STUCK_AFTER: SimTime = 60 * SECOND;
 /// An operator waits this long for a forced primary.
 const FORCE_PATIENCE: SimTime = 8 * SECOND;
-/// Blocks in one read of the last verification.
-const VERIFY_BLOCKS: u64 = 64;
+/// An operator waits this long until a box that is to be replaced is no member any more.
+const REPLACE_PATIENCE: SimTime = 10 * SECOND;
 
 /// A primary that is being forced.
 #[derive(Clone, Copy, Debug)]
@@ -32,6 +31,16 @@ struct ForceInHand {
     gives_up: SimTime,
 }
 
+/// A box that is being replaced.
+#[derive(Clone, Debug)]
+struct Replacement {
+    /// The box; it is off, and stays off until it is registered anew everywhere, or the operator gives up.
+    node: usize,
+    /// By volume: the copy to give up, and the one that takes its place.
+    copies: Vec<Option<(DiskId, DiskId)>>,
+    gives_up: SimTime,
+}
+
 /// What the operator has in mind.
 #[derive(Debug, Default)]
 pub struct Operator {
@@ -39,10 +48,14 @@ pub struct Operator {
     pub quiet: bool,
     /// The run is over and was judged.
     pub done: bool,
-    healed: bool,
+    /// Everything has been healed.
+    pub healed: bool,
     force: Option<ForceInHand>,
-    /// The last reads: operation and history entry, by volume.
-    verifying: Option<Vec<(usize, u64, usize)>>,
+    replacement: Option<Replacement>,
+    /// The last reads.
+    pub verifying: Option<Vec<LastRead>>,
+    /// Last verifications so far.
+    pub verify_rounds: u32,
     /// Disk ids given out.
     disks: u64,
 }
@@ -53,9 +66,14 @@ impl World {
         self.create_volumes();
         self.attach_disks();
         self.drive_force();
+        self.drive_replacement();
         let heal_at = self.setup.faults.1;
         if !self.setup.scripted {
-            if self.now >= heal_at && !self.operator.healed && self.operator.force.is_none() {
+            if self.now >= heal_at
+                && !self.operator.healed
+                && self.operator.force.is_none()
+                && self.operator.replacement.is_none()
+            {
                 self.operator.healed = true;
                 self.heal_everything();
             }
@@ -85,7 +103,7 @@ impl World {
             let body = CommandBody::Node(NodeCommand::CreateVolume {
                 volume: volume_id(volume),
                 name: format!("volume{volume}"),
-                size_bytes: VOLUME_BLOCKS * proto::BLOCK_BYTES,
+                size_bytes: self.setup.volumes[volume].blocks * proto::BLOCK_BYTES,
                 ack_policy: if self.setup.volumes[volume].durable { AckPolicy::Durable } else { AckPolicy::Flush },
                 preallocate: false,
                 replicas: replicas.iter().map(|node| (NodeId(*node as u64 + 1), disk(*node))).collect(),
@@ -120,7 +138,7 @@ impl World {
             for volume in 0..self.volumes.len() {
                 let b = &mut self.boxes[node];
                 let id = b.id;
-                let works = b.stores[volume].as_ref().is_some_and(|store| store.faults.error_permille == 0);
+                let works = b.stores[volume].as_ref().is_some_and(|store| store.raw.faults.error_permille == 0);
                 let detached = b.volume(volume).is_some_and(|run| !run.attached && !run.opening && !run.stopped);
                 if !works || !detached {
                     continue;
@@ -165,7 +183,7 @@ impl World {
         let off = config.primary.0 as usize - 1;
         let others: Vec<usize> =
             config.replicas.keys().filter(|id| **id != config.primary).map(|id| id.0 as usize - 1).collect();
-        if self.operator.force.is_some() || others.is_empty() {
+        if self.operator.force.is_some() || self.operator.replacement.is_some() || others.is_empty() {
             return;
         }
         let target = self.rng.pick(&others);
@@ -173,6 +191,67 @@ impl World {
         self.boxes[off].held_off = true;
         let token = self.rng.bits();
         self.operator.force = Some(ForceInHand { volume, off, target, token, gives_up: self.now + FORCE_PATIENCE });
+    }
+
+    /// Switches a box off, to replace it and its copies.
+    pub fn plan_replacement(&mut self, node: usize) {
+        if self.operator.force.is_some() || self.operator.replacement.is_some() || !self.boxes[node].powered {
+            return;
+        }
+        let id = self.boxes[node].id;
+        let copies = (0..self.volumes.len()).map(|volume| {
+            let config = self.volumes[volume].newest.as_ref()?;
+            let old = config.replicas.get(&id)?.disk_id;
+            Some((old, self.new_disk(node)))
+        });
+        let copies = copies.collect();
+        self.power_off(node);
+        self.boxes[node].held_off = true;
+        let gives_up = self.now + REPLACE_PATIENCE;
+        self.operator.replacement = Some(Replacement { node, copies, gives_up });
+    }
+
+    /// Drops the copies of a box that is to be replaced, adds new ones, and lets the box come back: empty, or with the
+    /// disks that nobody wants any more.
+    fn drive_replacement(&mut self) {
+        let Some(Replacement { node, copies, gives_up }) = self.operator.replacement.clone() else { return };
+        let id = self.boxes[node].id;
+        let mut open = false;
+        for (volume, copy) in copies.iter().enumerate() {
+            let (Some((old, new)), Some(config)) = (*copy, self.volumes[volume].newest.as_ref()) else { continue };
+            let busy = config.primary == id || config.in_sync.contains_key(&id);
+            let command = match config.replicas.get(&id) {
+                Some(registration) if registration.disk_id == new => continue,
+                Some(registration) if registration.disk_id == old => VolumeCommand::RemoveReplica { node: id },
+                Some(_) => continue,
+                None => VolumeCommand::AddReplica { node: id, disk_id: new },
+            };
+            if busy && self.now >= gives_up {
+                continue;
+            }
+            open = true;
+            if !busy {
+                self.operator_commands(volume, command);
+            }
+        }
+        if open {
+            return;
+        }
+        self.operator.replacement = None;
+        let empty = self.rng.chance(500);
+        for (volume, copy) in copies.into_iter().enumerate() {
+            let store = &mut self.boxes[node].stores[volume];
+            let config = self.volumes[volume].newest.as_ref();
+            let registered = config.and_then(|config| config.replicas.get(&id)).map(|replica| replica.disk_id);
+            if empty && copy.is_some_and(|(_, new)| registered == Some(new)) {
+                let gone = store.take();
+                let struck = gone.iter().flat_map(|store| store.raw.harm.ever.keys());
+                self.volumes[volume].struck_before.extend(struck);
+            }
+        }
+        self.boxes[node].held_off = false;
+        let at = self.now + self.rng.between(100 * MILLISECOND, 5 * SECOND);
+        self.queue.push(at, Ev::PowerOn { node });
     }
 
     fn drive_force(&mut self) {
@@ -196,149 +275,5 @@ impl World {
             VolumeCommand::PrepareForce { target: NodeId(force.target as u64 + 1), attested, token: force.token }
         };
         self.operator_commands(force.volume, command);
-    }
-
-    /// The end of a run: everything must come in order, and the copies and the history must be right.
-    fn conclude(&mut self, deadline: SimTime) {
-        if let Some(reads) = self.operator.verifying.take() {
-            return self.verify(reads);
-        }
-        let unsettled: Vec<usize> = (0..self.volumes.len()).filter(|volume| !self.in_order(*volume)).collect();
-        if unsettled.is_empty() {
-            self.operator.verifying = Some(self.read_everything());
-            return;
-        }
-        if self.now < deadline {
-            return;
-        }
-        for volume in unsettled {
-            if self.may_be_unavailable(volume) {
-                self.stats.unavailable += 1;
-            } else {
-                let detail = self.describe(volume);
-                return self.violate(Some(volume), "stuck", detail);
-            }
-        }
-        self.judge_histories();
-        self.operator.done = true;
-    }
-
-    /// A volume serves, every copy is in sync, and nothing is open.
-    pub fn in_order(&mut self, volume: usize) -> bool {
-        let Some(config) = self.volumes[volume].newest.clone() else { return false };
-        let now = self.now;
-        let everybody = config.in_sync.len() == config.replicas.len();
-        let b = &mut self.boxes[config.primary.0 as usize - 1];
-        let reading = proto::Timestamp(b.clock.read(now));
-        let serves = b.volume(volume).is_some_and(|run| run.replica.status(reading).serving);
-        everybody && serves && !self.ops.values().any(|open| open.volume == volume)
-    }
-
-    /// Every copy that may serve is on a failed disk: nobody can do anything but force an old copy.
-    fn may_be_unavailable(&self, volume: usize) -> bool {
-        let Some(config) = self.volumes[volume].newest.as_ref() else { return false };
-        let lost = |id: &NodeId| self.boxes[id.0 as usize - 1].stores[volume].as_ref().is_none_or(|store| store.failed);
-        !config.in_sync.is_empty() && config.in_sync.keys().all(lost)
-    }
-
-    fn describe(&mut self, volume: usize) -> String {
-        let mut text = match &self.volumes[volume].newest {
-            Some(c) => format!(
-                "primary {} epoch {} version {} in_sync {:?} of {:?}",
-                c.primary,
-                c.epoch,
-                c.version,
-                c.in_sync.keys().map(|id| id.0).collect::<Vec<_>>(),
-                c.replicas.keys().map(|id| id.0).collect::<Vec<_>>()
-            ),
-            None => "no configuration".into(),
-        };
-        for node in 0..BOXES {
-            let b = &mut self.boxes[node];
-            let reading = proto::Timestamp(b.clock.read(self.now));
-            if let Some(run) = b.volume(volume) {
-                let status = run.replica.status(reading);
-                text += &format!("; node {}: {} {:?}", node + 1, status.role, status.waiting);
-            }
-        }
-        let open = self.ops.values().filter(|open| open.volume == volume).count();
-        text + &format!("; {open} operations open")
-    }
-
-    fn read_everything(&mut self) -> Vec<(usize, u64, usize)> {
-        let mut reads = Vec::new();
-        for volume in 0..self.volumes.len() {
-            let Some(primary) = self.volumes[volume].newest.as_ref().map(|config| config.primary) else { continue };
-            for start in (0..VOLUME_BLOCKS).step_by(VERIFY_BLOCKS as usize) {
-                let wish = Wish::read(proto::BlockRange::new(start, VERIFY_BLOCKS));
-                if let Some(op) = self.ask(primary.0 as usize - 1, volume, wish, None) {
-                    reads.push((volume, op, self.ops[&op].records[0]));
-                }
-            }
-        }
-        reads
-    }
-
-    fn verify(&mut self, reads: Vec<(usize, u64, usize)>) {
-        if reads.iter().any(|(_, op, _)| self.ops.contains_key(op)) {
-            self.operator.verifying = Some(reads);
-            return;
-        }
-        let answered = |volume: usize, record: usize| self.volumes[volume].history.op(record).end != NEVER;
-        if !reads.iter().all(|(volume, _, record)| answered(*volume, *record)) {
-            return;
-        }
-        self.judge_histories();
-        for volume in 0..self.volumes.len() {
-            let Some(config) = self.volumes[volume].newest.clone() else { continue };
-            self.compare_copies(volume, &config, &reads);
-            self.look_for_leaks(volume);
-        }
-        self.operator.done = true;
-    }
-
-    /// Judges what clients saw, for every volume.
-    pub fn judge_histories(&mut self) {
-        for volume in 0..self.volumes.len() {
-            self.stats.losses += self.volumes[volume].history.losses() as u64;
-            if let Err(fault) = self.volumes[volume].history.check() {
-                self.violate(Some(volume), fault.rule, fault.detail);
-                if let Some(violation) = self.violation.as_mut() {
-                    violation.at = fault.at;
-                }
-            }
-        }
-    }
-
-    /// All copies in sync hold the same, and what the last reads returned.
-    fn compare_copies(&mut self, volume: usize, config: &VolumeConfig, reads: &[(usize, u64, usize)]) {
-        let mut differing = None;
-        for (_, _, record) in reads.iter().filter(|(v, ..)| *v == volume) {
-            let OpKind::Read { range, data } = &self.volumes[volume].history.op(*record).kind else { continue };
-            for member in config.in_sync.keys() {
-                let Some(store) = self.boxes[member.0 as usize - 1].stores[volume].as_ref() else { continue };
-                let wrong = |(block, content): &(u64, &super::disk::Block)| store.visible(*block) != **content;
-                if let Some((block, content)) = range.blocks().zip(data).find(wrong) {
-                    differing = Some((*member, block, store.visible(block), *content));
-                }
-            }
-        }
-        if let Some((member, block, holds, read)) = differing {
-            let detail = format!("member {member} holds {holds:?} in block {block}, the primary returned {read:?}");
-            self.violate(Some(volume), "copies_differ", detail);
-        }
-    }
-
-    /// Nothing is open, so no replica may hold a payload.
-    fn look_for_leaks(&mut self, volume: usize) {
-        for node in 0..BOXES {
-            let Some(run) = self.boxes[node].volume(volume) else { continue };
-            let mut held: Vec<_> = run.payloads.keys().copied().collect();
-            held.sort_unstable();
-            if !held.is_empty() {
-                let detail = format!("node {} holds {} payloads, as {:?}", node + 1, held.len(), held[0]);
-                return self.violate(Some(volume), "payload_never_released", detail);
-            }
-        }
     }
 }

@@ -115,7 +115,8 @@ pub fn conclude(world: &mut World) {
 
 /// Runs one seed; `recording` keeps the trace, `whole` all of it even if a rule is broken.
 pub fn run_seed(seed: u64, recording: bool, whole: bool) -> Report {
-    let mut world = World::new(Setup::random(seed), recording);
+    let setup = Setup { trace_disk: recording && whole, ..Setup::random(seed) };
+    let mut world = World::new(setup, recording);
     if recording {
         let line = format!("{:?}", world.setup);
         world.note(None, || line);

@@ -7,7 +7,7 @@ use proto::{BlockRange, NodeId};
 use replication::Control;
 
 use super::client::Wish;
-use super::cluster::{Ev, World};
+use super::cluster::{Ev, Resynced, World};
 use super::disk::{Block, DiskFaults};
 use super::scheduler::{MILLISECOND, NEVER, SECOND, SimTime};
 use super::setup::{BOXES, Setup};
@@ -176,7 +176,7 @@ impl Scenario {
 
     /// A node's disk misbehaves until [`Scenario::heal_disk`].
     pub fn disk(&mut self, node: usize, faults: DiskFaults) {
-        self.world.boxes[node - 1].stores.iter_mut().flatten().for_each(|store| store.faults = faults);
+        self.world.boxes[node - 1].stores.iter_mut().flatten().for_each(|store| store.raw.faults = faults);
     }
 
     /// A node's disk works again.
@@ -205,6 +205,17 @@ impl Scenario {
     pub fn in_sync_at(&mut self, node: usize) -> Vec<NodeId> {
         let run = self.world.boxes[node - 1].volume(0);
         run.and_then(|run| run.config.as_ref()).map_or(Vec::new(), |config| config.in_sync.keys().copied().collect())
+    }
+
+    /// Extents that are hot on a node's copy; 0 without a copy that is open.
+    pub fn hot_extents(&mut self, node: usize) -> u64 {
+        let run = self.world.boxes[node - 1].volume(0);
+        run.and_then(|run| run.engine.as_ref()).map_or(0, |engine| engine.copy.hot_extents())
+    }
+
+    /// What resyncs have compared and sent so far.
+    pub fn resynced(&self) -> Resynced {
+        self.world.volumes[0].resynced
     }
 
     /// Starts that declared that writes may be lost.

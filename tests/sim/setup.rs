@@ -2,22 +2,30 @@
 //!
 //! A seed takes a random part of the kinds of faults (swarm testing), so that rare combinations come up undiluted.
 
-use proto::{BLOCK_BYTES, Micros};
+use proto::{BlockRange, EXTENT_BLOCKS, Micros};
 use replication::Timing;
+use replication::local_copy::Geometry;
 
+use super::cluster::volume_id;
 use super::faults::FaultKind;
 use super::scheduler::{MILLISECOND, Rng, SECOND, SimTime};
 
 /// Boxes in a simulated cluster; the third is the witness, or stores too.
 pub const BOXES: usize = 3;
-/// Blocks of a simulated volume: the least that a volume may have.
-pub const VOLUME_BLOCKS: u64 = (1 << 20) / BLOCK_BYTES;
+/// Volumes in a run, at most.
+pub const VOLUMES_MAX: usize = 2;
+/// Extents of a simulated volume, at most; the last one may be a part.
+pub const EXTENTS_MAX: u64 = 6;
+/// Blocks of a simulated volume, at most.
+pub const VOLUME_BLOCKS_MAX: u64 = EXTENTS_MAX * EXTENT_BLOCKS;
 
 /// One volume.
 #[derive(Clone, Debug)]
 pub struct VolumeSetup {
-    /// Blocks that clients use; few, so that they meet.
-    pub span: u64,
+    /// Its size.
+    pub blocks: u64,
+    /// Blocks that clients use: a few in every extent, so that they meet, and around the ends of extents.
+    pub windows: Vec<BlockRange>,
     /// Ack policy `durable`.
     pub durable: bool,
     /// Boxes that hold a copy from the start; the first is primary.
@@ -47,6 +55,14 @@ pub struct Setup {
     pub drift_ppm: [i64; BOXES],
     /// Raft messages lost and doubled, per 1000.
     pub raft_loss_permille: u64,
+    /// Pages of an activity log.
+    pub log_pages: u32,
+    /// Checksum pages of cold extents in memory, at most.
+    pub cached_pages_max: usize,
+    /// The box whose disk may do harm silently; never two in a run.
+    pub flawed: Option<usize>,
+    /// The version of the peer protocol that the boxes begin with.
+    pub protocol: u16,
     /// Kinds of faults that this seed has.
     pub kinds: Vec<FaultKind>,
     /// Mean time between faults.
@@ -57,6 +73,8 @@ pub struct Setup {
     pub lasts: SimTime,
     /// A scenario: no faults and no clients but those it orders.
     pub scripted: bool,
+    /// The trace tells of every operation of the raw disks.
+    pub trace_disk: bool,
 }
 
 impl Setup {
@@ -64,11 +82,18 @@ impl Setup {
     pub fn random(seed: u64) -> Self {
         let rng = &mut Rng::new(seed);
         let third_stores = rng.chance(250);
-        let volumes = (0..if rng.chance(250) { 2 } else { 1 }).map(|_| volume(rng, third_stores)).collect();
+        let volumes = (0..if rng.chance(250) { VOLUMES_MAX } else { 1 }).map(|_| volume(rng, third_stores)).collect();
         let confirmed_reads = rng.chance(400);
+        let flawed = rng.chance(400).then(|| rng.below(if third_stores { 3 } else { 2 }) as usize);
+        let protocol = if rng.chance(200) { 1 } else { 2 };
+        let possible = |kind: &FaultKind| match kind {
+            FaultKind::Upgrade => protocol == 1,
+            kind => !kind.is_silent() || flawed.is_some(),
+        };
         let kinds = loop {
             let share = rng.pick(&[150, 300, 600]);
-            let kinds: Vec<FaultKind> = FaultKind::ALL.into_iter().filter(|_| rng.chance(share)).collect();
+            let kinds = FaultKind::ALL.into_iter().filter(|_| rng.chance(share)).filter(possible);
+            let kinds: Vec<FaultKind> = kinds.collect();
             if !kinds.is_empty() {
                 break kinds;
             }
@@ -85,17 +110,24 @@ impl Setup {
             disk_delay: rng.pick(&[(50, 500), (50, 500), (100, 10_000), (1_000, 50_000)]),
             drift_ppm: [drift(rng), drift(rng), drift(rng)],
             raft_loss_permille: rng.pick(&[0, 5, 50]),
+            log_pages: rng.pick(&[2, 3, 8]),
+            cached_pages_max: rng.between(1, 8) as usize,
+            flawed,
+            protocol,
             kinds,
             fault_gap: rng.pick(&[400 * MILLISECOND, 1500 * MILLISECOND, 4 * SECOND]),
             faults: (3 * SECOND, 40 * SECOND),
             lasts: 60 * SECOND,
             scripted: false,
+            trace_disk: false,
         }
     }
 
     /// One volume on two boxes and a witness, ideal clocks, no faults: for scenarios.
     pub fn scripted() -> Self {
-        let volume = VolumeSetup { span: 16, durable: false, replicas: vec![0, 1], clients: 0 };
+        let windows = vec![BlockRange::new(0, 16), BlockRange::new(1024, 16), BlockRange::new(2048, 16)];
+        let volume =
+            VolumeSetup { blocks: 3 * EXTENT_BLOCKS, windows, durable: false, replicas: vec![0, 1], clients: 0 };
         Self {
             seed: 0,
             third_stores: false,
@@ -106,11 +138,26 @@ impl Setup {
             disk_delay: (50, 200),
             drift_ppm: [0; BOXES],
             raft_loss_permille: 0,
+            log_pages: 8,
+            cached_pages_max: 8,
+            flawed: None,
+            protocol: 2,
             kinds: Vec::new(),
             fault_gap: SECOND,
             faults: (0, 0),
             lasts: 0,
             scripted: true,
+            trace_disk: false,
+        }
+    }
+
+    /// What the copies of a volume are made of.
+    pub fn geometry(&self, volume: usize) -> Geometry {
+        Geometry {
+            volume: volume_id(volume),
+            blocks: self.volumes[volume].blocks,
+            log_pages: self.log_pages,
+            cached_pages_max: self.cached_pages_max,
         }
     }
 
@@ -127,7 +174,8 @@ fn timing(rng: &mut Rng, confirmed_reads: bool) -> Timing {
         readmit_backoff: (Micros::from_millis(500), Micros::from_secs(4)),
         io_timeout: Micros::from_secs(2),
         confirmed_reads,
-        resync_chunk_blocks: rng.pick(&[16, 64]),
+        extent_idle: Micros::from_millis(rng.pick(&[200, 700, 2_000, 8_000])),
+        resync_chunk_blocks: rng.pick(&[64, 256]),
         resync_chunks_in_flight: rng.pick(&[1, 4]) as usize,
         check_invariants: true,
         ..Timing::default()
@@ -139,10 +187,24 @@ fn volume(rng: &mut Rng, third_stores: bool) -> VolumeSetup {
     if third_stores && rng.chance(500) {
         replicas.push(2);
     }
+    let extents = rng.between(2, EXTENTS_MAX);
+    let blocks = (extents - 1) * EXTENT_BLOCKS + rng.pick(&[64, 256, EXTENT_BLOCKS]);
     VolumeSetup {
-        span: rng.pick(&[4, 8, 24, 64]),
+        blocks,
+        windows: windows(rng, extents),
         durable: rng.chance(200),
         replicas,
         clients: rng.between(2, 4) as usize,
     }
+}
+
+/// A window in each extent: around its beginning, or right at it.
+fn windows(rng: &mut Rng, extents: u64) -> Vec<BlockRange> {
+    let width = rng.pick(&[4, 4, 8, 16]);
+    let used = rng.between(1, extents);
+    let start = |extent: u64, rng: &mut Rng| {
+        let before = if extent > 0 && rng.chance(500) { width / 2 } else { 0 };
+        extent * EXTENT_BLOCKS - before
+    };
+    (0..used).map(|extent| BlockRange::new(start(extent, rng), width)).collect()
 }

@@ -1,5 +1,6 @@
 //! Tests of the whole: the deterministic simulator, and what runs real processes.
 
 pub mod e2e;
+pub mod model;
 #[path = "../sim/mod.rs"]
 pub mod sim;

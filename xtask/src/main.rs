@@ -1,10 +1,11 @@
-//! The project's own commands: `cargo xtask check | test | sim | mutants | bench`.
+//! The project's own commands: `cargo xtask check | test | sim | model | mutants | bench`.
 //!
 //! Nothing here is linked into the product. The commands shell out to cargo, fio, qemu and the built binaries, so that what
 //! they measure and test is what a user runs.
 
 mod bench;
 mod check;
+mod model;
 mod mutants;
 mod shell;
 mod sim;
@@ -31,6 +32,8 @@ enum Command {
     Test(suite::TestOptions),
     /// Run the simulator over many seeds.
     Sim(sim::SimOptions),
+    /// Check every execution of two boxes and a witness that a budget of faults permits.
+    Model(model::ModelOptions),
     /// Delete guards from the core one by one and show that the simulator notices each.
     Mutants(mutants::MutantsOptions),
     /// Measure, side by side with the peers.
@@ -52,6 +55,7 @@ fn execute(command: &Command) -> Result<()> {
         Command::Check => check::run(),
         Command::Test(options) => suite::run(options),
         Command::Sim(options) => sim::run(options),
+        Command::Model(options) => model::run(options),
         Command::Mutants(options) => mutants::run(options),
         Command::Bench(options) => bench::run(options),
     }

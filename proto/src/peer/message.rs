@@ -6,7 +6,7 @@
 use crate::{BlockRange, Boot, ConfigVersion, DiskId, Epoch, Incarnation, SessionId, Timestamp};
 
 /// What every message carries beside its own content.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Envelope {
     /// Epoch the sender acts under.
     pub epoch: Epoch,
@@ -32,7 +32,7 @@ pub enum WriteKind {
 }
 
 /// Why a peer refuses.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum NackReason {
     /// The receiver is fenced at, or knows, a newer epoch or version than the sender's.
     StaleEpoch,
@@ -45,7 +45,7 @@ pub enum NackReason {
 }
 
 /// Extents whose content a copy cannot vouch for.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Uncertain {
     /// Every one: the activity log could not be read, or the peer's version has none.
     All,
@@ -57,7 +57,7 @@ pub enum Uncertain {
 pub const UNCERTAIN_RUNS_MAX: usize = 8192;
 
 /// One replication message. `P → S` is primary to secondary.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Message {
     /// P → S: opens a session. S drains and forgets any older one before it answers.
     Hello {

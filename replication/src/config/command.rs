@@ -5,7 +5,7 @@ use proto::{Boot, ClusterId, ConfigVersion, DiskId, Epoch, Incarnation, NodeId, 
 use super::state::{AckPolicy, NodeKind, NodeRecord};
 
 /// One entry of the Raft log.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Command {
     /// Names this proposal: the proposer learns its outcome by it. Repeating a command repeats its id.
     pub request: RequestId,
@@ -14,7 +14,7 @@ pub struct Command {
 }
 
 /// A command is about the cluster's nodes, or about one volume.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum CommandBody {
     /// About the cluster.
     Node(NodeCommand),
@@ -30,7 +30,7 @@ pub enum CommandBody {
 }
 
 /// A change of the cluster's membership or of its list of volumes.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum NodeCommand {
     /// First entry of a cluster: its id and its first node (always node 1).
     Init {
@@ -90,7 +90,7 @@ pub enum NodeCommand {
 }
 
 /// A change of one volume. `by` in the commands of a primary is its node and run.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum VolumeCommand {
     /// A node's store stands. When all do, the volume becomes active. Not guarded by the version.
     ReplicaReady {

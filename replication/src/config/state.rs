@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use proto::{Boot, ClusterId, ConfigVersion, DiskId, Epoch, Incarnation, NodeId, RequestId, VolumeId};
 
 /// When a write is acknowledged.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum AckPolicy {
     /// Complete on every required disk; a flush puts it on their media (DRBD's protocol C).
     #[default]
@@ -15,7 +15,7 @@ pub enum AckPolicy {
 }
 
 /// What a node does.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum NodeKind {
     /// Votes and stores.
     #[default]
@@ -25,7 +25,7 @@ pub enum NodeKind {
 }
 
 /// A node of the cluster.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct NodeRecord {
     /// Unique name.
     pub name: String,
@@ -48,7 +48,7 @@ pub struct NodeRecord {
 }
 
 /// A volume's life.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Phase {
     /// Its stores are being made; it serves nobody yet.
     #[default]
@@ -58,7 +58,7 @@ pub enum Phase {
 }
 
 /// A replica as registered.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Registration {
     /// The copy.
     pub disk_id: DiskId,
@@ -78,7 +78,7 @@ pub struct Registration {
 }
 
 /// A replica that is in sync.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Member {
     /// The copy that is in sync.
     pub disk_id: DiskId,
@@ -89,7 +89,7 @@ pub struct Member {
 }
 
 /// A ForcePrimary that was prepared, the first of its two steps.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct ForcePlan {
     /// The node that shall serve.
     pub target: NodeId,
@@ -100,7 +100,7 @@ pub struct ForcePlan {
 }
 
 /// Everything Raft holds about one volume.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct VolumeConfig {
     /// The volume.
     pub id: VolumeId,
@@ -149,7 +149,7 @@ impl VolumeConfig {
 }
 
 /// The whole replicated state.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct ClusterState {
     /// The cluster (0 before `Init`).
     pub cluster: ClusterId,

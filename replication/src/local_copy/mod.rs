@@ -82,7 +82,7 @@ pub struct Areas<'a> {
 }
 
 /// The extents that were hot when the copy was last in use: their checksums are unknown until they are read again.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Hot {
     /// The log cannot be read: any may have been.
     All,
@@ -91,7 +91,7 @@ pub enum Hot {
 }
 
 /// How a read treats checksums.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum ReadCheck {
     /// Every block must match its sum, once it is known; a sum that is unknown is taken from what was read.
     Verify,

@@ -23,7 +23,7 @@ use super::throttle::Throttle;
 const FLUSH_EVERY_BLOCKS: u64 = 16_384;
 
 /// How far a step is.
-#[derive(Debug)]
+#[derive(Clone, Debug, Hash)]
 enum Stage {
     /// Waits for its range.
     Held,
@@ -33,7 +33,7 @@ enum Stage {
     Sending { io: IoId, acks: usize },
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug, Hash)]
 struct Chunk {
     range: BlockRange,
     stage: Stage,
@@ -42,7 +42,7 @@ struct Chunk {
 }
 
 /// One resync.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default, Hash)]
 pub(crate) struct Source {
     chunks: BTreeMap<u64, Chunk>,
     cursor: u64,

@@ -20,7 +20,7 @@ use crate::write::overlap::{Class, Overlap, Ranges};
 const STREAM_OPERATIONS_MAX: usize = 8192;
 
 /// What an operation of the stream does.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Hash)]
 enum Work {
     Write { range: BlockRange, kind: WriteKind, fua: bool },
     Batch { groups: Vec<Vec<BlockRange>> },
@@ -28,7 +28,7 @@ enum Work {
     Read { range: BlockRange, sums: bool },
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug, Hash)]
 struct Operation {
     work: Work,
     payload: Option<PayloadId>,
@@ -46,7 +46,7 @@ impl Operation {
 }
 
 /// See the module's header.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default, Hash)]
 pub(crate) struct Stream {
     overlap: Overlap<Seq>,
     operations: BTreeMap<Seq, Operation>,

@@ -9,7 +9,7 @@ const ACTIVE_FOR: Micros = Micros::from_millis(200);
 const BLOCKS_PER_SECOND_BESIDE_CLIENTS: u64 = 8192;
 
 /// Decides when the next step may begin.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, Hash)]
 pub(crate) struct Throttle {
     next_allowed: Timestamp,
 }

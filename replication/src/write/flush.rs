@@ -12,7 +12,7 @@ use crate::primary::Primary;
 use crate::write::pipeline::Step;
 
 /// One flush; without `op` it is the primary's own, before a handoff or a stop.
-#[derive(Debug)]
+#[derive(Clone, Debug, Hash)]
 pub(crate) struct Flush {
     pub(crate) op: Option<OpId>,
     step: Step,

@@ -12,7 +12,7 @@ use smallvec::SmallVec;
 pub(crate) type Ranges = SmallVec<[BlockRange; 1]>;
 
 /// What an operation does with its ranges; decides who conflicts with whom.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Class {
     /// Reads: conflicts with writes that are not complete yet.
     Read,
@@ -34,7 +34,7 @@ fn conflict(a: Class, b: Class) -> bool {
     }
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug, Hash)]
 struct Entry<K> {
     key: K,
     class: Class,
@@ -48,7 +48,7 @@ impl<K> Entry<K> {
 }
 
 /// Holders and waiters, each known by a key of the caller's.
-#[derive(Debug)]
+#[derive(Clone, Debug, Hash)]
 pub(crate) struct Overlap<K> {
     holders: Vec<Entry<K>>,
     waiters: VecDeque<Entry<K>>,

@@ -17,14 +17,14 @@ use crate::resync::target::whole;
 use super::overlap::{Class, Ranges};
 
 /// What a write does.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Hash)]
 pub(crate) enum Work {
     One { range: BlockRange, kind: WriteKind, fua: bool },
     Batch { groups: Vec<Vec<BlockRange>> },
 }
 
 /// How far a write is on this side.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Step {
     /// Waits for its range, its edges or the activity log: nothing is touched or sent.
     Before,
@@ -37,7 +37,7 @@ pub(crate) enum Step {
 }
 
 /// One write.
-#[derive(Debug)]
+#[derive(Clone, Debug, Hash)]
 pub(crate) struct Write {
     pub(crate) op: OpId,
     pub(crate) work: Work,

@@ -5,6 +5,7 @@ pub mod cli;
 pub mod config;
 pub mod demo;
 pub mod disk;
+mod lock_wait;
 pub mod net;
 pub mod node;
 pub mod peer;

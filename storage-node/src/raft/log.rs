@@ -11,7 +11,7 @@
 //! file restored from a backup) is found out by it. What goes back together with the marker only the others can tell: the
 //! leader counts on entries that are gone, and the node halts.
 
-use std::fs::{File, OpenOptions};
+use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{self, ErrorKind};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
@@ -23,6 +23,7 @@ use replication::config::consensus::{Persist, Restored};
 
 use super::RaftError;
 use super::superblock::{SUPERBLOCK_BYTES, Superblock};
+use crate::lock_wait::patience;
 
 /// Name of the log inside its directory.
 pub const LOG_NAME: &str = "raft.log";
@@ -82,7 +83,7 @@ impl Log {
         if let Some(parent) = directory.parent().filter(|parent| !parent.as_os_str().is_empty()) {
             File::open(parent).and_then(|parent| parent.sync_all()).map_err(|source| io_error(parent, source))?;
         }
-        let marker = lock(directory)?;
+        let marker = lock_while(directory, patience())?;
         let path = directory.join(LOG_NAME);
         if path.exists() {
             return Err(RaftError::LogRefused { path, why: "there is a log already".into() });
@@ -99,7 +100,7 @@ impl Log {
         if !directory.exists() {
             return Ok(None);
         }
-        let marker = lock(directory)?;
+        let marker = lock_while(directory, patience())?;
         remove_if_there(&directory.join(NEW_NAME))?;
         let file = match OpenOptions::new().read(true).write(true).open(&path) {
             Ok(file) => file,
@@ -487,8 +488,8 @@ fn read_all(file: &File, path: &Path) -> Result<Vec<u8>, RaftError> {
     Ok(bytes)
 }
 
-/// One process at a time: two that vote with one log could vote twice.
-fn lock(directory: &Path) -> Result<File, RaftError> {
+/// One process at a time: two that vote with one log could vote twice. `look_again` is asked while another one holds it.
+pub(super) fn lock_while(directory: &Path, mut look_again: impl FnMut() -> bool) -> Result<File, RaftError> {
     let path = directory.join(MARKER_NAME);
     let marker = OpenOptions::new()
         .read(true)
@@ -497,12 +498,13 @@ fn lock(directory: &Path) -> Result<File, RaftError> {
         .truncate(false)
         .open(&path)
         .map_err(|source| io_error(&path, source))?;
-    match marker.try_lock() {
-        Ok(()) => Ok(marker),
-        Err(std::fs::TryLockError::WouldBlock) => {
-            Err(RaftError::LogRefused { path, why: "another process uses this log".into() })
+    loop {
+        match marker.try_lock() {
+            Ok(()) => return Ok(marker),
+            Err(TryLockError::WouldBlock) if look_again() => {}
+            Err(TryLockError::WouldBlock) => return Err(RaftError::InUse { path }),
+            Err(TryLockError::Error(source)) => return Err(io_error(&path, source)),
         }
-        Err(std::fs::TryLockError::Error(source)) => Err(io_error(&path, source)),
     }
 }
 

@@ -72,6 +72,12 @@ pub enum RaftError {
         /// What is wrong, and what to do.
         why: String,
     },
+    /// Another process holds the log.
+    #[error("{path}: another process uses this log; stop it first")]
+    InUse {
+        /// The log's marker.
+        path: std::path::PathBuf,
+    },
     /// The operating system refused.
     #[error("{path}: {source}")]
     Io {

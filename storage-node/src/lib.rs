@@ -5,6 +5,7 @@ pub mod cli;
 pub mod config;
 pub mod demo;
 pub mod disk;
+pub mod fault;
 mod lock_wait;
 pub mod net;
 pub mod node;

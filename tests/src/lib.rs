@@ -4,3 +4,4 @@ pub mod e2e;
 pub mod model;
 #[path = "../sim/mod.rs"]
 pub mod sim;
+pub mod torture;

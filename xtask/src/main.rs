@@ -1,4 +1,4 @@
-//! The project's own commands: `cargo xtask check | test | sim | model | mutants | bench`.
+//! The project's own commands: `cargo xtask check | test | sim | model | mutants | torture | bench`.
 //!
 //! Nothing here is linked into the product. The commands shell out to cargo, fio, qemu and the built binaries, so that what
 //! they measure and test is what a user runs.
@@ -11,6 +11,7 @@ mod shell;
 mod sim;
 mod suite;
 mod tools;
+mod torture;
 
 use std::process::ExitCode;
 
@@ -36,6 +37,8 @@ enum Command {
     Model(model::ModelOptions),
     /// Delete guards from the core one by one and show that the simulator notices each.
     Mutants(mutants::MutantsOptions),
+    /// Cut power, kill and break real processes at random moments, on disks that lose what was not flushed.
+    Torture(torture::TortureOptions),
     /// Measure, side by side with the peers.
     Bench(bench::BenchOptions),
 }
@@ -57,6 +60,7 @@ fn execute(command: &Command) -> Result<()> {
         Command::Sim(options) => sim::run(options),
         Command::Model(options) => model::run(options),
         Command::Mutants(options) => mutants::run(options),
+        Command::Torture(options) => torture::run(options),
         Command::Bench(options) => bench::run(options),
     }
 }

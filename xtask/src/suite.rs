@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use clap::Args;
 
-use crate::{mutants, shell, sim, tools};
+use crate::{mutants, shell, sim, tools, torture};
 
 /// Where tests write the names of what they skip (see `tests/src/e2e/skip.rs`).
 const SKIP_LOG: &str = "TANDEM_SKIP_LOG";
@@ -56,8 +56,9 @@ pub(crate) fn run(options: &TestOptions) -> Result<()> {
     };
     let skip_log = SkipLog::create()?;
     let mut tally = Tally::default();
-    let built =
-        step("build", &mut || shell::run_visibly(&mut shell::cargo(&["build", "--release", "--workspace", "--bins"])));
+    let built = step("build", &mut || shell::run_visibly(&mut shell::cargo(&["build", "--release", "--workspace", "--bins"])))
+            // A second build of one package: the same with fault points, under another name.
+            && step("build for torture", &mut || shell::run_visibly(&mut shell::cargo(torture::BUILD)));
     if built {
         step("tests", &mut || run_tests(options, &skip_log, &mut tally));
         if options.filter.is_none() {

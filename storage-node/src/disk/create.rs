@@ -17,6 +17,7 @@ use super::backing::{Access, Backing, found, io_at, judge, refused, sync_directo
 use super::layout::{Area, HEAD_BYTES, Layout, SLOT_OFFSETS, size_problem};
 use super::superblock::Superblock;
 use super::{FoundStore, StoreError, StoreSpec};
+use crate::fault::point;
 
 /// Ending of a store file's name.
 pub(super) const STORE_SUFFIX: &str = ".tandem";
@@ -56,8 +57,11 @@ pub(super) fn create_file(
         }
     }
     let superblock = format(&backing, spec, layout, progress)?;
+    point("store.rename.before");
     fs::rename(&temporary, &path).map_err(io_at(&path))?;
+    point("store.rename.after");
     sync_directory(directory)?;
+    point("store.directory-sync.after");
     Ok(found(&path, &superblock))
 }
 
@@ -194,8 +198,10 @@ fn format(
         let slot = superblock.encode();
         head[offset as usize..offset as usize + slot.len()].copy_from_slice(&slot);
     }
+    point("store.head.before");
     backing.file.write_all_at(&head, 0).map_err(&io_error)?;
     backing.file.sync_all().map_err(&io_error)?;
+    point("store.head.after");
     Ok(superblock)
 }
 

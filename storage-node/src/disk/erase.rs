@@ -11,6 +11,7 @@ use super::DiskError;
 use super::raw::Ended;
 use super::ring::Request;
 use super::store::Inner;
+use crate::fault::point;
 
 /// Bytes of zeros written at a time where fallocate cannot help.
 const ZERO_CHUNK_BYTES: u64 = 1 << 20;
@@ -24,6 +25,7 @@ pub(super) fn start(store: &Rc<Inner>, range: BlockRange, kind: WriteKind, fua: 
     let store_offset = store.offset(range);
     let request = Request::Fallocate { mode, offset: store_offset, length: range.length_bytes() };
     let inner = Rc::clone(store);
+    point("data.erase.before");
     let done = Box::new(move |result: Result<_, DiskError>| match result {
         Err(DiskError::Io(libc::EOPNOTSUPP | libc::ENOSYS)) => {
             let zeros = AlignedBuf::zeroed(range.length_bytes().min(ZERO_CHUNK_BYTES) as usize).freeze();
@@ -48,6 +50,7 @@ fn write_zeros(store: &Rc<Inner>, at: u64, left: u64, zeros: Bytes, fua: bool, e
 
 /// Only called from a completion.
 fn end(store: &Rc<Inner>, fua: bool, result: Result<(), DiskError>, ended: Ended) {
+    point("data.erase.after");
     match result {
         Ok(()) if fua => store.flush(ended),
         other => ended(other),

@@ -12,6 +12,7 @@ use proto::{ConfigVersion, Epoch, VolumeId};
 
 use super::StoreError;
 use super::backing::{io_at, read_small, refused, sync_directory};
+use crate::fault::point;
 
 /// Volumes a fence file holds.
 pub const FENCES_MAX: usize = 65_536;
@@ -89,11 +90,16 @@ impl FenceFile {
         let mut name = self.path.file_name().unwrap_or_default().to_owned();
         name.push(".new");
         let temporary = self.path.with_file_name(name);
+        point("fence.write.before");
         let mut file = File::create(&temporary).map_err(io_at(&temporary))?;
         file.write_all(&encode(fences)).and_then(|()| file.sync_all()).map_err(io_at(&temporary))?;
+        point("fence.rename.before");
         fs::rename(&temporary, &self.path).map_err(io_at(&self.path))?;
+        point("fence.rename.after");
         let directory = self.path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        sync_directory(directory)
+        sync_directory(directory)?;
+        point("fence.directory-sync.after");
+        Ok(())
     }
 }
 

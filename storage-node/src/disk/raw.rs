@@ -19,6 +19,7 @@ use super::layout::Area;
 use super::ring::{Completion, Request};
 use super::store::Inner;
 use super::{DiskDone, DiskError, erase};
+use crate::fault::point;
 
 /// Raw operations of one store that are in the ring; more wait here, and are bounded by the operations they belong to.
 pub(super) const RAW_IN_RING_MAX: usize = 8192;
@@ -295,13 +296,22 @@ impl Inner {
         }
         let given = self.work.borrow().given(tag, first, range.count);
         let Some(data) = given else { return self.defect_later(raw, "data to be written is not held") };
-        self.write_at(raw, self.offset(range), data, fua);
+        self.write_at(raw, self.offset(range), data, fua, ("data.write.before", "data.write.after"));
     }
 
     /// Writes bytes that O_DIRECT can take.
-    fn write_at(self: &Rc<Self>, raw: RawId, offset: u64, data: Bytes, durable: bool) {
+    fn write_at(
+        self: &Rc<Self>,
+        raw: RawId,
+        offset: u64,
+        data: Bytes,
+        durable: bool,
+        (before, after): (&'static str, &'static str),
+    ) {
         let inner = Rc::clone(self);
+        point(before);
         let done = Box::new(move |result: Result<_, DiskError>| {
+            point(after);
             let result = result.map(|_| ());
             // A write that found no space says nothing about what was written before it.
             let judged = durable && result != Err(DiskError::OutOfSpace);
@@ -336,7 +346,13 @@ impl Inner {
         let Some(offset) = page_offset(&self.layout, page) else {
             return self.defect_later(raw, "a page to be written lies outside its area");
         };
-        self.write_at(raw, offset, AlignedBuf::copy_of(&bytes[..]).freeze(), durable);
+        let points = match page {
+            MetaPage::Log(_) => ("log-page.write.before", "log-page.write.after"),
+            MetaPage::Index { .. } => ("index-page.write.before", "index-page.write.after"),
+            MetaPage::Sums { .. } => ("sums-page.write.before", "sums-page.write.after"),
+            MetaPage::Bitmap { .. } => ("bitmap-page.write.before", "bitmap-page.write.after"),
+        };
+        self.write_at(raw, offset, AlignedBuf::copy_of(&bytes[..]).freeze(), durable, points);
     }
 
     fn read_at(&self, offset: u64, length: u64, done: Completion) {

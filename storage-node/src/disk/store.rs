@@ -28,6 +28,7 @@ use super::raw::{Data, Ended, Work};
 use super::ring::{Request, Ring};
 use super::superblock::{self, Chosen, SLOT_BYTES, Superblock};
 use super::{DiskDone, DiskError, DiskOp, DiskSink, FoundStore, OpenedStore, StoreError};
+use crate::fault::point;
 
 /// Operations of one store at a time; past that they end with EBUSY, undone.
 pub const OPERATIONS_MAX: usize = 16_384;
@@ -274,7 +275,11 @@ impl Inner {
             return self.ring.defer(Box::new(move || ended(Err(error))));
         }
         let inner = Rc::clone(self);
-        let done = Box::new(move |result: Result<_, DiskError>| ended(inner.believe_flush(result.map(|_| ()))));
+        point("data.flush.before");
+        let done = Box::new(move |result: Result<_, DiskError>| {
+            point("data.flush.after");
+            ended(inner.believe_flush(result.map(|_| ())));
+        });
         self.ring.request(&self.file, Request::Flush, done);
     }
 
@@ -504,7 +509,9 @@ async fn write_superblock(
     let data = AlignedBuf::copy_of(&superblock.encode()).freeze();
     for slot in [first, 1 - first] {
         let write = Request::Write { offset: SLOT_OFFSETS[slot], data: data.clone(), durable: true };
+        point("superblock.slot.before");
         ring.run(file, write).await?;
+        point("superblock.slot.after");
     }
     Ok(())
 }

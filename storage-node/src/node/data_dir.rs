@@ -11,6 +11,8 @@ use rand::Rng;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
+use crate::fault::point;
+
 /// Largest small file read, in bytes; a larger one is not ours.
 const SMALL_FILE_BYTES_MAX: u64 = 1 << 20;
 
@@ -274,11 +276,16 @@ pub(crate) fn replace_durably(path: &Path, content: &[u8]) -> Result<(), DataDir
         move |source| DataDirError::Io { path: at, source }
     };
     let temporary = path.with_extension("new");
+    point("small-file.write.before");
     let mut file = File::create(&temporary).map_err(at(&temporary))?;
     file.write_all(content).and_then(|()| file.sync_all()).map_err(at(&temporary))?;
+    point("small-file.rename.before");
     std::fs::rename(&temporary, path).map_err(at(path))?;
+    point("small-file.rename.after");
     let directory = path.parent().unwrap_or(Path::new("."));
-    File::open(directory).and_then(|directory| directory.sync_all()).map_err(at(directory))
+    File::open(directory).and_then(|directory| directory.sync_all()).map_err(at(directory))?;
+    point("small-file.directory-sync.after");
+    Ok(())
 }
 
 pub(crate) fn to_json(value: &impl Serialize) -> Vec<u8> {

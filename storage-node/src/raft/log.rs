@@ -23,6 +23,7 @@ use replication::config::consensus::{Persist, Restored};
 
 use super::RaftError;
 use super::superblock::{SUPERBLOCK_BYTES, Superblock};
+use crate::fault::point;
 use crate::lock_wait::patience;
 
 /// Name of the log inside its directory.
@@ -89,8 +90,10 @@ impl Log {
             return Err(RaftError::LogRefused { path, why: "there is a log already".into() });
         }
         let mut log = Self::write_new(directory, identity, restored, marker, 0)?;
+        point("raft.marker.before");
         log.mark_promise()?;
         log.marker.sync_all().map_err(|source| io_error(&log.path, source))?;
+        point("raft.marker.after");
         Ok(log)
     }
 
@@ -245,8 +248,11 @@ impl Log {
         log.write_slot()?;
         log.sync()?;
         log.path = directory.join(LOG_NAME);
+        point("raft.rename.before");
         std::fs::rename(&new, &log.path).map_err(|source| io_error(&log.path, source))?;
+        point("raft.rename.after");
         File::open(directory).and_then(|handle| handle.sync_all()).map_err(|source| io_error(directory, source))?;
+        point("raft.directory-sync.after");
         Ok(log)
     }
 
@@ -259,8 +265,10 @@ impl Log {
         if end > self.allocated {
             written = self.allocate(end + AHEAD_BYTES);
         }
+        point("raft.append.before");
         written = written.and_then(|()| self.file.write_all_at(&batch.bytes, self.end));
         self.guard(written)?;
+        point("raft.append.after");
         (self.end, self.chain) = (end, batch.chain);
         Ok(())
     }
@@ -280,8 +288,10 @@ impl Log {
         if self.failed {
             return Err(self.poisoned());
         }
+        point("raft.sync.before");
         let flushed = self.file.sync_data();
         self.guard(flushed)?;
+        point("raft.sync.after");
         self.synced = self.end;
         Ok(())
     }
@@ -301,8 +311,11 @@ impl Log {
         self.superblock.synced = self.synced;
         self.superblock.sequence += 1;
         let at = self.superblock.sequence % 2 * PAGE;
+        point("raft.superblock.before");
         let written = self.file.write_all_at(&self.superblock.encode(), at);
-        self.guard(written)
+        self.guard(written)?;
+        point("raft.superblock.after");
+        Ok(())
     }
 
     /// Writes both slots.

@@ -32,6 +32,8 @@ pub struct Node {
     pub kind: NodeKind,
     /// Where it listens.
     pub addresses: NodeAddresses,
+    /// Variables for the environment of its next start.
+    pub environment: Vec<(String, String)>,
     home: PathBuf,
     network: Network,
     process: Option<Process>,
@@ -46,6 +48,7 @@ impl Node {
             index,
             kind,
             addresses: network.addresses(index),
+            environment: Vec::new(),
             home,
             network: network.clone(),
             process: None,
@@ -118,6 +121,7 @@ impl Node {
         });
         command.arg("--config").arg(self.config_path());
         command.env("RUST_BACKTRACE", "1");
+        command.envs(self.environment.iter().map(|(name, value)| (name, value)));
         self.process = Some(must(Process::start(command, &self.log_path()), "starting a node"));
     }
 

@@ -21,6 +21,8 @@ pub enum Need {
     Namespaces,
     /// A small file system can be mounted.
     SmallDisk,
+    /// A FUSE file system can be mounted.
+    Fuse,
 }
 
 impl Need {
@@ -40,6 +42,8 @@ impl Need {
             Self::Namespaces => super::namespace::unsupported(),
             Self::SmallDisk if !root => Some("mounting needs root".to_owned()),
             Self::SmallDisk => super::small_disk::SmallDisk::unsupported(),
+            Self::Fuse if !root => Some("mounting needs root".to_owned()),
+            Self::Fuse => crate::torture::disk::unsupported(),
         }
     }
 }

@@ -51,6 +51,7 @@ impl Pair {
         shrink_after: quanta(2),
         io_timeout: quanta(1000),
         extent_idle: quanta(1),
+        scrub_period: None,
         proposal_retry: quanta(2),
         cold_wait: quanta(3),
         readmit_backoff: (quanta(1), quanta(1)),

@@ -281,7 +281,8 @@ fn the_stores_of_a_recovered_cluster_are_rehomed_also_after_an_interruption() {
     assert_eq!(fs::read(&place.found.path).unwrap(), before);
     assert_eq!(rehomed(), 1);
     let found = |cluster| place.pool.scan(Some(cluster)).remove(0);
-    let what = |found: FoundStore| (found.volume, found.disk_id, found.last_in_sync, found.suspect, found.clean, found.boot);
+    let what =
+        |found: FoundStore| (found.volume, found.disk_id, found.last_in_sync, found.suspect, found.clean, found.boot);
     assert_eq!(what(found(new).unwrap()), what(place.found.clone()), "nothing else of it changes");
     assert!(found(old).is_err());
     for interrupted in SLOT_OFFSETS {

@@ -1,0 +1,11 @@
+//! Torture: real processes on disks that lose what was not flushed, under faults at random moments.
+
+pub mod campaign;
+pub mod cuts;
+pub mod disk;
+pub mod kills;
+pub mod ledger;
+pub mod load;
+pub mod pattern;
+pub mod points;
+pub mod rig;

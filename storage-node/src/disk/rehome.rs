@@ -1,7 +1,7 @@
 //! Gives a store to another cluster, offline: for the survivor of a cluster whose majority is gone for good. Blocking.
 //!
-//! Both superblocks are written, the one not in use first. Interrupted between the two the store is refused as one whose
-//! superblocks belong to different clusters; a repeated call finishes it.
+//! Both superblocks are written, the one not in use first. Interrupted between the two the store is refused as one
+//! whose superblocks belong to different clusters; a repeated call finishes it.
 
 use std::fs;
 use std::io::ErrorKind;

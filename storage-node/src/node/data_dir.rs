@@ -144,8 +144,8 @@ impl DataDir {
         replace_durably(&self.path.join(OUT_OF_SERVICE_NAME), why.as_bytes())
     }
 
-    /// The id that a recovery of the quorum gives this node's cluster; drawn once and kept until [`Self::end_recovery`],
-    /// so that an interrupted one goes on under the same.
+    /// The id that a recovery of the quorum gives this node's cluster; drawn once and kept until
+    /// [`Self::end_recovery`], so that an interrupted one goes on under the same.
     pub fn recovery(&self) -> Result<Option<ClusterId>, DataDirError> {
         let path = self.path.join(RECOVERY_NAME);
         let Some(bytes) = read_small(&path)? else { return Ok(None) };

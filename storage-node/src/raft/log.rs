@@ -1,15 +1,16 @@
 //! The Raft log's file: what this node has promised to its cluster.
 //!
 //! Owns one file of checksummed records behind two superblocks, its lock, and the marker that says a log was ever here.
-//! Every write path ends in one `fdatasync`; a write or flush that fails ends the log for this run, it is never retried.
-//! It deliberately does not know what the entries mean, and it never repairs: an end behind the last synced record, or a
-//! damaged one before it, means that this node may have forgotten a vote, so it is refused instead of truncated.
+//! Every write path ends in one `fdatasync`; a write or flush that fails ends the log for this run, it is never
+//! retried. It deliberately does not know what the entries mean, and it never repairs: an end behind the last synced
+//! record, or a damaged one before it, means that this node may have forgotten a vote, so it is refused instead of
+//! truncated.
 //!
 //! A superblock says how far the records are synced. It is written *after* the flush that made them so, and becomes
-//! durable with the next one: so it never claims what a power cut could take away. The marker, a file of its own, holds a
-//! third copy of it, written after the others: a log that alone goes back to what it was (a lost flush, a lost rename, a
-//! file restored from a backup) is found out by it. What goes back together with the marker only the others can tell: the
-//! leader counts on entries that are gone, and the node halts.
+//! durable with the next one: so it never claims what a power cut could take away. The marker, a file of its own, holds
+//! a third copy of it, written after the others: a log that alone goes back to what it was (a lost flush, a lost
+//! rename, a file restored from a backup) is found out by it. What goes back together with the marker only the others
+//! can tell: the leader counts on entries that are gone, and the node halts.
 
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{self, ErrorKind};
@@ -501,7 +502,8 @@ fn read_all(file: &File, path: &Path) -> Result<Vec<u8>, RaftError> {
     Ok(bytes)
 }
 
-/// One process at a time: two that vote with one log could vote twice. `look_again` is asked while another one holds it.
+/// One process at a time: two that vote with one log could vote twice. `look_again` is asked while another one holds
+/// it.
 pub(super) fn lock_while(directory: &Path, mut look_again: impl FnMut() -> bool) -> Result<File, RaftError> {
     let path = directory.join(MARKER_NAME);
     let marker = OpenOptions::new()
@@ -535,8 +537,9 @@ fn io_error(path: &Path, source: io::Error) -> RaftError {
 /// Damage that may have cost a promise.
 pub(super) fn refuse(path: &Path, why: &str) -> RaftError {
     let why = format!(
-        "{why}; with it this node must not vote. It can come back as a new node, its volumes copied anew: run `tandem node \
-         reset --config FILE` on this machine, `tandem node remove NODE` on another one, then `tandem node join MEMBER` here"
+        "{why}; with it this node must not vote. It can come back as a new node, its volumes copied anew: run `tandem \
+         node reset --config FILE` on this machine, `tandem node remove NODE` on another one, then `tandem node join \
+         MEMBER` here"
     );
     RaftError::LogRefused { path: path.to_owned(), why }
 }

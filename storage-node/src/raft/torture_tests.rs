@@ -1,6 +1,6 @@
-//! Torture of a real log: hundreds of entries, compactions, bits of its superblocks, marker and records, cuts of its end,
-//! and content that goes back to what it was. A damaged log opens with exactly what was synced, or it is refused with the
-//! words that say how to rejoin; never with less.
+//! Torture of a real log: hundreds of entries, compactions, bits of its superblocks, marker and records, cuts of its
+//! end, and content that goes back to what it was. A damaged log opens with exactly what was synced, or it is refused
+//! with the words that say how to rejoin; never with less.
 //!
 //! Each trial opens the log, and most of them flush. So a plain run takes a sample that touches every byte of the small
 //! structures; with `TANDEM_RAFT_TORTURE` set, every bit of them, and far more of the records.

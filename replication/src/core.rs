@@ -13,8 +13,8 @@ use crate::action::{Action, Notice, PayloadSlice};
 use crate::activity_log::ActivityLog;
 use crate::config::{Command, CommandBody, VolumeCommand, VolumeConfig};
 use crate::event::{DiskReport, IoId, LinkId, PayloadId};
-use crate::replica::Timing;
 use crate::scrub::ScrubReport;
+use crate::timing::Timing;
 use crate::tracker::Trackers;
 
 /// The local disk as the replica sees it.

@@ -23,11 +23,15 @@ pub mod replica;
 mod resync;
 mod scrub;
 mod secondary;
+mod status;
 mod takeover;
+mod timing;
 mod tracker;
 mod write;
 
 pub use action::{Action, Notice, PayloadSlice, Refusal};
 pub use event::{Attachment, Control, Coverage, DiskReport, Event, IoId, IoResult, LinkId, OpId, PayloadId, Request};
-pub use replica::{Replica, Status, Timing};
+pub use replica::Replica;
 pub use scrub::ScrubReport;
+pub use status::Status;
+pub use timing::Timing;

@@ -107,6 +107,9 @@ impl Cluster {
     }
 }
 
+/// Operations on one half block: the writes, and the reads with what they saw.
+type HalfOps = (Vec<u32>, Vec<(u32, u32)>);
+
 impl History {
     /// An empty history of a volume of zeros.
     pub fn new(durable: bool) -> Self {
@@ -174,7 +177,7 @@ impl History {
 
     /// Judges the whole history.
     pub fn check(&self) -> Result<(), Fault> {
-        let mut halves: BTreeMap<u64, (Vec<u32>, Vec<(u32, u32)>)> = BTreeMap::new();
+        let mut halves: BTreeMap<u64, HalfOps> = BTreeMap::new();
         for (index, op) in self.ops.iter().enumerate() {
             match &op.kind {
                 OpKind::Write { first, count, .. } => {

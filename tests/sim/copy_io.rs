@@ -25,7 +25,7 @@ impl World {
         }
         for step in next.drain(..) {
             match step {
-                Next::Raw(raw, op) => self.to_disk(node, volume, Whose::Raw(raw), op),
+                Next::Raw(raw, op) => self.give_disk(node, volume, Whose::Raw(raw), op),
                 // The replica is not called back from within its own order.
                 Next::Ended(ended) => self.tell(node, volume, ended, 0),
             }
@@ -35,10 +35,10 @@ impl World {
 
     /// Writes the superblock.
     pub fn persist_state(&mut self, node: usize, volume: usize, io: IoId, version: ConfigVersion, suspect: bool) {
-        self.to_disk(node, volume, Whose::State(io), DiskOp::State { last_in_sync: version, suspect });
+        self.give_disk(node, volume, Whose::State(io), DiskOp::State { last_in_sync: version, suspect });
     }
 
-    fn to_disk(&mut self, node: usize, volume: usize, whose: Whose, op: DiskOp) {
+    fn give_disk(&mut self, node: usize, volume: usize, whose: Whose, op: DiskOp) {
         let Some(run) = self.boxes[node].worker.as_deref().map(|worker| worker.run) else { return };
         let token = self.number();
         let (low, high) = self.setup.disk_delay;
@@ -97,7 +97,7 @@ impl World {
         }
         for step in next.drain(..) {
             match step {
-                Next::Raw(raw, op) => self.to_disk(node, volume, Whose::Raw(raw), op),
+                Next::Raw(raw, op) => self.give_disk(node, volume, Whose::Raw(raw), op),
                 Next::Ended(ended) => self.tell(node, volume, ended, 0),
             }
         }

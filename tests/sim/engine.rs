@@ -60,6 +60,9 @@ pub enum Work {
     Repair(BlockRange, Payload),
 }
 
+/// A partial write, its blocks, and the old content of those that it covers in part.
+pub type OldEdges = (OpId, BlockRange, Vec<(u64, Block)>);
+
 /// What has ended, for the replica.
 #[derive(Debug)]
 pub struct Ended {
@@ -68,7 +71,7 @@ pub struct Ended {
     /// What a read returned.
     pub data: Option<(IoId, Payload)>,
     /// The old content of the edges of a partial write.
-    pub edges: Option<(OpId, BlockRange, Vec<(u64, Block)>)>,
+    pub edges: Option<OldEdges>,
     /// What it means for what is known of the copy's sums.
     pub sums: SumsNews,
 }

@@ -22,10 +22,23 @@ const STREAM_OPERATIONS_MAX: usize = 8192;
 /// What an operation of the stream does.
 #[derive(Clone, Debug, Hash)]
 enum Work {
-    Write { range: BlockRange, kind: WriteKind, fua: bool },
-    Batch { groups: Vec<Vec<BlockRange>> },
-    Digest { range: BlockRange },
-    Read { range: BlockRange, sums: bool },
+    Write {
+        range: BlockRange,
+        kind: WriteKind,
+        fua: bool,
+    },
+    Batch {
+        groups: Vec<Vec<BlockRange>>,
+    },
+    /// `resum`: blocks of it were found bad, so the checksums are taken from what it holds.
+    Digest {
+        range: BlockRange,
+        resum: bool,
+    },
+    Read {
+        range: BlockRange,
+        sums: bool,
+    },
 }
 
 #[derive(Clone, Debug, Hash)]
@@ -39,7 +52,7 @@ struct Operation {
 impl Operation {
     fn ranges(&self) -> Ranges {
         match &self.work {
-            Work::Write { range, .. } | Work::Digest { range } | Work::Read { range, .. } => smallvec![*range],
+            Work::Write { range, .. } | Work::Digest { range, .. } | Work::Read { range, .. } => smallvec![*range],
             Work::Batch { groups } => groups.iter().flatten().copied().collect(),
         }
     }
@@ -73,7 +86,7 @@ impl Stream {
                 (seq, Work::Write { range, kind, fua: false }, Class::Write)
             }
             Message::WriteBatch { seq, groups } => (seq, Work::Batch { groups }, Class::Write),
-            Message::DigestRequest { seq, range } => (seq, Work::Digest { range }, Class::Read),
+            Message::DigestRequest { seq, range } => (seq, Work::Digest { range, resum: false }, Class::Read),
             Message::ReadRequest { seq, range } => (seq, Work::Read { range, sums: false }, Class::Read),
             Message::SumsRequest { seq, range } => (seq, Work::Read { range, sums: true }, Class::Read),
             Message::Heat { extents } => {
@@ -111,7 +124,8 @@ impl Stream {
     /// The operation holds its ranges. Data is touched, or checksums taken from it, only in extents that are hot.
     fn start(&mut self, core: &mut Core, seq: Seq) {
         let Some(operation) = self.operations.get(&seq) else { return };
-        if matches!(operation.work, Work::Read { .. }) {
+        // What is only read stays cold, and its space unreserved: a thin copy is compared without growing.
+        if matches!(operation.work, Work::Read { .. } | Work::Digest { resum: false, .. }) {
             return self.issue(core, seq);
         }
         let user = User::Stream(core.generation, seq);
@@ -146,11 +160,11 @@ impl Stream {
                 let io = core.start_io(Purpose::Stream(seq));
                 core.act(Action::WriteBatchLocal { io, groups, payload });
             }
-            Work::Digest { range } => {
-                let range = *range;
+            Work::Digest { range, resum } => {
+                let (range, resum) = (*range, *resum);
                 let io = core.start_io(Purpose::StreamDigest(seq, range));
                 // Where a copy out of sync differs it is overwritten: what it holds now is what its sums must say.
-                let check = if core.is_member() { ReadCheck::Verify } else { ReadCheck::Resum };
+                let check = if resum && !core.is_member() { ReadCheck::Resum } else { ReadCheck::Verify };
                 core.act(Action::ReadLocal { io, range, check });
             }
             Work::Read { range, .. } => {
@@ -218,10 +232,24 @@ impl Stream {
         (io, purpose): (IoId, &Purpose),
         bad: Vec<BlockRange>,
     ) {
-        if let Purpose::StreamRead(seq, _) = *purpose {
-            core.release(Some(PayloadId::Io(io)));
-            core.send(link, session, Message::ReadFailed { seq, bad }, None);
-            self.finish(core, seq);
+        match *purpose {
+            Purpose::StreamRead(seq, _) => {
+                core.release(Some(PayloadId::Io(io)));
+                core.send(link, session, Message::ReadFailed { seq, bad }, None);
+                self.finish(core, seq);
+            }
+            Purpose::StreamDigest(seq, _) if !core.is_member() => {
+                core.release(Some(PayloadId::Io(io)));
+                if let Some(Operation { work: Work::Digest { resum, .. }, .. }) = self.operations.get_mut(&seq) {
+                    *resum = true;
+                }
+                self.start(core, seq);
+            }
+            Purpose::StreamDigest(..) => {
+                core.release(Some(PayloadId::Io(io)));
+                core.act(Action::CloseLink { link, why: "blocks of a member are bad, and are not to be compared" });
+            }
+            _ => {}
         }
     }
 

@@ -13,7 +13,7 @@ pub(super) const SLOT_OFFSETS: [u64; 2] = [0, 512 << 10];
 /// Bytes at the start that hold nothing but the superblocks; all zeros where no store is.
 pub(super) const HEAD_BYTES: u64 = 1 << 20;
 /// Dirty bitmaps a store has room for, one for each registered replica elsewhere.
-pub(super) const BITMAPS: u32 = 2;
+pub(super) const BITMAPS: u32 = 3;
 
 /// No area of metadata is longer: some are read whole.
 const METADATA_AREA_BYTES_MAX: u64 = 16 << 30;

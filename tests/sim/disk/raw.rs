@@ -293,9 +293,7 @@ impl RawDisk {
             DiskOp::ReadPage(page) => return Outcome::Page((*self.pages.get(page)).clone()),
             DiskOp::WriteData { range, data, fua, bad } => {
                 self.write(range, data.as_deref(), fua, rng);
-                for block in bad {
-                    self.harm.struck(block, Some(NOBODYS), NOBODYS, self.data.get(block));
-                }
+                self.expect_bad(bad);
             }
             DiskOp::WritePage { page, bytes, durable } => {
                 if rng.chance(self.silent.lost_permille) {
@@ -427,15 +425,23 @@ impl RawDisk {
         self.pages.store(page, bytes, durable && !self.silent.lying, self.sequence);
     }
 
+    /// These blocks hold what is known to be bad.
+    fn expect_bad(&mut self, blocks: Vec<u64>) {
+        for block in blocks {
+            self.harm.struck(block, Some(NOBODYS), NOBODYS, self.data.get(block));
+        }
+    }
+
     /// An operation that failed, or that a power cut caught: parts of it may have landed.
     fn land_failed(&mut self, op: DiskOp, rng: &mut Rng) {
         match op {
-            DiskOp::WriteData { range, data, .. } => {
+            DiskOp::WriteData { range, data, bad, .. } => {
                 for (index, block) in range.blocks().enumerate() {
                     if rng.chance(500) {
                         self.store_block(block, data.as_ref().map_or([0, 0], |data| data[index]), false);
                     }
                 }
+                self.expect_bad(bad);
             }
             DiskOp::WritePage { page, bytes, .. } => {
                 let bytes = if rng.chance(500) { self.pages.get(page).torn(&bytes, rng) } else { bytes };

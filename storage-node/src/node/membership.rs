@@ -219,13 +219,12 @@ impl Membership {
     async fn follow_addresses(self: Arc<Self>, core: Arc<Core>) {
         let mut state = self.raft.state();
         state.mark_changed();
-        let mut linked = BTreeSet::new();
+        let mut linked: BTreeSet<NodeId> = BTreeSet::new();
         while state.changed().await.is_ok() {
             let now = state.borrow_and_update().clone();
-            for gone in linked.extract_if(.., |node| !now.nodes.contains_key(node)) {
-                self.links.remove(gone);
-            }
-            linked.extend(now.nodes.keys().copied());
+            let present: BTreeSet<NodeId> = now.nodes.keys().copied().collect();
+            linked.difference(&present).for_each(|gone| self.links.remove(*gone));
+            linked = present;
             if now.halted {
                 error!(
                     "the cluster's log holds a command that this version of tandem does not know: install the newer version"

@@ -6,6 +6,7 @@ pub mod config;
 pub mod demo;
 pub mod disk;
 pub mod fault;
+mod lock_wait;
 pub mod net;
 pub mod node;
 pub mod peer;

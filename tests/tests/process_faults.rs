@@ -110,6 +110,21 @@ fn both_nodes_killed_at_once_come_back_with_everything() {
     verify_both(&cluster, load);
 }
 
+/// The I/O of a killed process may outlive it, and with it the process's locks: its successor waits for them.
+#[test]
+fn a_node_that_is_started_at_once_after_each_of_many_kills_takes_its_place() {
+    let mut cluster = Cluster::with_volume("16M");
+    let load = load(&cluster);
+    load.progress(500);
+    for _ in 0..10 {
+        cluster.nodes[BETA].kill();
+        cluster.nodes[BETA].start();
+    }
+    cluster.wait_healthy(VOLUME);
+    assert!(!cluster.nodes[BETA].log().contains("OUT OF SERVICE"), "a lock is no reason to stay out");
+    verify_both(&cluster, load);
+}
+
 #[test]
 fn sigterm_hands_over_before_it_ends() {
     let mut cluster = Cluster::with_volume("16M");

@@ -232,4 +232,16 @@ fn the_last_survivor_goes_on_alone_and_the_lost_voters_are_refused() {
     eventually(RECOVERY_LIMIT, "the old voter is refused", || cluster.nodes[WITNESS].log().contains("wrong cluster"));
     assert_eq!(voters(&cluster, ALPHA), ["alpha"]);
     verify_all_at(&cluster, ALPHA, 2);
+
+    // The lost ones are replaced as any dead box is.
+    add_box(&mut cluster, "gamma");
+    let member = cluster.nodes[ALPHA].addresses.admin.to_string();
+    let joined = cluster.must(GAMMA, &["node", "join", &member]);
+    assert_eq!(joined["votes"].as_bool(), Some(true), "no voter is missing: {joined}");
+    cluster.must(ALPHA, &["volume", "replace", VOLUME, "--old", "beta", "--new", "gamma"]);
+    for lost in ["beta", "witness"] {
+        cluster.must(ALPHA, &["node", "remove", lost, "--yes"]);
+    }
+    assert_eq!(voters(&cluster, GAMMA), ["alpha", "gamma"]);
+    cluster.wait_healthy(VOLUME);
 }

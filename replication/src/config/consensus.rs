@@ -2,12 +2,14 @@
 //! check-quorum and ReadIndex), used unchanged by the driver of a real node and by the simulator.
 //!
 //! Owns the replicated [`ClusterState`], a memory mirror of the log, and this node's Raft role. The shell's loop is:
-//! [`Consensus::ready`] → send its messages → make [`Persist`] durable → [`Consensus::persisted`] → send those messages,
-//! tell the outcomes. While a write is outstanding inputs wait in a bounded queue, so the shell may write as it likes.
+//! [`Consensus::ready`] → send its messages → make [`Persist`] durable → [`Consensus::persisted`] → send those
+//! messages, tell the outcomes. While a write is outstanding inputs wait in a bounded queue, so the shell may write as
+//! it likes.
 //!
-//! It deliberately knows no clock and no randomness: time is `tick`, and raft-rs's election timeout, which it
-//! draws from a generator of its own, is overwritten after every input by one drawn from the configured seed. The same inputs give
-//! the same outputs. It keeps nothing durable itself, and it never waits: proposals may vanish, their proposers repeat them.
+//! It deliberately knows no clock and no randomness: time is `tick`, and raft-rs's election timeout, which it draws
+//! from a generator of its own, is overwritten after every input by one drawn from the configured seed. The same inputs
+//! give the same outputs. It keeps nothing durable itself, and it never waits: proposals may vanish, their proposers
+//! repeat them.
 
 mod membership;
 mod restore;
@@ -70,7 +72,8 @@ pub struct ConsensusConfig {
     pub log_entries_max: u64,
 }
 
-/// What must be durable before [`Consensus::persisted`] is called: first the snapshot, then entries, then the hard state.
+/// What must be durable before [`Consensus::persisted`] is called: first the snapshot, then entries, then the hard
+/// state.
 #[derive(Clone, Debug, Default)]
 pub struct Persist {
     /// To be given back.
@@ -137,7 +140,9 @@ pub enum Halt {
     Apply(#[from] ApplyError),
     /// The leader counts on entries that this node had confirmed and does not have.
     #[error(
-        "this node's Raft log is older than what it has confirmed to the cluster (restored from a backup?): it must not vote; run `tandem node reset` on it, `tandem node remove` on another node, and let it join under a new id with `tandem node join`"
+        "this node's Raft log is older than what it has confirmed to the cluster (restored from a backup?): it must not \
+         vote; run `tandem node reset` on it, `tandem node remove` on another node, and let it join under a new id with \
+         `tandem node join`"
     )]
     LogRolledBack,
 }

@@ -108,6 +108,19 @@ async fn a_second_node_of_the_same_name_is_refused() {
 }
 
 #[tokio::test]
+async fn a_node_that_is_out_of_service_joins_nobody_and_leaves_no_trace_there() {
+    let (first, _second) = pair().await;
+    let third = served("box-c").await;
+    *third.node.out_of_service.lock().unwrap() = Some("removed: do this".into());
+    let request = pb::JoinRequest { member_address: first.address.clone() };
+    let refused = third.cluster().await.join(request.clone()).await.unwrap_err();
+    assert_eq!((refused.code(), refused.message()), (Code::FailedPrecondition, "removed: do this"));
+    assert_eq!(first.node.state.borrow().nodes.len(), 2, "no newcomer is on record");
+    *third.node.out_of_service.lock().unwrap() = None;
+    assert_eq!(third.cluster().await.join(request).await.unwrap().into_inner().node, 3);
+}
+
+#[tokio::test]
 async fn before_a_cluster_commands_say_how_to_get_one() {
     let alone = served("box-a").await;
     let refused = alone.volumes().await.list(pb::ListVolumesRequest {}).await.unwrap_err();

@@ -37,6 +37,10 @@ impl ClusterService {
         let operations = &self.context.operations;
         let transport = &self.context.transport;
         let facts = operations.facts();
+        // Before anybody is asked: a newcomer on record that never comes would stand in the way of the real one.
+        if let Some(why) = facts.out_of_service {
+            return Err(OperationError::Refused(why).into());
+        }
         let record = Some(convert::node_record(NodeId::NONE, &facts.record));
         let reply = match facts.identity {
             // A join that was cut off after its first half: only the promotion is missing.

@@ -24,6 +24,7 @@ pub(super) struct FakeNode {
     pub(super) replicas: Mutex<Vec<ReplicaReport>>,
     pub(super) controls: Mutex<Vec<(VolumeId, Control)>>,
     pub(super) stopped: AtomicBool,
+    pub(super) out_of_service: Mutex<Option<String>>,
 }
 
 impl FakeNode {
@@ -47,6 +48,7 @@ impl FakeNode {
             replicas: Mutex::default(),
             controls: Mutex::default(),
             stopped: AtomicBool::new(false),
+            out_of_service: Mutex::default(),
         })
     }
 
@@ -71,7 +73,7 @@ impl NodeOperations for FakeNode {
             started: Timestamp(0),
             software: "test".into(),
             insecure_plaintext: false,
-            out_of_service: None,
+            out_of_service: self.out_of_service.lock().unwrap().clone(),
         }
     }
 

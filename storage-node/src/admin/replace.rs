@@ -108,7 +108,8 @@ fn check_dead(config: &VolumeConfig, old: NodeId, name: &str) -> Result<(), Oper
         let other = config.in_sync.keys().any(|node| *node != old);
         let way = match other {
             true => format!(
-                "`tandem volume switchover {volume}` hands the role over; if {name} is dead, the other copy takes it by itself within seconds"
+                "`tandem volume switchover {volume}` hands the role over; if {name} is dead, the other copy takes it by \
+                 itself within seconds"
             ),
             false => format!(
                 "it alone holds every acknowledged write: if {name} is gone for good, see `tandem volume force-primary`"

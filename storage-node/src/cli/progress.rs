@@ -32,7 +32,8 @@ pub(super) async fn until_serving(session: &Session, volume: &str) -> Result<(),
     .map(|_| ())
 }
 
-/// Waits until the copy on `node` is in sync. A store that cannot be made ends the wait, and so does a copy that is gone.
+/// Waits until the copy on `node` is in sync. A store that cannot be made ends the wait, and so does a copy that is
+/// gone.
 pub(super) async fn until_in_sync(session: &Session, volume: &str, node: u64) -> Result<(), Failure> {
     watch(session, volume, |reply| match reply.replicas.iter().find(|replica| replica.node == node) {
         None => Some(Err(Failure::NotFound(format!("node {node} holds no copy of {volume} any more")))),

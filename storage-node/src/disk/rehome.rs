@@ -1,9 +1,10 @@
 //! Gives a store to another cluster, offline: for the survivor of a cluster whose majority is gone for good. Blocking.
 //!
-//! Both superblocks are written, the one not in use first. Interrupted between the two the store is refused as one whose
-//! superblocks belong to different clusters; a repeated call finishes it.
+//! Both superblocks are written, the one not in use first. Interrupted between the two the store is refused as one
+//! whose superblocks belong to different clusters; a repeated call finishes it.
 
 use std::fs;
+use std::io::ErrorKind;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
@@ -15,6 +16,7 @@ use super::backing::{Access, Backing, decode_slot, io_at, refused};
 use super::create::STORE_SUFFIX;
 use super::layout::SLOT_OFFSETS;
 use super::superblock::{SLOT_BYTES, Superblock};
+use crate::lock_wait::patience;
 
 /// Makes every store in `directory` and on `devices` that belongs to `old` one of `new`; gives how many there are. What
 /// belongs to neither is left alone. Errors: a store is open, or it cannot be read or written.
@@ -25,7 +27,12 @@ pub fn rehome_stores(
     new: ClusterId,
 ) -> Result<usize, StoreError> {
     let mut places = devices.to_vec();
-    for entry in fs::read_dir(directory).map_err(io_at(directory))? {
+    let entries = match fs::read_dir(directory) {
+        // A witness has none.
+        Err(error) if error.kind() == ErrorKind::NotFound => None,
+        entries => Some(entries.map_err(io_at(directory))?),
+    };
+    for entry in entries.into_iter().flatten() {
         let path = entry.map_err(io_at(directory))?.path();
         if path.to_string_lossy().ends_with(STORE_SUFFIX) {
             places.push(path);
@@ -46,8 +53,11 @@ fn rehome(path: &Path, old: ClusterId, new: ClusterId) -> Result<bool, StoreErro
     let Some(newest) = slots.iter().flatten().filter(ours).max_by_key(|slot| slot.generation).cloned() else {
         return Ok(false);
     };
-    if !backing.try_lock().map_err(io_at(path))? {
-        return Err(refused(path, "the store is open; stop the node first"));
+    let mut look_again = patience();
+    while !backing.try_lock().map_err(io_at(path))? {
+        if !look_again() {
+            return Err(refused(path, "the store is open; stop the node first"));
+        }
     }
     let in_use = slots.iter().position(|slot| slot.as_ref() == Some(&newest)).unwrap_or(0);
     for (number, slot) in [1 - in_use, in_use].into_iter().enumerate() {

@@ -79,29 +79,37 @@ const RECOVERY_NAME: &str = "recover-quorum";
 const SET_ASIDE_MAX: u32 = 100;
 
 impl DataDir {
-    /// Makes the directory if it is missing, and locks it.
+    /// Makes the directory if it is missing, and locks it. Waits a few seconds for a former run that is still ending.
     pub fn open(path: &Path) -> Result<Self, DataDirError> {
+        Self::open_while(path, crate::lock_wait::patience())
+    }
+
+    /// `look_again` is asked each time the lock is found held.
+    fn open_while(path: &Path, mut look_again: impl FnMut() -> bool) -> Result<Self, DataDirError> {
         std::fs::create_dir_all(path).map_err(|source| DataDirError::Io { path: path.to_path_buf(), source })?;
         let lock_path = path.join("lock");
         let at_lock = |source| DataDirError::Io { path: lock_path.clone(), source };
-        let file =
+        let mut file =
             OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&lock_path).map_err(at_lock)?;
-        match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
-            Ok(mut lock) => {
-                let pid = std::process::id().to_string();
-                lock.set_len(0)
-                    .and_then(|()| lock.rewind())
-                    .and_then(|()| lock.write_all(pid.as_bytes()))
-                    .map_err(at_lock)?;
-                Ok(Self { path: path.to_path_buf(), _lock: lock })
+        loop {
+            match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+                Ok(mut lock) => {
+                    let pid = std::process::id().to_string();
+                    lock.set_len(0)
+                        .and_then(|()| lock.rewind())
+                        .and_then(|()| lock.write_all(pid.as_bytes()))
+                        .map_err(at_lock)?;
+                    return Ok(Self { path: path.to_path_buf(), _lock: lock });
+                }
+                Err((held, Errno::EWOULDBLOCK)) if look_again() => file = held,
+                Err((mut held, Errno::EWOULDBLOCK)) => {
+                    let mut pid = String::new();
+                    let _ = Read::by_ref(&mut held).take(32).read_to_string(&mut pid);
+                    let pid = if pid.is_empty() { "unknown".into() } else { pid };
+                    return Err(DataDirError::InUse { path: path.to_path_buf(), pid });
+                }
+                Err((_, errno)) => return Err(at_lock(errno.into())),
             }
-            Err((mut file, Errno::EWOULDBLOCK)) => {
-                let mut pid = String::new();
-                let _ = Read::by_ref(&mut file).take(32).read_to_string(&mut pid);
-                let pid = if pid.is_empty() { "unknown".into() } else { pid };
-                Err(DataDirError::InUse { path: path.to_path_buf(), pid })
-            }
-            Err((_, errno)) => Err(at_lock(errno.into())),
         }
     }
 
@@ -136,8 +144,8 @@ impl DataDir {
         replace_durably(&self.path.join(OUT_OF_SERVICE_NAME), why.as_bytes())
     }
 
-    /// The id that a recovery of the quorum gives this node's cluster; drawn once and kept until [`Self::end_recovery`],
-    /// so that an interrupted one goes on under the same.
+    /// The id that a recovery of the quorum gives this node's cluster; drawn once and kept until
+    /// [`Self::end_recovery`], so that an interrupted one goes on under the same.
     pub fn recovery(&self) -> Result<Option<ClusterId>, DataDirError> {
         let path = self.path.join(RECOVERY_NAME);
         let Some(bytes) = read_small(&path)? else { return Ok(None) };
@@ -292,10 +300,26 @@ mod tests {
     fn a_second_process_is_told_who_holds_the_directory() {
         let directory = tempfile::tempdir().expect("temporary directory");
         let first = DataDir::open(directory.path()).expect("free");
-        let text = DataDir::open(directory.path()).expect_err("locked").to_string();
+        let text = DataDir::open_while(directory.path(), || false).expect_err("locked").to_string();
         assert!(text.contains(&std::process::id().to_string()), "{text}");
         drop(first);
         DataDir::open(directory.path()).expect("free again");
+    }
+
+    #[test]
+    fn a_former_run_that_is_still_ending_is_waited_for() {
+        let directory = tempfile::tempdir().expect("temporary directory");
+        let mut former = Some(DataDir::open(directory.path()).expect("free"));
+        let mut looks = 0;
+        let patience = || {
+            looks += 1;
+            if looks == 3 {
+                former = None;
+            }
+            looks < 10
+        };
+        DataDir::open_while(directory.path(), patience).expect("free in the end");
+        assert_eq!(looks, 3, "as soon as it is free");
     }
 
     #[test]

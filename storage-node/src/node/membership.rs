@@ -313,8 +313,8 @@ impl Membership {
         }
     }
 
-    /// Asks the others, while no leader is heard, whether this node was removed meanwhile; a node that was ends its run,
-    /// and the next one takes no part.
+    /// Asks the others, while no leader is heard, whether this node was removed meanwhile; a node that was ends its
+    /// run, and the next one takes no part.
     async fn watch_standing(self: Arc<Self>, core: Arc<Core>) {
         let (status, state) = (self.raft.status(), self.raft.state());
         let me = self.identity.node;

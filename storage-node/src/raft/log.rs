@@ -1,17 +1,18 @@
 //! The Raft log's file: what this node has promised to its cluster.
 //!
 //! Owns one file of checksummed records behind two superblocks, its lock, and the marker that says a log was ever here.
-//! Every write path ends in one `fdatasync`; a write or flush that fails ends the log for this run, it is never retried.
-//! It deliberately does not know what the entries mean, and it never repairs: an end behind the last synced record, or a
-//! damaged one before it, means that this node may have forgotten a vote, so it is refused instead of truncated.
+//! Every write path ends in one `fdatasync`; a write or flush that fails ends the log for this run, it is never
+//! retried. It deliberately does not know what the entries mean, and it never repairs: an end behind the last synced
+//! record, or a damaged one before it, means that this node may have forgotten a vote, so it is refused instead of
+//! truncated.
 //!
 //! A superblock says how far the records are synced. It is written *after* the flush that made them so, and becomes
-//! durable with the next one: so it never claims what a power cut could take away. The marker, a file of its own, holds a
-//! third copy of it, written after the others: a log that alone goes back to what it was (a lost flush, a lost rename, a
-//! file restored from a backup) is found out by it. What goes back together with the marker only the others can tell: the
-//! leader counts on entries that are gone, and the node halts.
+//! durable with the next one: so it never claims what a power cut could take away. The marker, a file of its own, holds
+//! a third copy of it, written after the others: a log that alone goes back to what it was (a lost flush, a lost
+//! rename, a file restored from a backup) is found out by it. What goes back together with the marker only the others
+//! can tell: the leader counts on entries that are gone, and the node halts.
 
-use std::fs::{File, OpenOptions};
+use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{self, ErrorKind};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
@@ -24,6 +25,7 @@ use replication::config::consensus::{Persist, Restored};
 use super::RaftError;
 use super::superblock::{SUPERBLOCK_BYTES, Superblock};
 use crate::fault::point;
+use crate::lock_wait::patience;
 
 /// Name of the log inside its directory.
 pub const LOG_NAME: &str = "raft.log";
@@ -83,7 +85,7 @@ impl Log {
         if let Some(parent) = directory.parent().filter(|parent| !parent.as_os_str().is_empty()) {
             File::open(parent).and_then(|parent| parent.sync_all()).map_err(|source| io_error(parent, source))?;
         }
-        let marker = lock(directory)?;
+        let marker = lock_while(directory, patience())?;
         let path = directory.join(LOG_NAME);
         if path.exists() {
             return Err(RaftError::LogRefused { path, why: "there is a log already".into() });
@@ -102,7 +104,7 @@ impl Log {
         if !directory.exists() {
             return Ok(None);
         }
-        let marker = lock(directory)?;
+        let marker = lock_while(directory, patience())?;
         remove_if_there(&directory.join(NEW_NAME))?;
         let file = match OpenOptions::new().read(true).write(true).open(&path) {
             Ok(file) => file,
@@ -500,8 +502,9 @@ fn read_all(file: &File, path: &Path) -> Result<Vec<u8>, RaftError> {
     Ok(bytes)
 }
 
-/// One process at a time: two that vote with one log could vote twice.
-fn lock(directory: &Path) -> Result<File, RaftError> {
+/// One process at a time: two that vote with one log could vote twice. `look_again` is asked while another one holds
+/// it.
+pub(super) fn lock_while(directory: &Path, mut look_again: impl FnMut() -> bool) -> Result<File, RaftError> {
     let path = directory.join(MARKER_NAME);
     let marker = OpenOptions::new()
         .read(true)
@@ -510,12 +513,13 @@ fn lock(directory: &Path) -> Result<File, RaftError> {
         .truncate(false)
         .open(&path)
         .map_err(|source| io_error(&path, source))?;
-    match marker.try_lock() {
-        Ok(()) => Ok(marker),
-        Err(std::fs::TryLockError::WouldBlock) => {
-            Err(RaftError::LogRefused { path, why: "another process uses this log".into() })
+    loop {
+        match marker.try_lock() {
+            Ok(()) => return Ok(marker),
+            Err(TryLockError::WouldBlock) if look_again() => {}
+            Err(TryLockError::WouldBlock) => return Err(RaftError::InUse { path }),
+            Err(TryLockError::Error(source)) => return Err(io_error(&path, source)),
         }
-        Err(std::fs::TryLockError::Error(source)) => Err(io_error(&path, source)),
     }
 }
 
@@ -533,8 +537,9 @@ fn io_error(path: &Path, source: io::Error) -> RaftError {
 /// Damage that may have cost a promise.
 pub(super) fn refuse(path: &Path, why: &str) -> RaftError {
     let why = format!(
-        "{why}; with it this node must not vote. It can come back as a new node, its volumes copied anew: run `tandem node \
-         reset --config FILE` on this machine, `tandem node remove NODE` on another one, then `tandem node join MEMBER` here"
+        "{why}; with it this node must not vote. It can come back as a new node, its volumes copied anew: run `tandem \
+         node reset --config FILE` on this machine, `tandem node remove NODE` on another one, then `tandem node join \
+         MEMBER` here"
     );
     RaftError::LogRefused { path: path.to_owned(), why }
 }

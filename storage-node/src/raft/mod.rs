@@ -1,7 +1,7 @@
 //! The Raft driver and its log. The consensus core itself is pure and lives in `replication::config`.
 //!
-//! This file is the contract: how to start a driver, and the handle by which the node talks to its thread. `driver` owns
-//! that thread, `log` the file, `recover` the offline way out when a majority is gone for good.
+//! This file is the contract: how to start a driver, and the handle by which the node talks to its thread. `driver`
+//! owns that thread, `log` the file, `recover` the offline way out when a majority is gone for good.
 
 mod driver;
 #[cfg(test)]
@@ -50,7 +50,8 @@ pub struct RaftStatus {
 pub enum ProposeError {
     /// No outcome within the time given: it may still take effect.
     #[error(
-        "the cluster gave no answer within {0:?}: no majority of the voters is reachable; the change may still take effect later"
+        "the cluster gave no answer within {0:?}: no majority of the voters is reachable; the change may still take \
+         effect later"
     )]
     Timeout(Duration),
     /// The driver has stopped, for this reason.
@@ -71,6 +72,12 @@ pub enum RaftError {
         path: std::path::PathBuf,
         /// What is wrong, and what to do.
         why: String,
+    },
+    /// Another process holds the log.
+    #[error("{path}: another process uses this log; stop it first")]
+    InUse {
+        /// The log's marker.
+        path: std::path::PathBuf,
     },
     /// The operating system refused.
     #[error("{path}: {source}")]
@@ -177,8 +184,8 @@ impl RaftHandle {
         self.stopped.clone()
     }
 
-    /// Adds a learner, through the leader; that makes it a voter once it has caught up. True: it is one. False: it waits
-    /// for the place of a voter that does not answer, until that one returns or is removed.
+    /// Adds a learner, through the leader; that makes it a voter once it has caught up. True: it is one. False: it
+    /// waits for the place of a voter that does not answer, until that one returns or is removed.
     pub async fn add_voter(&self, node: NodeId, patience: Duration) -> Result<bool, ProposeError> {
         self.ask(patience, |reply| Order::Membership { node, add: true, reply }).await
     }

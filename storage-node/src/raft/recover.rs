@@ -16,9 +16,9 @@ pub fn inspect(directory: &Path, node: NodeId, cluster: ClusterId) -> Result<(Cl
 }
 
 /// Rewrites the log in `directory` so that `node` is the only voter of the cluster `new`, which the old voters refuse.
-/// The driver must not run (the log's lock sees to that). An operator must have attested that the other voters stay off:
-/// what only they had committed is lost. Gives the state that the node starts from: everything in its log is taken as
-/// committed, because a command that may have been acknowledged must not vanish.
+/// The driver must not run (the log's lock sees to that). An operator must have attested that the other voters stay
+/// off: what only they had committed is lost. Gives the state that the node starts from: everything in its log is taken
+/// as committed, because a command that may have been acknowledged must not vanish.
 pub fn recover_quorum(
     directory: &Path,
     node: NodeId,

@@ -9,7 +9,8 @@ pub(super) const SUPERBLOCK_BYTES: usize = 76;
 const MAGIC: [u8; 8] = *b"TNDMRAFT";
 const VERSION: u32 = 1;
 
-/// Little-endian on disk: magic, version, chain seed, sequence, cluster, node, term, vote, synced, checksum of all these.
+/// Little-endian on disk: magic, version, chain seed, sequence, cluster, node, term, vote, synced, checksum of all
+/// these.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Superblock {
     pub(super) version: u32,

@@ -1,6 +1,9 @@
-//! Torture of a real log: hundreds of entries, compactions, every bit of its superblocks, thousands of bits of its
-//! records, every cut of its end, and content that goes back to what it was. A damaged log opens with exactly what was
-//! synced, or it is refused with the words that say how to rejoin; never with less.
+//! Torture of a real log: hundreds of entries, compactions, bits of its superblocks, marker and records, cuts of its
+//! end, and content that goes back to what it was. A damaged log opens with exactly what was synced, or it is refused
+//! with the words that say how to rejoin; never with less.
+//!
+//! Each trial opens the log, and most of them flush. So a plain run takes a sample that touches every byte of the small
+//! structures; with `TANDEM_RAFT_TORTURE` set, every bit of them, and far more of the records.
 
 use std::fs::{self, OpenOptions};
 use std::os::unix::fs::FileExt;
@@ -18,8 +21,13 @@ use super::superblock::{SUPERBLOCK_BYTES, Superblock};
 
 const ME: LogIdentity = LogIdentity { cluster: ClusterId(7), node: NodeId(1) };
 const ENTRIES: u64 = 600;
-const RECORD_FLIPS: usize = 12_000;
+/// Bits of the records that are flipped, in a sample and in all.
+const RECORD_FLIPS: [usize; 2] = [3_000, 12_000];
+/// Bytes before the end of which each is a place to cut, in a sample and in all.
+const CUTS: [usize; 2] = [300, 3_000];
 const PAGE: usize = 4096;
+/// Where in the marker the second copy lies.
+const SECOND_MARK_AT: usize = 512;
 
 /// One moment of a log's life: the bytes of its file after a sync, and what was synced.
 struct Moment {
@@ -32,6 +40,20 @@ struct Subject {
     directory: TempDir,
     moments: Vec<Moment>,
     marker: Vec<u8>,
+}
+
+/// Whether everything is tried and not a sample.
+fn is_full() -> bool {
+    std::env::var_os("TANDEM_RAFT_TORTURE").is_some()
+}
+
+fn sampled([sample, all]: [usize; 2]) -> usize {
+    if is_full() { all } else { sample }
+}
+
+/// The bits of `bytes` bytes: one of each byte, not always the same one, or all.
+fn bits(bytes: usize) -> impl Iterator<Item = usize> {
+    (0..bytes * 8).filter(|bit| is_full() || bit % 8 == (bit / 8) % 8)
 }
 
 fn splitmix(state: &mut u64) -> u64 {
@@ -150,10 +172,10 @@ impl Subject {
 }
 
 #[test]
-fn every_flipped_bit_of_the_superblocks_leaves_all_that_was_synced() {
+fn a_flipped_bit_in_any_byte_of_a_superblock_leaves_all_that_was_synced() {
     let subject = Subject::live(false);
     for slot in [0, PAGE] {
-        for bit in 0..SUPERBLOCK_BYTES * 8 {
+        for bit in bits(SUPERBLOCK_BYTES) {
             assert!(subject.flip(LOG_NAME, slot * 8 + bit), "the other slot serves: slot at {slot}, bit {bit}");
         }
     }
@@ -163,7 +185,7 @@ fn every_flipped_bit_of_the_superblocks_leaves_all_that_was_synced() {
 fn a_flipped_bit_in_each_superblock_is_survived_or_refused() {
     let subject = Subject::live(false);
     let mut random = 5;
-    for _ in 0..200 {
+    for _ in 0..sampled([100, 1_000]) {
         let [first, second] = [(); 2].map(|()| splitmix(&mut random) as usize % (SUPERBLOCK_BYTES * 8));
         let path = subject.directory.path().join(LOG_NAME);
         let mut bytes = subject.last().bytes.clone();
@@ -177,9 +199,13 @@ fn a_flipped_bit_in_each_superblock_is_survived_or_refused() {
 }
 
 #[test]
-fn every_flipped_bit_of_the_marker_is_harmless() {
+fn a_flipped_bit_in_any_byte_of_the_marker_is_harmless() {
     let subject = Subject::live(false);
-    for bit in 0..subject.marker.len() * 8 {
+    assert_eq!(subject.marker.len(), SECOND_MARK_AT + SUPERBLOCK_BYTES);
+    // Its two copies of the superblock; between them nothing is ever written, of which all bits are all of one kind.
+    let between = (SUPERBLOCK_BYTES * 8..SECOND_MARK_AT * 8).step_by(sampled([997, 1]));
+    let second = bits(SUPERBLOCK_BYTES).map(|bit| SECOND_MARK_AT * 8 + bit);
+    for bit in bits(SUPERBLOCK_BYTES).chain(between).chain(second) {
         assert!(subject.flip(MARKER_NAME, bit), "bit {bit}");
     }
 }
@@ -189,23 +215,24 @@ fn flipped_bits_all_over_the_records_are_refused_and_behind_them_harmless() {
     let subject = Subject::live(false);
     let (from, end) = (RECORDS_AT as usize, subject.synced_end());
     let mut random = 7;
-    for _ in 0..RECORD_FLIPS {
+    for _ in 0..sampled(RECORD_FLIPS) {
         let bit = from * 8 + splitmix(&mut random) as usize % ((end - from) * 8);
         assert!(!subject.flip(LOG_NAME, bit), "a damaged record was taken: bit {bit}");
     }
     let length = subject.last().bytes.len();
-    for _ in 0..300 {
+    for _ in 0..sampled([40, 300]) {
         let bit = end * 8 + splitmix(&mut random) as usize % ((length - end) * 8);
         assert!(subject.flip(LOG_NAME, bit), "zeros behind the end are not needed: bit {bit}");
     }
 }
 
 #[test]
-fn an_end_cut_off_at_any_byte_of_the_last_records_is_refused_and_behind_them_harmless() {
+fn an_end_cut_off_within_the_last_records_is_refused_and_behind_them_harmless() {
     let subject = Subject::live(false);
     let end = subject.synced_end();
     let path = subject.directory.path().join(LOG_NAME);
-    for length in (0..RECORDS_AT as usize).step_by(61).chain(end - 3000..end + 200) {
+    let before = (0..RECORDS_AT as usize).step_by(61).chain(end - sampled(CUTS)..end);
+    for length in before.chain((end..end + 200).step_by(sampled([20, 1]))) {
         fs::write(&path, &subject.last().bytes[..length]).unwrap();
         assert_eq!(subject.judge(&format!("cut at {length}")), length >= end, "cut at {length}");
     }

@@ -82,8 +82,8 @@ impl Consensus {
         Ok(Standing::Pending)
     }
 
-    /// Removes a voter or learner, through the leader if that is another node. A learner that is ready takes the place of
-    /// a voter in the same change. True if the node is gone already.
+    /// Removes a voter or learner, through the leader if that is another node. A learner that is ready takes the place
+    /// of a voter in the same change. True if the node is gone already.
     pub fn remove_voter(&mut self, node: NodeId) -> Result<bool, MembershipRefused> {
         let voter = self.conf_state.voters.contains(&node.0);
         let leaving = self.conf_state.voters_outgoing.contains(&node.0);
@@ -281,10 +281,8 @@ impl Consensus {
             return;
         }
         let voters = &self.conf_state.voters;
-        let heard = self.heard();
-        let all_heard = voters.iter().all(|id| heard.get(&NodeId(*id)) == Some(&true));
         if voters.len() < VOTERS_MAX
-            && all_heard
+            && voters.iter().all(|id| self.answers(*id))
             && let Some(id) = self.ready_learner()
         {
             let _ = self.propose_change(&[(ConfChangeType::AddNode, id)], true);
@@ -308,6 +306,15 @@ impl Consensus {
         });
         let election = self.config.election_ticks as u64;
         near && self.last_heard.get(&id).is_some_and(|tick| self.ticks - tick <= election)
+    }
+
+    /// On the leader: this node has been heard under its leadership, lately. Unlike [`Self::heard`] it gives a new
+    /// leader no credit: a dead voter must not count for the moment after an election.
+    fn answers(&self, id: u64) -> bool {
+        let Some(since) = self.leader_since else { return false };
+        let election = self.config.election_ticks as u64;
+        let lately = |tick: &u64| *tick >= since && self.ticks - *tick <= election;
+        id == self.config.node.0 || self.last_heard.get(&id).is_some_and(lately)
     }
 
     /// On the leader: a voter has been silent for long.

@@ -77,8 +77,8 @@ impl Restored {
         if covered.is_some_and(|entry| entry.term != term) {
             return Err(inconsistent("an entry and the snapshot at its index differ in term"));
         }
-        // The commit index is a hint, written before the entries it covers: a power cut may have taken those, which were
-        // then never acknowledged. Entries that were are the log's business to keep.
+        // The commit index is a hint, written before the entries it covers: a power cut may have taken those, which
+        // were then never acknowledged. Entries that were are the log's business to keep.
         let last = self.entries.last().map_or(index, |last| last.index);
         self.hard_state.commit = self.hard_state.commit.clamp(index, last);
         if self.hard_state.term > TERM_MAX || term > self.hard_state.term {

@@ -1,7 +1,7 @@
 //! The memory mirror of the durable log, in the shape raft-rs reads it.
 //!
-//! Owns the newest snapshot, the entries kept beside it, and the hard state. It trusts its caller: what comes from a disk
-//! is checked by [`Restored::check`](super::Restored::check), what comes from a peer by `validate`.
+//! Owns the newest snapshot, the entries kept beside it, and the hard state. It trusts its caller: what comes from a
+//! disk is checked by [`Restored::check`](super::Restored::check), what comes from a peer by `validate`.
 
 use raft::eraftpb::{ConfState, Entry, HardState, Snapshot};
 use raft::{Error, GetEntriesContext, RaftState, Result, Storage, StorageError};

@@ -3,7 +3,8 @@
 //! raft-rs 0.7 trusts its input and panics on much of it. The checks here refuse, before `step`:
 //! - local message types, and a forwarded `MsgTransferLeader` (its set term panics when a follower passes it on);
 //! - term 0 where a term is due, a term where none is due, and terms so high that the next one would overflow;
-//! - `MsgAppend` whose entries are not consecutive after `index` (conflict with committed entries, out-of-range slices);
+//! - `MsgAppend` whose entries are not consecutive after `index` (conflict with committed entries, out-of-range
+//!   slices);
 //! - `MsgHeartbeat` that commits beyond our log ("to_commit is out of range");
 //! - `MsgSnapshot` whose membership cannot be restored, or whose state does not decode;
 //! - `MsgAppendResponse` that acknowledges entries this leader never had, or hints that overflow;

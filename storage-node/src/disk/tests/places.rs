@@ -8,6 +8,8 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use super::super::layout::SLOT_OFFSETS;
+use super::super::rehome_stores;
+use super::super::superblock::SLOT_BYTES;
 use super::*;
 
 const SIZE: u64 = 8 << 20;
@@ -267,4 +269,29 @@ fn a_file_named_as_a_device_is_refused() {
     let results = pool.scan(None);
     assert!(results[0].as_ref().unwrap_err().to_string().contains("not a block device"));
     assert!(matches!(results[1], Err(StoreError::Io { .. })));
+}
+
+#[test]
+fn the_stores_of_a_recovered_cluster_are_rehomed_also_after_an_interruption() {
+    let place = Place::new(SIZE);
+    let [old, new, other] = [1, 2, 3].map(ClusterId);
+    let before = fs::read(&place.found.path).unwrap();
+    let rehomed = || rehome_stores(place.directory.path(), &[], old, new).unwrap();
+    assert_eq!(rehome_stores(place.directory.path(), &[], other, new).unwrap(), 0, "of a third cluster");
+    assert_eq!(fs::read(&place.found.path).unwrap(), before);
+    assert_eq!(rehomed(), 1);
+    let found = |cluster| place.pool.scan(Some(cluster)).remove(0);
+    let what =
+        |found: FoundStore| (found.volume, found.disk_id, found.last_in_sync, found.suspect, found.clean, found.boot);
+    assert_eq!(what(found(new).unwrap()), what(place.found.clone()), "nothing else of it changes");
+    assert!(found(old).is_err());
+    for interrupted in SLOT_OFFSETS {
+        patch(&place, interrupted, &before[interrupted as usize..][..SLOT_BYTES]);
+        assert!(found(new).is_err() && found(old).is_err(), "half rehomed, it is nobody's: slot at {interrupted}");
+        assert_eq!(rehomed(), 1);
+        assert_eq!(what(found(new).unwrap()), what(place.found.clone()));
+    }
+    let nowhere = place.directory.path().join("nowhere");
+    assert_eq!(rehome_stores(&nowhere, &[], old, new).unwrap(), 0, "a witness has no stores");
+    on_shard(async { drop(Client::open(&found(new).unwrap()).await) });
 }

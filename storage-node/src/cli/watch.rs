@@ -157,7 +157,7 @@ fn words(event: &pb::Event) -> String {
             let what = scrub::name(scrub.verify_only);
             let state = match progress.done {
                 true => "done".to_owned(),
-                false => format!("{} %", text::percent(scrub.done_blocks, scrub.blocks)),
+                false => format!("{} %, so far", text::percent(scrub.done_blocks, scrub.blocks)),
             };
             format!("{what} {state}: {}", scrub::findings(&scrub))
         }

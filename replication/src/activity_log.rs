@@ -61,6 +61,9 @@ pub(crate) struct ActivityLog {
     /// Extents whose content this copy cannot vouch for: hot when it was last in use, or when an epoch ended that it is
     /// not a member after. They stay hot until a source has recorded them as dirty.
     uncertain: BTreeSet<u64>,
+    /// Those that one source has recorded. Should another one take its place, they are in doubt again; so they stay hot
+    /// until the copy is in sync.
+    recorded: BTreeSet<u64>,
     /// Every extent was hot, and their number is not known yet.
     all: bool,
 }
@@ -96,7 +99,7 @@ impl ActivityLog {
 
     fn recover(&mut self, hot: impl Iterator<Item = u64>, now: Timestamp) {
         for extent in hot {
-            let entry = Extent { state: State::Hot, pins: 0, used: now, settles: Seq(0), recovered: true };
+            let entry = Extent { state: State::Hot, pins: 0, used: now, settles: Seq(1), recovered: true };
             self.extents.insert(extent, entry);
             self.uncertain.insert(extent);
         }
@@ -117,9 +120,15 @@ impl ActivityLog {
         self.uncertain.extend(self.extents.keys());
     }
 
-    /// Nothing is in doubt: the copy is in sync, or a source has recorded what is.
+    /// Nothing is in doubt: the copy is in sync.
     pub(crate) fn trust(&mut self) {
         self.uncertain.clear();
+        self.recorded.clear();
+    }
+
+    /// A source has recorded what is in doubt.
+    pub(crate) fn doubts_recorded(&mut self) {
+        self.recorded.append(&mut self.uncertain);
     }
 
     /// What the copy cannot vouch for, as told to a primary.
@@ -245,7 +254,8 @@ impl ActivityLog {
         }
         for (number, entry) in &mut self.extents {
             let idle = entry.state == State::Hot && entry.pins == 0 && entry.used <= idle_since;
-            if !idle || entry.settles > settled || self.uncertain.contains(number) {
+            let doubtful = self.uncertain.contains(number) || self.recorded.contains(number);
+            if !idle || entry.settles > settled || doubtful {
                 continue;
             }
             recovered += usize::from(entry.recovered);
@@ -315,6 +325,7 @@ mod tests {
         let mut log = ActivityLog::default();
         log.attach(Hot::Extents(extents.to_vec()), 9, Timestamp(0));
         log.trust();
+        log.settle_all();
         log
     }
 

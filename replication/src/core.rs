@@ -270,7 +270,7 @@ impl Core {
     pub(crate) fn detach(&mut self, failed: bool) {
         let was = std::mem::replace(&mut self.disk, Disk::Detached { failed });
         self.log = ActivityLog::default();
-        self.trackers.clear();
+        self.trackers.detach();
         self.bitmaps_busy = None;
         self.io.retain(|_, io| !io.purpose.is_of_the_copy());
         if matches!(was, Disk::Attached(_)) {

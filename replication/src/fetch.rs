@@ -26,6 +26,8 @@ pub(crate) enum Asker {
     Merge(u64),
     /// A step of a scrub.
     Scrub(u64),
+    /// A step of a scrub that was given up while a repair was being written: the range is held until that has landed.
+    Orphan(u64),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -72,7 +74,7 @@ impl Fetch {
             Asker::Scrub(_) => {
                 bad.iter().flat_map(|range| range.blocks()).map(|block| BlockRange::new(block, 1)).collect()
             }
-            Asker::Read(_) | Asker::Merge(_) => bad.into(),
+            Asker::Read(_) | Asker::Merge(_) | Asker::Orphan(_) => bad.into(),
         };
         Self { asker, want: Want::Repair, todo, stage: Stage::Idle }
     }
@@ -133,7 +135,7 @@ impl Primary {
                 match asker {
                     Asker::Read(read) => self.on_read_fetched(core, read, payload),
                     Asker::Merge(write) => self.on_edges_fetched(core, write, payload),
-                    Asker::Scrub(_) => core.release(Some(payload)),
+                    Asker::Scrub(_) | Asker::Orphan(_) => core.release(Some(payload)),
                 }
             }
         }
@@ -164,7 +166,7 @@ impl Primary {
         }
         fetch.stage = Stage::Idle;
         fetch.todo.pop_front();
-        if !fetch.todo.is_empty() {
+        if !fetch.todo.is_empty() && !matches!(fetch.asker, Asker::Orphan(_)) {
             return self.progress_fetches(core);
         }
         let asker = fetch.asker;
@@ -173,6 +175,7 @@ impl Primary {
             Asker::Read(read) => self.start_read(core, read),
             Asker::Merge(write) => self.start_write(core, write),
             Asker::Scrub(step) => self.on_scrub_repaired(core, step),
+            Asker::Orphan(step) => self.release_scrub_range(core, step),
         }
     }
 
@@ -186,6 +189,7 @@ impl Primary {
             Asker::Read(read) => self.refuse_read(core, read, Refusal::Io),
             Asker::Merge(write) => self.refuse_write(core, write, Refusal::Io),
             Asker::Scrub(step) => self.on_scrub_repaired(core, step),
+            Asker::Orphan(step) => self.release_scrub_range(core, step),
         }
     }
 
@@ -200,6 +204,28 @@ impl Primary {
     pub(crate) fn forget_fetch(&mut self, core: &mut Core, asker: Asker) {
         let found = self.fetches.iter().find(|(_, fetch)| fetch.asker == asker).map(|(number, _)| *number);
         found.into_iter().for_each(|number| self.drop_fetch(core, number));
+    }
+
+    /// The step of a scrub is given up. True if a repair for it is being written, which must land before anything else.
+    pub(crate) fn orphan_fetch(&mut self, core: &mut Core, step: u64) -> bool {
+        let found = self.fetches.values_mut().find(|fetch| fetch.asker == Asker::Scrub(step));
+        match found {
+            Some(fetch) if matches!(fetch.stage, Stage::Writing { .. }) => {
+                fetch.asker = Asker::Orphan(step);
+                true
+            }
+            _ => {
+                self.forget_fetch(core, Asker::Scrub(step));
+                false
+            }
+        }
+    }
+
+    /// The local disk is lost: what was being written to it is of no concern any more.
+    pub(crate) fn drop_orphans(&mut self, core: &mut Core) {
+        let orphan = |fetch: &Fetch| matches!(fetch.asker, Asker::Orphan(_));
+        let numbers: Vec<u64> = self.fetches.iter().filter(|(_, fetch)| orphan(fetch)).map(|(n, _)| *n).collect();
+        numbers.into_iter().for_each(|number| self.fail_fetch(core, number));
     }
 
     /// Its answer is not wanted any more.

@@ -2,7 +2,7 @@
 //! one command. Also the orderly stop, which drains and flushes the same way and ends with the release of the lease.
 
 use proto::peer::message::Message;
-use proto::{Micros, NodeId, Timestamp};
+use proto::{ConfigVersion, Micros, NodeId, Timestamp};
 
 use crate::action::{Action, Notice};
 use crate::config::VolumeCommand;
@@ -33,6 +33,8 @@ pub(crate) struct Handoff {
     pub(crate) to: Option<NodeId>,
     step: Step,
     since: Timestamp,
+    /// The version at which it was proposed: until the version has moved past it, it may commit.
+    proposed_at: ConfigVersion,
 }
 
 impl Primary {
@@ -50,13 +52,14 @@ impl Primary {
             return refused(core, "the node's copy is not in sync and connected; wait for its resync");
         };
         core.send(session.link, session.id, Message::HandoffPrepare, None);
-        self.handoff = Some(Handoff { to: Some(to), step: Step::Preparing, since: core.now });
+        self.handoff =
+            Some(Handoff { to: Some(to), step: Step::Preparing, since: core.now, proposed_at: core.version() });
     }
 
     /// An orderly stop: like a switchover without a target.
     pub(crate) fn on_stop(&mut self, core: &mut Core) {
         self.service = Service::Suspended;
-        self.handoff = Some(Handoff { to: None, step: Step::Draining, since: core.now });
+        self.handoff = Some(Handoff { to: None, step: Step::Draining, since: core.now, proposed_at: core.version() });
         self.progress_handoff(core);
     }
 
@@ -85,6 +88,8 @@ impl Primary {
         let flushing = self.handoff.is_some_and(|handoff| handoff.step == Step::Flushing);
         if flushing && self.flushes.is_empty() && handoff.to.is_some() {
             self.step_handoff(Step::Proposed);
+            let version = core.version();
+            self.handoff.iter_mut().for_each(|handoff| handoff.proposed_at = version);
         }
     }
 
@@ -140,13 +145,18 @@ impl Primary {
     pub(crate) fn handoff_on_config(&mut self, core: &mut Core) {
         let Some(handoff) = self.handoff else { return };
         match handoff.step {
+            Step::Cancelling if core.version() <= handoff.proposed_at => {}
             Step::Cancelling => {
                 core.act(Action::Notify(Notice::SwitchoverRefused { why: "the cluster did not confirm it in time" }));
                 self.handoff = None;
                 self.serve_again(core);
             }
             // Nothing ran meanwhile, so what was drained and flushed still is: it is proposed again, if the target stands.
-            Step::Proposed => self.progress_handoff(core),
+            Step::Proposed => {
+                let version = core.version();
+                self.handoff.iter_mut().for_each(|handoff| handoff.proposed_at = version);
+                self.progress_handoff(core);
+            }
             _ => {}
         }
     }

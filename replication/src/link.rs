@@ -181,6 +181,11 @@ impl Peer {
         }
     }
 
+    /// The copy it stands for.
+    pub(crate) fn disk_id(&self) -> DiskId {
+        self.disk_id
+    }
+
     /// The session is open.
     pub(crate) fn is_open(&self) -> bool {
         self.session.as_ref().is_some_and(|session| session.open)

@@ -161,6 +161,10 @@ impl Primary {
         let me = core.node;
         for (node, registration) in config.replicas.iter().filter(|(node, _)| **node != me) {
             let member = config.in_sync.get(node);
+            if self.peers.get(node).is_some_and(|peer| peer.disk_id() != registration.disk_id) {
+                self.drop_session(core, *node, "the replica was replaced");
+                self.peers.remove(node);
+            }
             if !self.peers.contains_key(node) {
                 let peer = Peer::new(core, member.copied(), registration.disk_id);
                 self.peers.insert(*node, peer);
@@ -243,8 +247,15 @@ impl Primary {
 
     /// True when an operation may be started: on the local copy, or on a peer's when the local one has left the set.
     pub(crate) fn can_serve(&self, core: &Core) -> bool {
-        let through_peer = || !core.is_member() && self.peers.values().any(|peer| peer.sync.is_member());
+        let able = |peer: &Peer| peer.sync.is_member() && peer.may_read_for_us();
+        let through_peer = || !core.is_member() && self.peers.values().any(able);
         self.service == Service::Serving && (core.serves_locally() || through_peer())
+    }
+
+    /// True when this node has no copy in sync and its peers' software cannot be asked for blocks.
+    pub(crate) fn must_hand_over(&self, core: &Core) -> bool {
+        let detached = matches!(core.disk, Disk::Detached { .. }) && !core.is_member();
+        detached && !self.can_serve(core)
     }
 
     /// True when the only copy in sync is the one whose disk is lost.
@@ -275,6 +286,7 @@ impl Primary {
     pub(crate) fn on_disk_lost(&mut self, core: &mut Core) {
         self.abandon_chunks(core);
         self.abort_scrub_step(core);
+        self.drop_orphans(core);
         self.requeue_unstarted(core);
         for write in self.writes.values_mut() {
             write.on_disk_lost();

@@ -149,7 +149,7 @@ impl Replica {
                     primary.keep_links(core);
                 }
                 primary.progress_fetches(core);
-                if self.returned.is_some() {
+                if self.returned.is_some() || primary.must_hand_over(core) {
                     primary.hand_over_for_disk(core);
                 }
                 primary.progress_resyncs(core);

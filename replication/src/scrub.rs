@@ -296,7 +296,7 @@ impl Primary {
     /// The step is over, or is to be done again: a session or the local disk was lost in the middle of it.
     pub(crate) fn abort_scrub_step(&mut self, core: &mut Core) {
         let Some(step) = self.scrub.as_mut().and_then(|scrub| scrub.step.take()) else { return };
-        self.forget_fetch(core, Asker::Scrub(step.number));
+        let writing = self.orphan_fetch(core, step.number);
         let (io, theirs) = match step.stage {
             Stage::Held => (None, Vec::new()),
             Stage::Reading { io, read, theirs, .. } => (read.then_some(io), theirs),
@@ -305,7 +305,14 @@ impl Primary {
         };
         core.release(io.map(PayloadId::Io));
         theirs.into_iter().for_each(|(_, payload)| core.release(Some(payload)));
-        let started = self.overlap.release(Holder::Scrub(step.number));
+        if !writing {
+            self.release_scrub_range(core, step.number);
+        }
+    }
+
+    /// Nothing of the step touches its range any more.
+    pub(crate) fn release_scrub_range(&mut self, core: &mut Core, number: u64) {
+        let started = self.overlap.release(Holder::Scrub(number));
         self.start_holders(core, &started);
     }
 }

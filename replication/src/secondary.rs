@@ -241,7 +241,7 @@ impl Secondary {
             Message::ResyncBegin if session.stage == Stage::Waiting => {
                 session.stage = Stage::Resyncing;
                 // The primary has recorded what this copy cannot vouch for.
-                core.log.trust();
+                core.log.doubts_recorded();
             }
             Message::PreSync if session.stage == Stage::Resyncing => {
                 session.stage = Stage::PreSync;

@@ -49,6 +49,9 @@ impl Tracker {
 
     /// Whatever the copy holds, all of it is to be compared. A new bitmap, for bits on disk may be too few.
     pub(crate) fn restart_dirty(&mut self, blocks: u64, generation: u64) {
+        if self.header.initially_dirty && self.dirty.count() == blocks && self.header.since == ConfigVersion(0) {
+            return;
+        }
         self.dirty = DirtyBitmap::dirty(blocks);
         self.unflushed = DirtyBitmap::clean(blocks);
         self.flushing = DirtyBitmap::clean(blocks);
@@ -131,6 +134,8 @@ pub(crate) struct Trackers {
     trackers: BTreeMap<NodeId, Tracker>,
     /// The areas as they were when the disk was attached.
     areas: Vec<Vec<u8>>,
+    /// The newest version at which one of them was begun.
+    begun_at: ConfigVersion,
     /// Numbers the bitmaps begun in this run.
     begun: u64,
 }
@@ -148,13 +153,24 @@ impl Trackers {
     /// The disk was attached, and these are its areas.
     pub(crate) fn attach(&mut self, areas: Vec<Vec<u8>>) {
         self.trackers.clear();
+        let begun_at = |area: &Vec<u8>| match bitmap_pages::decode(area, 1) {
+            Image::Bitmap(header, _) => Some(header.started_at),
+            Image::Empty | Image::Damaged => None,
+        };
+        self.begun_at = areas.iter().filter_map(begun_at).max().unwrap_or(ConfigVersion(0));
         self.areas = areas;
     }
 
-    /// Forgets everything: the node is not a member, or its disk is not in use.
+    /// The disk is not in use any more.
+    pub(crate) fn detach(&mut self) {
+        self.clear();
+        self.areas.clear();
+    }
+
+    /// The node is not a member. What its disk holds counts for nothing once it is one again, unless it has been one all
+    /// the time and the configuration at hand is an old one.
     pub(crate) fn clear(&mut self) {
         self.trackers.clear();
-        self.areas.clear();
     }
 
     /// The tracker of a copy.
@@ -180,6 +196,10 @@ impl Trackers {
 
     /// Brings the trackers in line with a configuration of which `me` is a member; `hot` are the extents hot here.
     pub(crate) fn follow(&mut self, config: &VolumeConfig, me: NodeId, hot: &[u64], beginning: Beginning) {
+        if config.version < self.begun_at {
+            // An old configuration, learnt at the start of a run: nothing can follow from it, least of all on disk.
+            return;
+        }
         let outside = |node: &NodeId| config.replicas.contains_key(node) && !config.in_sync.contains_key(node);
         self.trackers.retain(|node, _| outside(node));
         let Some(own) = config.in_sync.get(&me) else { return self.clear() };

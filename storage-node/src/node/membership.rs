@@ -222,9 +222,13 @@ impl Membership {
         let mut linked = BTreeSet::new();
         while state.changed().await.is_ok() {
             let now = state.borrow_and_update().clone();
-            for gone in linked.extract_if(.., |node| !now.nodes.contains_key(node)) {
-                self.links.remove(gone);
-            }
+            linked.retain(|node| {
+                let stays = now.nodes.contains_key(node);
+                if !stays {
+                    self.links.remove(*node);
+                }
+                stays
+            });
             linked.extend(now.nodes.keys().copied());
             if now.halted {
                 error!(

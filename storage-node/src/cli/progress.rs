@@ -75,9 +75,9 @@ where
                     return verdict.map(|()| reply);
                 }
                 let health = text::health(reply.summary.as_ref().and_then(|summary| summary.health.as_ref()));
-                if !bars.draw(&health, &reply) && !session.json && health != told {
+                if !bars.draw(&health, &reply) && !session.json && ageless(&health) != told {
                     emit(&format!("{health}\n"))?;
-                    told = health;
+                    told = ageless(&health);
                 }
             }
             Err(failure @ Failure::Unreachable(_)) if heard.elapsed() > SILENCE_MAX => return Err(failure),
@@ -88,6 +88,14 @@ where
         }
         tokio::time::sleep(INTERVAL).await;
     }
+}
+
+/// The text without how long ago things were: that alone is no news.
+fn ageless(health: &str) -> String {
+    health.split_inclusive(')').fold(String::new(), |text, part| match part.rsplit_once(" (") {
+        Some((before, age)) if age.ends_with(" ago)") => text + before,
+        _ => text + part,
+    })
 }
 
 /// One line of health and one bar for each copy with something under way.
@@ -168,6 +176,14 @@ mod tests {
         assert_eq!(work(&replica, &[]), Some(("making", 5, 9)));
         replica.set_store(pb::StoreState::Open);
         assert_eq!(work(&replica, &[]), None);
+    }
+
+    #[test]
+    fn a_state_that_only_gets_older_is_no_news() {
+        let frozen = |age: &str| format!("frozen: no majority (of 3) since 18:33:15 UTC ({age} ago): bring back W");
+        assert_eq!(ageless(&frozen("3 s")), ageless(&frozen("2 min")));
+        assert_eq!(ageless(&frozen("3 s")), "frozen: no majority (of 3) since 18:33:15 UTC: bring back W");
+        assert_ne!(ageless("resync of B 3 %"), ageless("resync of B 4 %"));
     }
 
     #[test]

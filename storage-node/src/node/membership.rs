@@ -219,12 +219,17 @@ impl Membership {
     async fn follow_addresses(self: Arc<Self>, core: Arc<Core>) {
         let mut state = self.raft.state();
         state.mark_changed();
-        let mut linked: BTreeSet<NodeId> = BTreeSet::new();
+        let mut linked = BTreeSet::new();
         while state.changed().await.is_ok() {
             let now = state.borrow_and_update().clone();
-            let present: BTreeSet<NodeId> = now.nodes.keys().copied().collect();
-            linked.difference(&present).for_each(|gone| self.links.remove(*gone));
-            linked = present;
+            linked.retain(|node| {
+                let stays = now.nodes.contains_key(node);
+                if !stays {
+                    self.links.remove(*node);
+                }
+                stays
+            });
+            linked.extend(now.nodes.keys().copied());
             if now.halted {
                 error!(
                     "the cluster's log holds a command that this version of tandem does not know: install the newer version"

@@ -209,7 +209,10 @@ impl Actor {
     /// Puts a client's bytes over old blocks that a peer has sent.
     fn merge_fetched(&mut self, io: IoId, op: OpId, range: BlockRange, old: PayloadId) {
         let id = PayloadId::Client(op);
+        // Merged already, with edges that were read before the disk was lost: the range was held, so they still hold.
+        let merged = self.payloads.whole(id).is_some_and(|data| data.len() as u64 == range.length_bytes());
         let result = match (self.payloads.partial(id), self.payloads.whole(old).cloned()) {
+            _ if merged => IoResult::Ok,
             (Some((skip, data)), Some(old)) if old.len() as u64 == range.length_bytes() => {
                 self.hold_merged(id, range, skip, &data, &[(range.start, old)]);
                 IoResult::Ok

@@ -556,6 +556,11 @@ impl Replica {
         }
     }
 
+    /// True while the local disk is in use and its copy is in sync: what the store says of itself holds for the volume.
+    pub fn serves_locally(&self) -> bool {
+        self.core.serves_locally()
+    }
+
     /// The newest configuration version applied here.
     pub fn version(&self) -> ConfigVersion {
         self.core.version()

@@ -125,3 +125,21 @@ fn flushes_of_a_stream_are_bounded() {
     }
     assert!(pair.held.len() < 10_000, "{} flushes at once", pair.held.len());
 }
+
+/// A node that registers a new run changes the configuration and not its version: a handoff that was proposed before may
+/// still commit, so clients must not be served again.
+#[test]
+fn a_configuration_of_the_same_version_does_not_end_the_wait_for_a_handoffs_fate() {
+    let mut pair = Pair::serving();
+    pair.control(A, Control::Switchover { to: B });
+    pair.wait(50);
+    pair.cut();
+    pair.wait(200);
+    assert_eq!(pair.role(A), "primary, suspended");
+    let mut config = pair.config().clone();
+    config.replicas.get_mut(&B).expect("B").incarnation = proto::Incarnation(999);
+    pair.event(A, Event::Config(Box::new(config)));
+    pair.client(A, 1, write(0, 1));
+    pair.wait(200);
+    assert_eq!((pair.role(A), pair.count(A, is_local_write)), ("primary, suspended", 0));
+}

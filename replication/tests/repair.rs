@@ -211,3 +211,25 @@ fn a_write_to_a_step_waits_for_it_and_is_no_difference() {
     assert_eq!(pair.answer(1), Some(Ok(())));
     assert_eq!(scrub_on(&mut pair).differing, 0);
 }
+
+/// `abort_scrub_step` let the range go while the repair was still being written, so that a client's write and the old data
+/// were on their way to one block at once.
+#[test]
+fn a_scrub_given_up_in_the_middle_of_a_repair_keeps_its_range_until_the_repair_has_landed() {
+    let mut pair = Pair::serving();
+    spoil(&mut pair, &[A]);
+    pair.control(A, Control::Scrub { verify_only: false });
+    let Some((_, Action::ReadLocal { io, .. })) = pair.held.pop() else { panic!("no read") };
+    pair.hold(|node, action| node == A && matches!(action, Action::RepairLocal { .. }));
+    pair.event(A, Event::Corrupt { io, bad: vec![BAD] });
+    let Some((_, Action::RepairLocal { io, .. })) = pair.held.pop() else { panic!("no repair") };
+    pair.cut();
+    pair.connected = true;
+    pair.wait(300);
+    pair.client(A, 1, write(5, 1));
+    let written =
+        |pair: &Pair| pair.count(A, |action| matches!(action, Action::WriteLocal { range, .. } if *range == BAD));
+    assert_eq!(written(&pair), 0, "the repair is still on its way to the disk");
+    pair.event(A, Event::LocalDone { io, result: replication::IoResult::Ok });
+    assert_eq!((written(&pair), pair.answer(1)), (1, Some(Ok(()))));
+}

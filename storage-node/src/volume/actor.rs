@@ -188,6 +188,7 @@ impl Actor {
             self.dispatch(action);
         }
         self.actions = actions;
+        self.shared.local.set(self.replica.serves_locally());
     }
 
     fn on_config(&mut self, config: &Arc<VolumeConfig>) {

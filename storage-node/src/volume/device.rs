@@ -39,6 +39,8 @@ pub(crate) struct Shared {
     pub(crate) size_bytes: u64,
     /// Open while the local disk is in use.
     pub(crate) store: RefCell<Option<Store>>,
+    /// The store's copy is in sync: its holes are the volume's.
+    pub(crate) local: Cell<bool>,
     /// Cancelled when this node stops serving the volume; a new one stands for the next time.
     pub(crate) serving: RefCell<CancellationToken>,
     /// Sessions running.
@@ -80,6 +82,7 @@ impl Shared {
             size_bytes,
             salt: Salt::of(volume),
             store: RefCell::new(None),
+            local: Cell::new(false),
             serving: RefCell::new(CancellationToken::new()),
             clients: Cell::new(0),
             operations: Arc::new(Semaphore::new(OPERATIONS_OPEN_MAX)),
@@ -257,8 +260,8 @@ impl BlockDevice for VolumeDevice {
         }
         let covering = BlockRange::covering(range.offset, range.length);
         let described = match &*self.shared.store.borrow() {
-            Some(store) => store.allocation(covering).map_err(|_| BlockError::Io)?,
-            None => vec![(covering, false)],
+            Some(store) if self.shared.local.get() => store.allocation(covering).map_err(|_| BlockError::Io)?,
+            _ => vec![(covering, false)],
         };
         // "It is a hole" tells a client what it would read, so it takes the same check of the lease as a read does: the
         // local store may be that of a primary that was replaced.

@@ -273,7 +273,7 @@ mod tests {
         let older = with(VERSION_AT, &1u32.to_le_bytes());
         assert_eq!(Superblock::decode(&older), Err(SlotProblem::Older(1)));
         let nonsense = [
-            with(BITMAPS_AT, &3u32.to_le_bytes()),
+            with(BITMAPS_AT, &4u32.to_le_bytes()),
             with(BLOCK_BYTES_AT, &512u32.to_le_bytes()),
             with(EXTENT_BYTES_AT, &0u32.to_le_bytes()),
             with(SIZE_AT, &u64::MAX.to_le_bytes()),

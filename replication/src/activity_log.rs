@@ -13,8 +13,8 @@ use smallvec::SmallVec;
 use crate::event::IoId;
 use crate::local_copy::Hot;
 
-/// Extents made cold in one go.
-const COOL_MAX: usize = 64;
+/// Extents made cold in one go in the background.
+pub(crate) const COOL_MAX: usize = 64;
 /// Of these, such as were hot when the copy was opened: their checksums have to be computed from all their data.
 const COOL_RECOVERED_MAX: usize = 2;
 
@@ -145,14 +145,15 @@ impl ActivityLog {
         Uncertain::Runs(runs)
     }
 
-    /// Pins `extents` for `user` if all are hot; otherwise it waits. True when it may go on.
-    pub(crate) fn admit(&mut self, user: User, extents: Extents) -> bool {
+    /// Pins `extents` for `user` if all are hot: `None`. Otherwise it waits; gives those that are cold.
+    pub(crate) fn admit(&mut self, user: User, extents: Extents) -> Option<Vec<u64>> {
         if self.are_hot(&extents) {
             self.pin(&extents);
-            return true;
+            return None;
         }
+        let cold = self.cold(&extents);
         self.waiting.insert(user, extents);
-        false
+        Some(cold)
     }
 
     /// Those of `extents` that are cold.
@@ -294,11 +295,6 @@ impl ActivityLog {
     }
 }
 
-/// The number of extents made cold in one go in the background.
-pub(crate) fn cool_max() -> usize {
-    COOL_MAX
-}
-
 /// Joins runs over the smallest gaps until there are few enough.
 fn join_nearest(runs: &mut Vec<(u32, u32)>) {
     while runs.len() > UNCERTAIN_RUNS_MAX {
@@ -332,8 +328,8 @@ mod tests {
     #[test]
     fn a_write_waits_until_all_its_extents_are_hot() {
         let mut log = hot(&[1]);
-        assert!(log.admit(User::Write(1), extents_of(&[BlockRange::new(1024, 4)])));
-        assert!(!log.admit(User::Write(2), extents_of(&[BlockRange::new(2047, 2)])));
+        assert_eq!(log.admit(User::Write(1), extents_of(&[BlockRange::new(1024, 4)])), None);
+        assert_eq!(log.admit(User::Write(2), extents_of(&[BlockRange::new(2047, 2)])), Some(vec![2]));
         assert_eq!(log.wanted(), vec![2]);
         log.heat(IoId(9), vec![2]);
         assert_eq!(log.wanted(), vec![]);
@@ -346,11 +342,12 @@ mod tests {
     fn an_extent_in_use_unsettled_or_in_doubt_stays_hot() {
         let mut log = hot(&[1, 2, 3, 4]);
         log.uncertain.insert(4);
-        assert!(log.admit(User::Write(1), smallvec::smallvec![1]));
-        assert!(log.admit(User::Write(2), smallvec::smallvec![2]));
+        assert_eq!(log.admit(User::Write(1), smallvec::smallvec![1]), None);
+        assert_eq!(log.admit(User::Write(2), smallvec::smallvec![2]), None);
         log.release(&[2], Seq(7), Timestamp(0));
         assert_eq!(log.begin_cooling(IoId(1), Timestamp(10), Seq(6), 9), vec![3]);
-        assert!(!log.admit(User::Write(3), smallvec::smallvec![3]), "an extent that grows cold is not written");
+        let waits = log.admit(User::Write(3), smallvec::smallvec![3]);
+        assert_eq!(waits, Some(vec![]), "an extent that grows cold is not written");
         assert_eq!(log.wanted(), vec![]);
         log.cooled(IoId(1));
         assert_eq!(log.wanted(), vec![3]);

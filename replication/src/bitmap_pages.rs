@@ -6,9 +6,11 @@
 //! for, so that damage costs a comparison and never a difference that goes unnoticed. All integers are little-endian;
 //! `docs/disk-format.md` has the tables.
 
+use proto::checksum::crc32;
 use proto::{BlockRange, ConfigVersion, DiskId, EXTENT_BLOCKS, NodeId};
 
 use crate::dirty_bitmap::{DirtyBitmap, ExtentBits};
+use crate::local_copy::codec::{put, u64_at};
 use crate::local_copy::{PAGE_BYTES, Page};
 
 /// Extents whose bits one page holds: 128 bytes each beside a header of 128 bytes.
@@ -60,14 +62,14 @@ pub(crate) enum Image {
 pub(crate) fn encode_header(header: &Header) -> Page {
     let mut page = Box::new([0; PAGE_BYTES]);
     page[..8].copy_from_slice(&HEADER_MAGIC);
-    put(&mut page, 16, header.node.0);
+    put(&mut page, 16, &header.node.0.to_le_bytes());
     page[24..40].copy_from_slice(&header.disk_id.0.to_le_bytes());
-    put(&mut page, 40, header.registered_at.0);
-    put(&mut page, 48, header.base.0);
-    put(&mut page, 56, header.since.0);
-    put(&mut page, 64, header.started_at.0);
-    put(&mut page, 72, header.generation);
-    put(&mut page, 80, u64::from(header.initially_dirty));
+    put(&mut page, 40, &header.registered_at.0.to_le_bytes());
+    put(&mut page, 48, &header.base.0.to_le_bytes());
+    put(&mut page, 56, &header.since.0.to_le_bytes());
+    put(&mut page, 64, &header.started_at.0.to_le_bytes());
+    put(&mut page, 72, &header.generation.to_le_bytes());
+    put(&mut page, 80, &u64::from(header.initially_dirty).to_le_bytes());
     seal(&mut page);
     page
 }
@@ -76,8 +78,8 @@ pub(crate) fn encode_header(header: &Header) -> Page {
 pub(crate) fn encode_page(generation: u64, number: u32, bits: impl Fn(u64) -> ExtentBits) -> Page {
     let mut page = Box::new([0; PAGE_BYTES]);
     page[..8].copy_from_slice(&PAGE_MAGIC);
-    put(&mut page, 16, generation);
-    put(&mut page, 24, u64::from(number));
+    put(&mut page, 16, &generation.to_le_bytes());
+    put(&mut page, 24, &u64::from(number).to_le_bytes());
     let first = (u64::from(number) - 1) * EXTENTS_PER_PAGE;
     for index in 0..EXTENTS_PER_PAGE {
         let at = PAGE_HEADER_BYTES + index as usize * EXTENT_BYTES;
@@ -112,14 +114,14 @@ fn decode_header(page: &[u8; PAGE_BYTES]) -> Option<Header> {
     let mut disk_id = [0; 16];
     disk_id.copy_from_slice(&page[24..40]);
     Some(Header {
-        node: NodeId(get(page, 16)),
+        node: NodeId(u64_at(page, 16)),
         disk_id: DiskId(u128::from_le_bytes(disk_id)),
-        registered_at: ConfigVersion(get(page, 40)),
-        base: ConfigVersion(get(page, 48)),
-        since: ConfigVersion(get(page, 56)),
-        started_at: ConfigVersion(get(page, 64)),
-        generation: get(page, 72),
-        initially_dirty: get(page, 80) != 0,
+        registered_at: ConfigVersion(u64_at(page, 40)),
+        base: ConfigVersion(u64_at(page, 48)),
+        since: ConfigVersion(u64_at(page, 56)),
+        started_at: ConfigVersion(u64_at(page, 64)),
+        generation: u64_at(page, 72),
+        initially_dirty: u64_at(page, 80) != 0,
     })
 }
 
@@ -130,36 +132,23 @@ fn decode_page(page: Option<&[u8]>, header: &Header, number: u64, bitmap: &mut D
     if page.iter().all(|byte| *byte == 0) {
         return;
     }
-    if page[..8] != PAGE_MAGIC || !is_sealed(page) || get(page, 24) != number {
+    if page[..8] != PAGE_MAGIC || !is_sealed(page) || u64_at(page, 24) != number {
         return bitmap.set(all);
     }
-    if get(page, 16) != header.generation {
+    if u64_at(page, 16) != header.generation {
         return;
     }
     for index in 0..EXTENTS_PER_PAGE {
         let at = PAGE_HEADER_BYTES + index as usize * EXTENT_BYTES;
         let mut bits: ExtentBits = [0; EXTENT_BYTES / 8];
-        bits.iter_mut().enumerate().for_each(|(word, value)| *value = get(page, at + word * 8));
+        bits.iter_mut().enumerate().for_each(|(word, value)| *value = u64_at(page, at + word * 8));
         bitmap.set_extent_bits(first + index, &bits);
     }
 }
 
-fn put(page: &mut [u8; PAGE_BYTES], at: usize, value: u64) {
-    page[at..at + 8].copy_from_slice(&value.to_le_bytes());
-}
-
-fn get(page: &[u8; PAGE_BYTES], at: usize) -> u64 {
-    let mut bytes = [0; 8];
-    bytes.copy_from_slice(&page[at..at + 8]);
-    u64::from_le_bytes(bytes)
-}
-
 /// CRC-32 of a page without the field that holds it.
 fn crc(page: &[u8; PAGE_BYTES]) -> u32 {
-    let mut hasher = crc32fast::Hasher::new();
-    hasher.update(&page[..8]);
-    hasher.update(&page[12..]);
-    hasher.finalize()
+    crc32(&[&page[..8], &page[12..]])
 }
 
 fn seal(page: &mut [u8; PAGE_BYTES]) {

@@ -5,7 +5,7 @@ use proto::peer::message::{Seq, Uncertain};
 use proto::{ConfigVersion, NodeId};
 
 use crate::action::Action;
-use crate::activity_log::{Extents, User, cool_max};
+use crate::activity_log::{COOL_MAX, Extents, User};
 use crate::core::{Core, Disk, Purpose};
 use crate::dirty_bitmap::DirtyBitmap;
 use crate::event::{IoId, IoResult};
@@ -16,10 +16,7 @@ impl Core {
     /// Pins `extents` for `user`, or has them heated and lets it wait. Returns `None` when it may go on, else the extents
     /// that begin to be heated.
     pub(crate) fn admit_extents(&mut self, user: User, extents: Extents) -> Option<Vec<u64>> {
-        let cold = self.log.cold(&extents);
-        if self.log.admit(user, extents) {
-            return None;
-        }
+        let cold = self.log.admit(user, extents)?;
         self.heat(cold.clone());
         Some(cold)
     }
@@ -62,7 +59,7 @@ impl Core {
         let idle = self.timing.extent_idle.0;
         if self.active.0 >= idle {
             let idle_since = proto::Timestamp(self.active.0 - idle);
-            self.cool(Purpose::Cool, idle_since, settled, cool_max());
+            self.cool(Purpose::Cool, idle_since, settled, COOL_MAX);
         }
     }
 

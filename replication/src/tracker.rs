@@ -153,6 +153,9 @@ impl Trackers {
     /// The disk was attached, and these are its areas.
     pub(crate) fn attach(&mut self, areas: Vec<Vec<u8>>) {
         self.trackers.clear();
+        // An area that holds no bitmap is as good as none, and takes no memory: it is a few MiB for a large volume.
+        let empty = |area: &Vec<u8>| matches!(bitmap_pages::decode(area, 1), Image::Empty);
+        let areas: Vec<Vec<u8>> = areas.into_iter().map(|area| if empty(&area) { Vec::new() } else { area }).collect();
         let begun_at = |area: &Vec<u8>| match bitmap_pages::decode(area, 1) {
             Image::Bitmap(header, _) => Some(header.started_at),
             Image::Empty | Image::Damaged => None,

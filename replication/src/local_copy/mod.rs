@@ -10,7 +10,7 @@
 //! extent becomes hot or cold, does not order operations on the same blocks (the replica's overlap does), and knows no
 //! peer.
 
-mod codec;
+pub(crate) mod codec;
 mod cool;
 mod engine;
 mod extents;

@@ -35,7 +35,7 @@ pub(super) type Ended = Box<dyn FnOnce(Result<(), DiskError>)>;
 pub(super) enum Data {
     /// What was read so far of these blocks.
     Read { range: BlockRange, buf: Option<AlignedBuf> },
-    /// What is to be written, or compared with.
+    /// What is to be written.
     Given(Bytes),
 }
 

@@ -110,15 +110,17 @@ impl World {
         if let Some((op, range, edges)) = edges {
             self.merge(node, volume, PayloadId::Client(op), range, &edges);
         }
-        let b = &mut self.boxes[node];
-        if let Some(store) = b.stores[volume].as_mut() {
+        if let Some(store) = self.boxes[node].stores[volume].as_mut() {
             match sums {
                 SumsNews::None => {}
-                SumsNews::TakenFromData(range) => store.raw.harm.resummed(range.blocks()),
+                SumsNews::TakenFromData(blocks) => {
+                    store.raw.harm.resummed(blocks.into_iter());
+                    self.judge_harm(volume);
+                }
                 SumsNews::Known(extents) => store.raw.harm.cooled(&extents),
             }
         }
-        let Some(run) = b.worker.as_deref().map(|worker| worker.run) else { return };
+        let Some(run) = self.boxes[node].worker.as_deref().map(|worker| worker.run) else { return };
         self.queue.push(self.now + after, Ev::Result { node, run, volume, event: Box::new(event), data });
     }
 

@@ -81,8 +81,8 @@ pub struct Ended {
 pub enum SumsNews {
     /// Nothing.
     None,
-    /// Those of these blocks were taken from what they hold.
-    TakenFromData(BlockRange),
+    /// Those of some of these blocks were taken from what they hold.
+    TakenFromData(Vec<u64>),
     /// Those of these extents are known.
     Known(Vec<u64>),
 }
@@ -107,6 +107,8 @@ struct OpenIo {
     /// Data to be written, or what was read so far.
     payload: Payload,
     read: Vec<Block>,
+    /// While the operation ran, sums that were not known were taken from what was read: its own perhaps.
+    took_sums: bool,
 }
 
 /// The edges of one partial write.
@@ -117,6 +119,7 @@ struct Edges {
     failed: bool,
     bad: Vec<BlockRange>,
     blocks: Vec<(u64, Block)>,
+    took_sums: Vec<u64>,
 }
 
 /// See the module's header.
@@ -130,6 +133,8 @@ pub struct Engine {
     /// Reads of data that are on their way to the disk.
     reads: FxHashMap<RawId, (Option<u64>, BlockRange)>,
     orders: Vec<Order>,
+    /// How many sums the shipped engine had taken from data at the last look.
+    unverified: u64,
 }
 
 /// What the engine asks for next.
@@ -145,7 +150,7 @@ impl Engine {
     /// The engine of a copy that was just opened.
     pub fn new(copy: LocalCopy, volume: usize) -> Self {
         let (open, edges, reads) = (BTreeMap::new(), BTreeMap::new(), FxHashMap::default());
-        Self { copy, volume, open, edges, reads, orders: Vec::new() }
+        Self { copy, volume, open, edges, reads, orders: Vec::new(), unverified: 0 }
     }
 
     /// Reads the whole copy, at once, and returns the blocks that do not match their sums.
@@ -230,7 +235,7 @@ impl Engine {
 
     fn begin(&mut self, io: IoId, part: u64, purpose: Purpose, start: u64, payload: Payload, op: CopyOp) {
         let tag = tag(io, part);
-        self.open.insert(tag, OpenIo { io, purpose, start, payload, read: Vec::new() });
+        self.open.insert(tag, OpenIo { io, purpose, start, payload, read: Vec::new(), took_sums: false });
         self.copy.start(tag, op, &mut self.orders);
     }
 
@@ -256,6 +261,10 @@ impl Engine {
     }
 
     fn take_orders(&mut self, next: &mut Vec<Next>) {
+        let unverified = self.copy.counters().unverified;
+        if unverified != std::mem::replace(&mut self.unverified, unverified) {
+            self.open.values_mut().for_each(|open| open.took_sums = true);
+        }
         let mut orders = std::mem::take(&mut self.orders);
         for order in orders.drain(..) {
             match order {
@@ -304,8 +313,13 @@ impl Engine {
         };
         let read = |read: Vec<Block>, sums: &[u32]| Some((io, Payload::new(read.into(), sums.into())));
         let mut ended = Ended { event: Event::Tick, data: None, edges: None, sums: SumsNews::None };
+        if open.took_sums {
+            ended.sums = taken_from_data(open.start, open.read.len(), &result);
+        }
         ended.event = match (open.purpose, result) {
-            (Purpose::Edge(op), result) => return self.edge_ended(io, op, (open.start, open.read), how, result),
+            (Purpose::Edge(op), result) => {
+                return self.edge_ended(io, op, (open.start, open.read), how, (result, ended.sums));
+            }
             (Purpose::Heat, _) => Event::ActivityLogPersisted { io, result: how },
             (Purpose::Read, CopyResult::Ok { sums }) => {
                 ended.data = read(open.read, &sums);
@@ -313,7 +327,7 @@ impl Engine {
             }
             (Purpose::Resum(range), CopyResult::Ok { sums }) => {
                 ended.data = read(open.read, &sums);
-                ended.sums = SumsNews::TakenFromData(range);
+                ended.sums = SumsNews::TakenFromData(range.blocks().collect());
                 Event::LocalDone { io, result: how }
             }
             (Purpose::Read | Purpose::Resum(_), CopyResult::Corrupt { bad }) => {
@@ -342,10 +356,13 @@ impl Engine {
         op: OpId,
         (block, read): (u64, Vec<Block>),
         how: IoResult,
-        result: CopyResult,
+        (result, sums): (CopyResult, SumsNews),
     ) -> Option<Ended> {
         let edges = self.edges.get_mut(&io)?;
         edges.missing -= 1;
+        if let SumsNews::TakenFromData(blocks) = sums {
+            edges.took_sums.extend(blocks);
+        }
         edges.failed |= how != IoResult::Ok;
         match result {
             CopyResult::Corrupt { bad } => edges.bad.extend(bad),
@@ -354,7 +371,7 @@ impl Engine {
         if edges.missing > 0 {
             return None;
         }
-        let Edges { range, failed, mut bad, blocks, .. } = self.edges.remove(&io)?;
+        let Edges { range, failed, mut bad, blocks, took_sums, .. } = self.edges.remove(&io)?;
         bad.sort_unstable();
         let good = !failed && bad.is_empty();
         let event = match (failed, bad.is_empty()) {
@@ -362,8 +379,15 @@ impl Engine {
             (false, false) => Event::Corrupt { io, bad },
             (false, true) => Event::EdgesMerged { io, result: IoResult::Ok },
         };
-        Some(Ended { event, data: None, edges: good.then_some((op, range, blocks)), sums: SumsNews::None })
+        let sums = SumsNews::TakenFromData(took_sums);
+        Some(Ended { event, data: None, edges: good.then_some((op, range, blocks)), sums })
     }
+}
+
+/// The news that sums of the `count` blocks from `start` may have been taken from what they hold: not those of bad ones.
+fn taken_from_data(start: u64, count: usize, result: &CopyResult) -> SumsNews {
+    let bad = |block: &u64| matches!(result, CopyResult::Corrupt { bad } if bad.iter().any(|range| range.blocks().contains(block)));
+    SumsNews::TakenFromData((start..).take(count).filter(|block| !bad(block)).collect())
 }
 
 /// The engine's name of part `part` (0 or 1) of the replica's operation `io`.

@@ -135,6 +135,8 @@ pub struct Engine {
     orders: Vec<Order>,
     /// How many sums the shipped engine had taken from data at the last look.
     unverified: u64,
+    /// Sums that were learnt are being written, or cannot be.
+    settling: bool,
 }
 
 /// What the engine asks for next.
@@ -150,7 +152,7 @@ impl Engine {
     /// The engine of a copy that was just opened.
     pub fn new(copy: LocalCopy, volume: usize) -> Self {
         let (open, edges, reads) = (BTreeMap::new(), BTreeMap::new(), FxHashMap::default());
-        Self { copy, volume, open, edges, reads, orders: Vec::new(), unverified: 0 }
+        Self { copy, volume, open, edges, reads, orders: Vec::new(), unverified: 0, settling: false }
     }
 
     /// Reads the whole copy, at once, and returns the blocks that do not match their sums.
@@ -272,10 +274,18 @@ impl Engine {
                     let op = self.disk_op(raw, op);
                     next.push(Next::Raw(raw, op));
                 }
+                Order::Done { tag: SETTLE_TAG, result } => {
+                    self.settling = !matches!(result, CopyResult::Ok { .. });
+                }
                 Order::Done { tag, result } => next.extend(self.ended(tag, result).map(Next::Ended)),
             }
         }
         self.orders = orders;
+        if !self.settling && self.copy.is_unsettled() {
+            self.settling = true;
+            self.copy.start(SETTLE_TAG, CopyOp::Settle, &mut self.orders);
+            self.take_orders(next);
+        }
     }
 
     fn disk_op(&mut self, raw: RawId, op: RawOp) -> DiskOp {
@@ -389,6 +399,9 @@ fn taken_from_data(start: u64, count: usize, result: &CopyResult) -> SumsNews {
     let bad = |block: &u64| matches!(result, CopyResult::Corrupt { bad } if bad.iter().any(|range| range.blocks().contains(block)));
     SumsNews::TakenFromData((start..).take(count).filter(|block| !bad(block)).collect())
 }
+
+/// The shell's own operation; see [`tag`] for the others.
+const SETTLE_TAG: u64 = u64::MAX;
 
 /// The engine's name of part `part` (0 or 1) of the replica's operation `io`.
 fn tag(io: IoId, part: u64) -> u64 {

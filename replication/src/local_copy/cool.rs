@@ -13,6 +13,9 @@ use super::index::Index;
 use super::log::Log;
 use super::{MetaPage, Order, Page, RawOp};
 
+/// Extents whose sums are settled together.
+const SETTLE_MAX: usize = 16;
+
 /// A cooling in flight.
 #[derive(Debug)]
 pub(super) struct Cool {
@@ -43,11 +46,32 @@ impl LocalCopy {
         bitmaps: Vec<(MetaPage, Page)>,
         orders: &mut Vec<Order>,
     ) -> (Op, Next) {
-        let mut reads = 0;
         for &extent in &extents {
             let heat = self.extents.heat(extent);
             assert!(heat == Heat::Hot, "extent {extent} is to be cooled and is {heat:?}");
             assert!(self.extents.writes(extent) == 0, "extent {extent} is to be cooled and is written to");
+        }
+        self.begin_cooling(tag, extents, bitmaps, orders)
+    }
+
+    /// Extents that are cold already go the same way: nobody believes their page on disk before the index names the new one.
+    pub(super) fn start_settle(&mut self, tag: u64, orders: &mut Vec<Order>) -> (Op, Next) {
+        let extents = self.extents.take_unsettled(SETTLE_MAX);
+        if extents.is_empty() {
+            return (Op::Flush, done());
+        }
+        self.begin_cooling(tag, extents, Vec::new(), orders)
+    }
+
+    fn begin_cooling(
+        &mut self,
+        tag: u64,
+        extents: Vec<u64>,
+        bitmaps: Vec<(MetaPage, Page)>,
+        orders: &mut Vec<Order>,
+    ) -> (Op, Next) {
+        let mut reads = 0;
+        for &extent in &extents {
             self.extents.set_heat(extent, Heat::Cooling);
             for range in self.extents.unknown_runs(extent) {
                 self.give(RawOp::ReadData { tag: None, range }, Purpose::Learn { tag, range }, orders);
@@ -85,7 +109,9 @@ impl LocalCopy {
             }
             Phase::Index => {
                 cool.phase = Phase::Log;
-                let groups = split(&cool.extents, Log::group_of);
+                // The log does not list those that were cold.
+                let listed: Vec<u64> = cool.extents.iter().copied().filter(|extent| self.log.lists(*extent)).collect();
+                let groups = split(&listed, Log::group_of);
                 for (group, extents) in &groups {
                     self.log.cool(*group, tag, extents);
                     self.write_log(*group, orders);
@@ -152,14 +178,21 @@ impl LocalCopy {
         }
     }
 
-    /// The extents stay hot; who waits to make them hot again has what it wants, unless the medium has failed.
+    /// The extents stay hot; who waits to make them hot again has what it wants, unless the medium has failed. Those that
+    /// were cold stay cold.
     pub(super) fn cooling_failed(&mut self, cool: &Cool, trouble: Trouble, orders: &mut Vec<Order>) {
         let failed = (trouble == Trouble::Failed).then_some(trouble);
         for &extent in &cool.extents {
-            self.extents.set_heat(extent, Heat::Hot);
+            let was = if self.log.lists(extent) { Heat::Hot } else { Heat::Cold };
+            self.extents.set_heat(extent, was);
         }
         for extent in &cool.extents {
-            for tag in self.reheat.remove(extent).unwrap_or_default() {
+            let Some(waiting) = self.reheat.remove(extent) else { continue };
+            if failed.is_none() && self.extents.heat(*extent) == Heat::Cold {
+                self.begin_heating(*extent, waiting, orders);
+                continue;
+            }
+            for tag in waiting {
                 self.step(tag, failed, orders);
             }
         }

@@ -173,6 +173,7 @@ impl LocalCopy {
             }
             CopyOp::Heat { extents } => (Op::Heat, Next::Wait(self.start_heat(tag, &extents, orders))),
             CopyOp::Cool { extents, bitmaps } => self.start_cool(tag, extents, bitmaps, orders),
+            CopyOp::Settle => self.start_settle(tag, orders),
             CopyOp::Bitmap { pages } => self.start_bitmaps(tag, pages, orders),
         };
         self.go_on(tag, Running { pending: 0, trouble: None, op }, next, orders);
@@ -237,10 +238,10 @@ impl LocalCopy {
         self.extents.sum(block)
     }
 
-    /// Cold extents of which sums in memory are not on stable media: their page was damaged, or a sum was corrected. Once
-    /// such an extent has been heated and cooled they are; until then a restart forgets them.
-    pub fn unsettled_extents(&self) -> impl Iterator<Item = u64> + '_ {
-        self.extents.unsettled()
+    /// Whether there are cold extents of which sums in memory are not on stable media: a restart would forget them, and
+    /// take rot for good that they would have shown. [`CopyOp::Settle`] changes that.
+    pub fn is_unsettled(&self) -> bool {
+        self.extents.is_unsettled()
     }
 
     /// Panics if the state contradicts itself.

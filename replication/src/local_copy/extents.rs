@@ -3,7 +3,7 @@
 //! Checksum pages of cold extents are a cache, bounded, replaced in the order of a clock. Those of hot extents stay. An
 //! extent that an operation in flight needs is pinned. Nothing here does I/O.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 
 use proto::checksum::{Salt, crc32};
 use proto::{BlockRange, EXTENT_BLOCKS, VolumeId};
@@ -25,7 +25,8 @@ pub(super) enum Entry {
     Unknown,
 }
 
-/// Where an extent is in its life. Legal moves: cold → heating → hot → cooling → cold, heating → cold, cooling → hot.
+/// Where an extent is in its life. Legal moves: cold → heating → hot → cooling → cold, heating → cold, cooling → hot, and
+/// cold → cooling where sums are settled.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) enum Heat {
     #[default]
@@ -82,6 +83,8 @@ pub(super) struct Extents {
     cached: usize,
     cached_max: usize,
     clock: VecDeque<u64>,
+    /// Cold extents that may have learned sums.
+    unsettled: BTreeSet<u64>,
 }
 
 impl Extents {
@@ -96,6 +99,7 @@ impl Extents {
             cached: 0,
             cached_max: geometry.cached_pages_max,
             clock: VecDeque::new(),
+            unsettled: BTreeSet::new(),
         }
     }
 
@@ -141,7 +145,10 @@ impl Extents {
         let was = std::mem::replace(&mut state.heat, heat);
         let stands = |heat| matches!(heat, Heat::Hot | Heat::Cooling);
         self.hot = self.hot + u64::from(stands(heat)) - u64::from(stands(was));
-        if state.sums.is_some() {
+        if let Some(sums) = &state.sums {
+            if heat == Heat::Cold && sums.learned {
+                self.unsettled.insert(extent);
+            }
             match (was, heat) {
                 (Heat::Cold, Heat::Cold) => {}
                 (Heat::Cold, _) => self.cached -= 1,
@@ -225,6 +232,9 @@ impl Extents {
         let sums = self.sums_mut(block / EXTENT_BLOCKS);
         sums.set((block % EXTENT_BLOCKS) as usize, sum);
         sums.learned = true;
+        if self.heat(block / EXTENT_BLOCKS) == Heat::Cold {
+            self.unsettled.insert(block / EXTENT_BLOCKS);
+        }
     }
 
     /// The blocks may hold anything.
@@ -263,10 +273,23 @@ impl Extents {
         (page, Entry::Present { crc, generation })
     }
 
-    /// Cold extents with sums in memory that are not yet on stable media: heating and cooling them would put them there.
-    pub(super) fn unsettled(&self) -> impl Iterator<Item = u64> + '_ {
-        let cold = self.clock.iter().copied().filter(|extent| self.heat(*extent) == Heat::Cold);
-        cold.filter(|extent| self.all[*extent as usize].sums.as_ref().is_some_and(|sums| sums.learned))
+    /// Whether there may be cold extents with sums in memory that are not yet on stable media.
+    pub(super) fn is_unsettled(&self) -> bool {
+        !self.unsettled.is_empty()
+    }
+
+    /// Takes up to `max` of those extents, ascending.
+    pub(super) fn take_unsettled(&mut self, max: usize) -> Vec<u64> {
+        let mut taken = Vec::new();
+        while taken.len() < max {
+            let Some(extent) = self.unsettled.pop_first() else { break };
+            let state = &self.all[extent as usize];
+            // It may be hot by now, or its sums may have left the cache.
+            if state.heat == Heat::Cold && state.sums.as_ref().is_some_and(|sums| sums.learned) {
+                taken.push(extent);
+            }
+        }
+        taken
     }
 
     fn sums_mut(&mut self, extent: u64) -> &mut Sums {

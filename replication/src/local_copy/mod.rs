@@ -144,6 +144,9 @@ pub enum CopyOp {
         /// Pages of dirty bitmaps that must be on stable media before the log forgets the extents.
         bitmaps: Vec<(MetaPage, Page)>,
     },
+    /// Puts sums of cold extents on stable media that are only in memory: their page was damaged and they were learnt anew,
+    /// or were corrected. Some extents at a time; asked for as long as [`LocalCopy::is_unsettled`].
+    Settle,
     /// Writes pages of dirty bitmaps in this order, each durable before the next.
     Bitmap {
         /// The pages.

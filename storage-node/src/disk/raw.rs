@@ -28,6 +28,9 @@ const PASSING_BYTES_MAX: u64 = 32 << 20;
 /// Checksum pages whose space is reserved together, so that they do not scatter.
 const RESERVED_SUM_PAGES: u64 = 64;
 
+/// Tag of the store's own operation; callers number theirs from below.
+const SETTLE_TAG: u64 = u64::MAX;
+
 /// Called from a completion with the end of a raw operation.
 pub(super) type Ended = Box<dyn FnOnce(Result<(), DiskError>)>;
 
@@ -51,6 +54,17 @@ pub(super) struct Work {
     error: Option<DiskError>,
     /// Kept for its allocation.
     orders: Vec<Order>,
+    settling: Settling,
+}
+
+/// Whether sums that were learnt are being written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Settling {
+    #[default]
+    No,
+    Now,
+    /// It failed.
+    Refused,
 }
 
 impl Work {
@@ -108,8 +122,24 @@ impl Inner {
         };
         self.copy.borrow_mut().raw_done(raw, result, &mut orders);
         self.carry_out(orders, true);
+        self.settle();
         self.start_waiting();
         self.tell_if_idle();
+    }
+
+    /// Has sums that were learnt anew written, some extents at a time, as soon as there are any: until then a restart
+    /// forgets them.
+    fn settle(self: &Rc<Self>) {
+        if self.work.borrow().settling == Settling::No && self.copy.borrow().is_unsettled() {
+            self.work.borrow_mut().settling = Settling::Now;
+            self.begin(SETTLE_TAG, CopyOp::Settle, None);
+        }
+    }
+
+    /// Nobody waits for it. Where there is no space it is not tried again; a failed medium fails what comes next as well.
+    fn settled(&self, result: &CopyResult) {
+        let ok = matches!(result, CopyResult::Ok { .. });
+        self.work.borrow_mut().settling = if ok { Settling::No } else { Settling::Refused };
     }
 
     /// Carries out what the copy ordered; the sink is told at once only from a completion.
@@ -117,6 +147,7 @@ impl Inner {
         for order in orders.drain(..) {
             match order {
                 Order::Raw { raw, op } => self.start_raw(raw, op),
+                Order::Done { tag: SETTLE_TAG, result } => self.settled(&result),
                 Order::Done { tag, result } => {
                     let done = self.done(tag, result);
                     if from_completion { self.finish(done) } else { self.finish_later(done) }

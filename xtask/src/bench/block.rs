@@ -11,8 +11,23 @@ use super::targets::Target;
 use super::{fio, report};
 use crate::{shell, tools};
 
-const WORKLOADS: &[&str] =
-    &["randwrite-4k-qd1", "randwrite-4k-qd32", "randread-4k-qd32", "write-1m-qd8", "randwrite-4k-flush"];
+/// The job files of `benches/fio`; the first ones make up `--quick`.
+const WORKLOADS: &[&str] = &[
+    "randwrite-4k-qd1",
+    "randwrite-4k-qd32",
+    "randread-4k-qd32",
+    "write-1m-qd8",
+    "randwrite-4k-flush",
+    "randwrite-4k-qd4",
+    "randwrite-4k-qd128",
+    "randread-4k-qd1",
+    "randread-4k-qd4",
+    "randread-4k-qd128",
+    "randrw-4k-qd32",
+    "randwrite-64k-qd8",
+    "read-1m-qd8",
+];
+const QUICK: usize = 5;
 
 const MIB: u64 = 1 << 20;
 
@@ -30,12 +45,16 @@ pub(crate) struct BlockOptions {
     /// Size of each target in MiB.
     #[arg(long)]
     size_mib: Option<u64>,
-    /// Only these targets: raw, qemu, quorum, tandem.
+    /// Only these targets: raw, qemu, quorum, tandem (and `--compare`'s).
     #[arg(long, value_delimiter = ',')]
     targets: Vec<String>,
-    /// Only workloads whose names contain this.
+    /// Only workloads whose names contain one of these; all of them are measured, also with `--quick`.
+    #[arg(long, value_delimiter = ',')]
+    workload: Vec<String>,
+    /// Another build of Tandem as one more target: a directory with its `tandem` and `cluster`, such as another checkout's
+    /// `target/release`.
     #[arg(long)]
-    workload: Option<String>,
+    compare: Option<PathBuf>,
     /// Where the images lie; a directory on the disk to measure.
     #[arg(long)]
     dir: Option<PathBuf>,
@@ -64,16 +83,17 @@ pub(crate) fn run(options: &BlockOptions) -> Result<()> {
     let jobs = shell::workspace_root().join("benches/fio");
     let mut report = Report::new(size_bytes, seconds, rounds);
     for round in 1..=rounds {
-        for workload in WORKLOADS {
-            if options.workload.as_ref().is_some_and(|wanted| !workload.contains(wanted.as_str())) {
-                continue;
-            }
+        for workload in workloads(options) {
             // Targets take turns within a round, so that a drift of the machine hits all alike.
             for target in &targets {
                 let sample = measure(target, &jobs, workload, size_bytes, seconds, home.path())?;
                 println!(
-                    "round {round} {workload} {}: {:.0} IOPS, {:.0} us",
-                    target.name, sample.iops, sample.latency_mean_us
+                    "round {round} {workload} {}: {:.0} IOPS, {:.0} us, p99 {:.0} us, {:.1} us of processor time each",
+                    target.name,
+                    sample.iops,
+                    sample.latency_mean_us,
+                    sample.latency_p99_us,
+                    sample.cpu_per_operation_us
                 );
                 report.add(Row { workload, target: target.name, sample });
             }
@@ -85,6 +105,15 @@ pub(crate) fn run(options: &BlockOptions) -> Result<()> {
     Ok(())
 }
 
+fn workloads(options: &BlockOptions) -> Vec<&'static str> {
+    let named = |workload: &&str| options.workload.iter().any(|wanted| workload.contains(wanted.as_str()));
+    match (options.workload.is_empty(), options.quick) {
+        (false, _) => WORKLOADS.iter().copied().filter(named).collect(),
+        (true, true) => WORKLOADS[..QUICK].to_vec(),
+        (true, false) => WORKLOADS.to_vec(),
+    }
+}
+
 fn measure(
     target: &Target,
     jobs: &Path,
@@ -93,8 +122,13 @@ fn measure(
     seconds: u64,
     scratch: &Path,
 ) -> Result<fio::Sample> {
-    fio::run(target, &jobs.join(format!("{workload}.fio")), size, seconds, scratch)
-        .with_context(|| format!("{workload} on {}", target.name))
+    let before = target.cpu_seconds()?;
+    let mut sample = fio::run(target, &jobs.join(format!("{workload}.fio")), size, seconds, scratch)
+        .with_context(|| format!("{workload} on {}", target.name))?;
+    // fio counts operations after its first second only, the kernel counts time from the start.
+    let measured = seconds as f64 / (seconds + fio::RAMP_SECONDS) as f64;
+    sample.cpu_per_operation_us = (target.cpu_seconds()? - before) * measured * 1e6 / sample.operations;
+    Ok(sample)
 }
 
 fn start_targets(options: &BlockOptions, home: &Path, size_bytes: u64) -> Result<Vec<Target>> {
@@ -115,6 +149,9 @@ fn start_targets(options: &BlockOptions, home: &Path, size_bytes: u64) -> Result
             continue;
         }
         targets.push(start(home, size_bytes).with_context(|| format!("starting {name}"))?);
+    }
+    if let Some(release) = &options.compare {
+        targets.push(Target::other_tandem(release, home, size_bytes).context("starting the build to compare with")?);
     }
     if targets.is_empty() {
         bail!("no target; known are raw, qemu, quorum and tandem");

@@ -32,28 +32,33 @@ pub(super) struct NodeProcess {
 impl DemoCluster {
     /// Builds and starts two nodes and a witness in `directory`, with volumes of a size each.
     pub(super) fn start(directory: &Path, size_bytes: u64, volumes: usize) -> Result<Self> {
+        let of = |name| shell::release_binary(name);
+        // The whole workspace decides on the features of the dependencies, as in every other command.
         shell::run_visibly(&mut shell::cargo(&[
             "build",
             "--release",
             "--quiet",
-            "--package",
-            "storage-node",
+            "--workspace",
             "--bin",
             "tandem",
-        ]))?;
-        shell::run_visibly(&mut shell::cargo(&[
-            "build",
-            "--release",
-            "--quiet",
-            "--package",
-            "tandem-tests",
             "--bin",
             "cluster",
         ]))?;
-        let mut command = Command::new(shell::release_binary("cluster"));
+        Self::start_binaries(&of("tandem"), &of("cluster"), directory, size_bytes, volumes)
+    }
+
+    /// The same with binaries built elsewhere: those of another state of the sources.
+    pub(super) fn start_binaries(
+        tandem: &Path,
+        cluster: &Path,
+        directory: &Path,
+        size_bytes: u64,
+        volumes: usize,
+    ) -> Result<Self> {
+        let mut command = Command::new(cluster);
         command.arg("--dir").arg(directory);
         command.arg("--size").arg(size_bytes.to_string()).arg("--volumes").arg(volumes.to_string());
-        command.env("TANDEM_BIN", shell::release_binary("tandem"));
+        command.env("TANDEM_BIN", tandem);
         let mut child =
             command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().context("cannot start the cluster")?;
         let mut line = String::new();

@@ -4,6 +4,7 @@ mod block;
 mod cluster;
 mod fio;
 mod idle;
+mod proc;
 mod report;
 mod targets;
 

@@ -2,6 +2,7 @@
 
 use std::fmt::Write;
 
+use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::fio::Sample;
@@ -12,6 +13,30 @@ pub(super) struct Row {
     pub(super) workload: &'static str,
     pub(super) target: &'static str,
     pub(super) sample: Sample,
+}
+
+/// Targets that Tandem is compared with.
+const PEERS: &[&str] = &["raw", "qemu", "quorum", "other"];
+
+type Figure = (&'static str, fn(&Sample) -> f64);
+
+/// What the summary tells of the runs.
+const FIGURES: &[Figure] = &[
+    ("iops", |sample| sample.iops),
+    ("bytes_per_second", |sample| sample.bytes_per_second),
+    ("latency_mean_us", |sample| sample.latency_mean_us),
+    ("latency_p50_us", |sample| sample.latency_p50_us),
+    ("latency_p99_us", |sample| sample.latency_p99_us),
+    ("latency_p999_us", |sample| sample.latency_p999_us),
+    ("cpu_per_operation_us", |sample| sample.cpu_per_operation_us),
+];
+
+/// A figure over several rounds.
+#[derive(Clone, Copy, PartialEq, Debug, Default, Serialize)]
+struct Spread {
+    median: f64,
+    min: f64,
+    max: f64,
 }
 
 /// All runs of a measurement.
@@ -39,26 +64,20 @@ impl Report {
         distinct(self.rows.iter().map(|row| row.target))
     }
 
-    /// The median of each figure, taken by itself.
-    fn median(&self, workload: &str, target: &str) -> Option<Sample> {
-        let samples: Vec<Sample> = self
-            .rows
-            .iter()
-            .filter(|row| row.workload == workload && row.target == target)
-            .map(|row| row.sample)
-            .collect();
-        let of = |figure: fn(&Sample) -> f64| median(samples.iter().map(figure).collect());
-        Some(Sample {
-            iops: of(|sample| sample.iops)?,
-            bytes_per_second: of(|sample| sample.bytes_per_second)?,
-            latency_mean_us: of(|sample| sample.latency_mean_us)?,
-            latency_p99_us: of(|sample| sample.latency_p99_us)?,
-        })
+    fn samples(&self, workload: &str, target: &str) -> Vec<Sample> {
+        let wanted = |row: &&Row| row.workload == workload && row.target == target;
+        self.rows.iter().filter(wanted).map(|row| row.sample).collect()
     }
 
-    /// Tandem's IOPS over those of another target.
-    fn ratio(&self, workload: &str, to: &str) -> Option<f64> {
-        Some(self.median(workload, "tandem")?.iops / self.median(workload, to)?.iops)
+    /// A figure of the runs of a workload on a target.
+    fn spread(&self, workload: &str, target: &str, figure: fn(&Sample) -> f64) -> Option<Spread> {
+        Spread::of(self.samples(workload, target).iter().map(figure).collect())
+    }
+
+    /// Tandem's IOPS over those of another target: the median of the ratios of each round, whose runs follow each other.
+    fn ratio(&self, workload: &str, to: &str) -> Option<Spread> {
+        let (own, other) = (self.samples(workload, "tandem"), self.samples(workload, to));
+        Spread::of(own.iter().zip(&other).map(|(own, other)| own.iops / other.iops).collect())
     }
 
     /// The figures for `bench-block.json`.
@@ -67,15 +86,14 @@ impl Report {
         for workload in self.workloads() {
             let mut entry = serde_json::Map::new();
             for target in self.targets() {
-                let runs: Vec<&Sample> = self
-                    .rows
-                    .iter()
-                    .filter(|row| row.workload == workload && row.target == target)
-                    .map(|row| &row.sample)
-                    .collect();
-                entry.insert(target.to_owned(), json!({ "median": self.median(workload, target), "runs": runs }));
+                let mut figures = serde_json::Map::new();
+                for (name, figure) in FIGURES {
+                    figures.insert((*name).to_owned(), json!(self.spread(workload, target, *figure)));
+                }
+                figures.insert("runs".to_owned(), json!(self.samples(workload, target)));
+                entry.insert(target.to_owned(), Value::Object(figures));
             }
-            for other in ["raw", "qemu", "quorum"] {
+            for other in PEERS {
                 if let Some(ratio) = self.ratio(workload, other) {
                     entry.insert(format!("tandem_over_{other}"), json!(ratio));
                 }
@@ -88,30 +106,29 @@ impl Report {
 
 /// A table for people.
 pub(super) fn table(report: &Report) -> String {
-    let mut text = String::from("\nmedians: IOPS (MB/s), mean latency\n");
     let targets = report.targets();
-    let _ = write!(text, "{:20}", "workload");
-    for target in &targets {
-        let _ = write!(text, " {target:>24}");
-    }
-    let compared: Vec<&str> = ["raw", "qemu", "quorum"].into_iter().filter(|other| targets.contains(other)).collect();
-    let with_tandem = targets.contains(&"tandem");
-    for other in compared.iter().filter(|_| with_tandem) {
-        let _ = write!(text, " {:>10}", format!("x {other}"));
+    let mut text = format!("\n{:20} {:8}", "workload", "target");
+    for heading in ["IOPS", "(min-max)", "MB/s", "p50 us", "p99 us", "p99.9 us", "cpu us", "tandem is"] {
+        let _ = write!(text, " {heading:>14}");
     }
     text.push('\n');
     for workload in report.workloads() {
-        let _ = write!(text, "{workload:20}");
         for target in &targets {
-            let cell = report.median(workload, target).map_or_else(String::new, |sample| {
-                format!("{:.0} ({:.0}) {:.0} us", sample.iops, sample.bytes_per_second / 1e6, sample.latency_mean_us)
-            });
-            let _ = write!(text, " {cell:>24}");
+            let of = |figure| report.spread(workload, target, figure).unwrap_or_default();
+            let iops = of(|sample| sample.iops);
+            let _ = write!(text, "{workload:20} {target:8} {:>14.0}", iops.median);
+            let _ = write!(text, " {:>14}", format!("{:.0}-{:.0}", iops.min, iops.max));
+            let _ = write!(text, " {:>14.1}", of(|sample| sample.bytes_per_second).median / 1e6);
+            let latencies: [fn(&Sample) -> f64; 3] =
+                [|sample| sample.latency_p50_us, |sample| sample.latency_p99_us, |sample| sample.latency_p999_us];
+            for latency in latencies {
+                let _ = write!(text, " {:>14.0}", of(latency).median);
+            }
+            let _ = write!(text, " {:>14.1}", of(|sample| sample.cpu_per_operation_us).median);
+            let ratio = report.ratio(workload, target).filter(|_| *target != "tandem");
+            let ratio = ratio.map_or_else(String::new, |r| format!("{:.2} ({:.2}-{:.2})", r.median, r.min, r.max));
+            let _ = writeln!(text, " {ratio:>18}");
         }
-        for other in compared.iter().filter(|_| with_tandem) {
-            let _ = write!(text, " {:>10.2}", report.ratio(workload, other).unwrap_or(f64::NAN));
-        }
-        text.push('\n');
     }
     text
 }
@@ -126,11 +143,15 @@ fn distinct<'a>(items: impl Iterator<Item = &'a str>) -> Vec<&'a str> {
     kept
 }
 
-fn median(mut values: Vec<f64>) -> Option<f64> {
-    values.sort_by(f64::total_cmp);
-    let middle = values.len() / 2;
-    let high = *values.get(middle)?;
-    Some(if values.len() % 2 == 1 { high } else { (values[middle - 1] + high) / 2.0 })
+impl Spread {
+    /// Of at least one value.
+    fn of(mut values: Vec<f64>) -> Option<Self> {
+        values.sort_by(f64::total_cmp);
+        let middle = values.len() / 2;
+        let high = *values.get(middle)?;
+        let median = if values.len() % 2 == 1 { high } else { (values[middle - 1] + high) / 2.0 };
+        Some(Self { median, min: values[0], max: values[values.len() - 1] })
+    }
 }
 
 #[cfg(test)]
@@ -138,23 +159,34 @@ mod tests {
     use super::*;
 
     fn row(target: &'static str, iops: f64) -> Row {
-        let sample = Sample { iops, bytes_per_second: iops * 4096.0, latency_mean_us: 1.0, latency_p99_us: 2.0 };
+        let sample = Sample {
+            iops,
+            bytes_per_second: iops * 4096.0,
+            latency_mean_us: 1.0,
+            latency_p50_us: 1.0,
+            latency_p99_us: 2.0,
+            latency_p999_us: 3.0,
+            cpu_per_operation_us: 4.0,
+            operations: iops,
+        };
         Row { workload: "w", target, sample }
     }
 
     #[test]
     fn medians_and_ratios() {
-        assert_eq!(median(vec![3.0, 1.0, 2.0]), Some(2.0));
-        assert_eq!(median(vec![1.0, 2.0]), Some(1.5));
-        assert_eq!(median(Vec::new()), None);
+        let median = |values: &[f64]| Spread::of(values.to_vec()).map(|spread| spread.median);
+        assert_eq!(Spread::of(vec![3.0, 1.0, 2.0]), Some(Spread { median: 2.0, min: 1.0, max: 3.0 }));
+        assert_eq!(median(&[1.0, 2.0]), Some(1.5));
+        assert_eq!(median(&[]), None);
         let mut report = Report::new(1, 1, 3);
-        for iops in [10.0, 500.0, 12.0] {
-            report.add(row("tandem", iops));
-            report.add(row("quorum", 6.0));
+        for (own, other) in [(10.0, 5.0), (500.0, 100.0), (12.0, 12.0)] {
+            report.add(row("tandem", own));
+            report.add(row("quorum", other));
         }
+        // Pair by pair: 2, 5 and 1, whatever the medians of each are.
         let summary = report.summary();
-        assert_eq!(summary["workloads"]["w"]["tandem_over_quorum"], 2.0);
+        assert_eq!(summary["workloads"]["w"]["tandem_over_quorum"]["median"], 2.0);
         assert_eq!(summary["workloads"]["w"]["tandem"]["runs"].as_array().map(Vec::len), Some(3));
-        assert!(table(&report).contains("2.00"));
+        assert!(table(&report).contains("2.00 (1.00-5.00)"));
     }
 }

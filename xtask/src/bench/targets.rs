@@ -9,6 +9,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 
 use super::cluster::DemoCluster;
+use super::proc::cpu_seconds;
 use crate::shell;
 
 const START_LIMIT: Duration = Duration::from_secs(10);
@@ -23,8 +24,8 @@ enum Reach {
 pub(super) struct Target {
     pub(super) name: &'static str,
     reach: Reach,
-    _servers: Vec<Server>,
-    _cluster: Option<DemoCluster>,
+    servers: Vec<Server>,
+    cluster: Option<DemoCluster>,
 }
 
 impl Target {
@@ -36,10 +37,16 @@ impl Target {
         }
     }
 
+    /// Processor time of all its processes so far, in seconds. Without fio's; a raw file has none.
+    pub(super) fn cpu_seconds(&self) -> Result<f64> {
+        let nodes = self.cluster.iter().flat_map(|cluster| cluster.nodes()).map(|node| node.pid);
+        self.servers.iter().map(|server| server.0.id()).chain(nodes).map(cpu_seconds).sum()
+    }
+
     /// The disk itself: a file, O_DIRECT, io_uring.
     pub(super) fn raw(directory: &Path, size_bytes: u64) -> Result<Self> {
         let path = image(directory, "raw.img", size_bytes)?;
-        Ok(Self { name: "raw", reach: Reach::File(path), _servers: Vec::new(), _cluster: None })
+        Ok(Self { name: "raw", reach: Reach::File(path), servers: Vec::new(), cluster: None })
     }
 
     /// qemu-storage-daemon with one copy.
@@ -47,7 +54,7 @@ impl Target {
         let path = image(directory, "single.img", size_bytes)?;
         let port = free_port()?;
         let server = storage_daemon(&["--blockdev", &file_node("f0", &path)], "f0", port)?;
-        Ok(Self { name: "qemu", reach: nbd(port), _servers: vec![server], _cluster: None })
+        Ok(Self { name: "qemu", reach: nbd(port), servers: vec![server], cluster: None })
     }
 
     /// Two qemu-storage-daemons: a quorum of a local file and of the other's export.
@@ -60,14 +67,23 @@ impl Target {
         let quorum = "driver=quorum,node-name=q0,vote-threshold=2,read-pattern=fifo,children.0=f0,children.1=n1";
         let nodes = ["--blockdev", &file_node("f0", &near), "--blockdev", &remote, "--blockdev", quorum];
         let server = storage_daemon(&nodes, "q0", port)?;
-        Ok(Self { name: "quorum", reach: nbd(port), _servers: vec![far_server, server], _cluster: None })
+        Ok(Self { name: "quorum", reach: nbd(port), servers: vec![far_server, server], cluster: None })
     }
 
     /// Tandem: two nodes and a witness as real processes.
     pub(super) fn tandem(directory: &Path, size_bytes: u64) -> Result<Self> {
-        let cluster = DemoCluster::start(&directory.join("tandem"), size_bytes, 1)?;
-        let reach = Reach::Nbd(cluster.uri().to_owned());
-        Ok(Self { name: "tandem", reach, _servers: Vec::new(), _cluster: Some(cluster) })
+        Ok(Self::pair("tandem", DemoCluster::start(&directory.join("tandem"), size_bytes, 1)?))
+    }
+
+    /// Another build of Tandem: `release` holds its `tandem` and `cluster`.
+    pub(super) fn other_tandem(release: &Path, directory: &Path, size_bytes: u64) -> Result<Self> {
+        let (tandem, cluster) = (release.join("tandem"), release.join("cluster"));
+        let started = DemoCluster::start_binaries(&tandem, &cluster, &directory.join("other"), size_bytes, 1)?;
+        Ok(Self::pair("other", started))
+    }
+
+    fn pair(name: &'static str, cluster: DemoCluster) -> Self {
+        Self { name, reach: Reach::Nbd(cluster.uri().to_owned()), servers: Vec::new(), cluster: Some(cluster) }
     }
 }
 

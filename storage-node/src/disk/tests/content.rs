@@ -171,6 +171,28 @@ fn damage_to_metadata_is_borne_and_never_gives_wrong_data() {
 }
 
 #[test]
+fn sums_learnt_after_damage_are_there_after_a_restart() {
+    let place = Place::written();
+    let layout = Layout::for_volume(SIZE);
+    place.flip(layout.checksums.offset + 40);
+    on_shard(async {
+        let client = place.reopen().await;
+        assert_eq!(client.read(100, 100).await, content(100, 100));
+        client.store.close(true).await.unwrap();
+    });
+    // Rot that only the sums which were learnt can show, beyond what was read as well.
+    place.flip(place.data_at(105));
+    place.flip(place.data_at(1000));
+    on_shard(async {
+        let client = place.reopen().await;
+        let bad = |start, count| client.run(DiskOp::Read { range: range(start, count), check: ReadCheck::Verify });
+        assert!(matches!(bad(100, 100).await.unwrap_err(), DiskError::Corrupt(bad) if bad == [range(105, 1)]));
+        assert!(matches!(bad(990, 20).await.unwrap_err(), DiskError::Corrupt(bad) if bad == [range(1000, 1)]));
+        assert_eq!((client.store.counters().pages_damaged, client.store.counters().unverified), (0, 0));
+    });
+}
+
+#[test]
 fn metadata_that_cannot_be_read_counts_as_damaged() {
     let place = Place::written();
     on_shard(async {

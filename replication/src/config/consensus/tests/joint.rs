@@ -29,6 +29,20 @@ impl Cluster {
         gone
     }
 
+    /// Asks as the driver does: again after each turn, before anything is heard. Gives the turns until asking causes no
+    /// more of them.
+    fn ask_until_quiet(&mut self, at: u64, ask: impl Fn(&mut Consensus)) -> usize {
+        for turns in 0..100 {
+            ask(self.nodes.get_mut(&at).unwrap());
+            let before = self.network.len();
+            self.turn(at);
+            if self.network.len() == before {
+                return turns;
+            }
+        }
+        panic!("asking never ends (seed {})", self.seed);
+    }
+
     /// A crash inside a turn: the write is done or not, and nobody hears of it.
     fn crash_within_a_turn(&mut self, id: u64) {
         if let Some(turn) = self.nodes.get_mut(&id).and_then(Consensus::ready) {
@@ -66,6 +80,42 @@ impl Cluster {
         }
         let applied = self.nodes.values().map(Consensus::applied).max().unwrap();
         assert!(by_index.keys().all(|index| *index <= applied), "a committed entry is lost (seed {})", self.seed);
+    }
+}
+
+/// The driver asks again whenever a turn ends, and passing a wish on to the leader is a turn: it must not take for ever,
+/// or the follower never hears the leader again.
+#[test]
+fn a_follower_that_asks_after_every_turn_comes_to_rest_and_gets_what_it_asks_for() {
+    for seed in 0..20 {
+        let mut cluster = Cluster::new(&[1, 2, 3], 500 + seed);
+        let leader = cluster.elect();
+        cluster.ticks(5);
+        let mut followers = (1..=3).filter(|id| *id != leader);
+        let [first, second] = [(); 2].map(|()| followers.next().unwrap());
+        cluster.newcomer(4);
+        // Two wishes at once: neither starves the other.
+        let both = |node: &mut Consensus| {
+            let _ = (node.add_voter(NodeId(4)), node.remove_voter(NodeId(second)));
+        };
+        cluster.cut.extend([(first, leader), (leader, first)]);
+        for _ in 0..ELECTION_TICKS / 2 {
+            assert!(cluster.ask_until_quiet(first, both) <= 2, "seed {}", cluster.seed);
+            cluster.tick();
+        }
+        cluster.cut.clear();
+        for round in 0.. {
+            assert!(round < 30 * ELECTION_TICKS, "the change does not come about (seed {})", cluster.seed);
+            let mut voters = vec![1, 3, 4, 2];
+            voters.retain(|id| *id != second);
+            voters.sort_unstable();
+            if cluster.is_settled(&voters) {
+                break;
+            }
+            cluster.ask_until_quiet(first, both);
+            cluster.tick();
+        }
+        cluster.assert_one_history();
     }
 }
 
@@ -226,4 +276,44 @@ fn a_replacement_converges_through_crashes_partitions_and_losses() {
 #[test]
 fn a_replacement_under_faults_is_the_same_run_for_the_same_seed() {
     assert_eq!(replace_under_faults(42), replace_under_faults(42));
+}
+
+/// One run: a founder grows to three voters while boxes pause and then make up for the time, so that leadership moves;
+/// the founder asks all the time, leader or not. True if leadership ever was elsewhere while it asked.
+fn grow_under_pauses(seed: u64) -> bool {
+    let mut cluster = Cluster::new(&[1], seed);
+    let mut leaders = BTreeMap::new();
+    let mut moved = false;
+    cluster.elect();
+    for newcomer in [2, 3] {
+        cluster.newcomer(newcomer);
+        let voters: Vec<u64> = (1..=newcomer).collect();
+        for step in 0.. {
+            assert!(step < 100 * ELECTION_TICKS, "node {newcomer} gets no vote (seed {seed})");
+            cluster.ask_until_quiet(1, |node| drop(node.add_voter(NodeId(newcomer))));
+            if cluster.is_settled(&voters) {
+                break;
+            }
+            if step < 30 * ELECTION_TICKS && cluster.roll(3) == 0 {
+                let paused = 1 + cluster.roll(newcomer);
+                for _ in 0..cluster.roll(3 * ELECTION_TICKS as u64) {
+                    cluster.nodes.get_mut(&paused).unwrap().tick();
+                    cluster.turn(paused);
+                }
+            }
+            cluster.tick();
+            moved |= cluster.leader().is_some_and(|leader| leader != 1);
+            cluster.note_leaders(&mut leaders);
+        }
+    }
+    cluster.assert_one_history();
+    cluster.ticks(3 * ELECTION_TICKS);
+    cluster.assert_agree();
+    moved
+}
+
+#[test]
+fn a_cluster_grows_while_boxes_pause_and_leadership_moves() {
+    let moved = (2000..2300).filter(|seed| grow_under_pauses(*seed)).count();
+    assert!(moved > 20, "leadership moved in {moved} runs only");
 }

@@ -169,6 +169,51 @@ fn a_learner_gets_its_vote_when_the_silent_voter_returns() {
     cluster.until("four voters", |cluster| cluster.is_settled(&[1, 2, 3, 4]));
 }
 
+/// The leader hears of a death an election timeout later at the latest; a newcomer may get its vote meanwhile. The four
+/// go on without the dead one, and its removal leaves three, as if it had died after.
+#[test]
+fn a_newcomer_that_gets_its_vote_while_a_voter_dies_is_one_of_four_until_that_one_is_removed() {
+    let mut fourth = 0;
+    for lag in 0..60 {
+        let mut cluster = Cluster::new(&[1, 2, 3], 700 + lag);
+        let leader = cluster.elect();
+        cluster.ticks(5);
+        let dying = (1..=3).find(|id| *id != leader).unwrap();
+        // Dies while the newcomer joins, at any step of it, or so many ticks before.
+        let (joined_for, dead_for) = if lag < 20 { (lag as usize, 0) } else { (0, (lag as usize - 20) / 2) };
+        if dead_for > 0 {
+            cluster.kill(dying);
+            cluster.ticks(dead_for);
+        }
+        cluster.newcomer(4);
+        cluster.add(leader, 4);
+        cluster.ticks(joined_for);
+        cluster.kill(dying);
+        let survivors: Vec<u64> = (1..=4).filter(|id| *id != dying).collect();
+        cluster.ticks(15 * ELECTION_TICKS);
+        let leader = cluster.elect();
+        let voters = cluster.voters(leader);
+        assert!(!cluster.nodes[&leader].is_joint(), "the change ends without the dead one (seed {})", cluster.seed);
+        fourth += usize::from(voters == [1, 2, 3, 4]);
+        assert_eq!(cluster.add(leader, 4).is_some_and(|standing| standing == Standing::Voter), voters.len() == 4);
+        cluster.propose(leader, noise(9000));
+        cluster.until("the survivors commit", |cluster| {
+            cluster.trace.iter().any(|line| line.starts_with(&format!("{leader} ")))
+        });
+        for _ in 0..20 {
+            cluster.ticks(ELECTION_TICKS);
+            let leader = cluster.elect();
+            cluster.remove(leader, dying);
+        }
+        cluster.until("three voters", |cluster| cluster.is_settled(&survivors));
+        // Now one may be lost again.
+        let leader = cluster.elect();
+        cluster.kill(leader);
+        cluster.until("another leads", |cluster| cluster.leader().is_some());
+    }
+    assert!((10..60).contains(&fourth), "{fourth} of 60 met the moment");
+}
+
 /// Every step of the change meets a crash of the leader: whoever leads next ends the joint configuration.
 #[test]
 fn a_leader_that_dies_in_the_joint_configuration_is_followed_by_one_that_leaves_it() {

@@ -335,7 +335,9 @@ fn grow_under_pauses(seed: u64) -> bool {
         let voters: Vec<u64> = (1..=newcomer).collect();
         for step in 0.. {
             assert!(step < 100 * ELECTION_TICKS, "node {newcomer} gets no vote (seed {seed})");
-            cluster.ask_until_quiet(1, |node| drop(node.add_voter(NodeId(newcomer))));
+            cluster.ask_until_quiet(1, |node| {
+                let _ = node.add_voter(NodeId(newcomer));
+            });
             if cluster.is_settled(&voters) {
                 break;
             }

@@ -22,7 +22,8 @@ use std::collections::{BTreeMap, VecDeque};
 
 use protobuf::Message as _;
 use raft::eraftpb::{
-    ConfChange, ConfChangeSingle, ConfChangeV2, ConfState, Entry, EntryType, HardState, Message, MessageType, Snapshot,
+    ConfChange, ConfChangeSingle, ConfChangeType, ConfChangeV2, ConfState, Entry, EntryType, HardState, Message,
+    MessageType, Snapshot,
 };
 use raft::{Config, RawNode, StateRole, Storage as _};
 use thiserror::Error;
@@ -173,6 +174,8 @@ pub struct Consensus {
     leader_since: Option<u64>,
     snapshots_sent: BTreeMap<u64, u64>,
     transfer_not_before: u64,
+    /// Changes of the membership passed on to the leader in this tick: once a tick is enough.
+    passed_on: Vec<(ConfChangeType, u64)>,
     election: ElectionTimeout,
 }
 
@@ -226,6 +229,7 @@ impl Consensus {
             leader_since: None,
             snapshots_sent: BTreeMap::new(),
             transfer_not_before: 0,
+            passed_on: Vec::new(),
             election,
         };
         consensus.after_input(false);
@@ -316,6 +320,7 @@ impl Consensus {
 
     fn tick_now(&mut self) {
         self.ticks += 1;
+        self.passed_on.clear();
         // A sole voter wins at once, and raft-rs asserts that a winner's entries are durable.
         let unpersisted = self.raw.raft.raft_log.persisted != self.raw.raft.raft_log.last_index();
         if unpersisted && self.raw.raft.state != StateRole::Leader && self.is_sole_voter() {

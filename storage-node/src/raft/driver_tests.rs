@@ -210,6 +210,44 @@ async fn stopping_the_leader_hands_over_and_a_voter_can_be_removed() {
     assert!(last.is_ok(), "a stranger is gone already");
 }
 
+/// Whoever is asked; a follower passes the wish on, and goes on hearing the leader meanwhile.
+#[tokio::test]
+async fn a_follower_that_is_asked_has_the_leader_change_the_voters() {
+    let cluster = Cluster::new();
+    let mut handles = cluster.three().await;
+    handles[&1].propose_and_wait(join(4, "n4"), PATIENCE).await.unwrap();
+    handles.insert(4, cluster.start(4));
+    let leader = leader_of(&handles[&1], |_| true).await;
+    let followers: Vec<u64> = (1..=3).filter(|id| *id != leader.0).collect();
+    assert!(handles[&followers[0]].add_voter(NodeId(4), PATIENCE).await.unwrap());
+    handles[&followers[1]].remove_voter(NodeId(4), PATIENCE).await.unwrap();
+    handles[&followers[0]].remove_voter(NodeId(4), PATIENCE).await.unwrap();
+    assert_eq!(handles[&followers[0]].status().borrow().members.len(), 3);
+}
+
+/// The one that is asked to remove the leader may be the leader: it hands over, and is a follower that still asks. It may
+/// never hear that it is gone, but it hears whatever else it is told.
+#[tokio::test]
+async fn a_leader_that_is_asked_to_remove_itself_hands_over_and_goes() {
+    let cluster = Cluster::new();
+    let mut handles = cluster.three().await;
+    let leader = leader_of(&handles[&1], |_| true).await;
+    let removed = handles.remove(&leader.0).unwrap();
+    let asking = tokio::spawn({
+        let removed = removed.clone();
+        async move { removed.remove_voter(leader, PATIENCE).await }
+    });
+    for handle in handles.values() {
+        let mut status = handle.status();
+        let gone = status.wait_for(|status| !status.members.contains_key(&leader));
+        assert_eq!(timeout(PATIENCE, gone).await.expect("gone in time").unwrap().members.len(), 2);
+    }
+    asking.abort();
+    // A task that is aborted still holds its handle until it has ended; how it ended does not matter.
+    let _ = asking.await;
+    cluster.kill(leader.0, removed).await;
+}
+
 #[tokio::test]
 async fn a_log_that_cannot_be_written_stops_the_driver_with_the_reason() {
     let cluster = Cluster::new();

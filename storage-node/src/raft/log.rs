@@ -118,7 +118,7 @@ impl Log {
         let superblock = newest_superblock(&bytes, &path, identity)?;
         let scan = scan(&bytes, superblock.chain_seed).map_err(|why| refuse(&path, why))?;
         check_promises(&superblock, &scan).map_err(|why| refuse(&path, why))?;
-        let promised = read_marker(&marker, identity).map_err(|source| io_error(&path, source))?;
+        let promised = read_marker(&marker, identity).map_err(|source| unreadable(&path, source))?;
         for promise in promised.iter() {
             check_marker(promise, &superblock, &scan).map_err(|why| refuse(&path, why))?;
         }
@@ -483,11 +483,18 @@ fn newest_superblock(bytes: &[u8], path: &Path, identity: LogIdentity) -> Result
     }
     let found = LogIdentity { cluster: superblock.cluster, node: superblock.node };
     if found != identity {
+        // Between its steps a recovery of the quorum leaves a log of the new cluster: this may be the last survivor.
+        let recovering = if found.node == identity.node {
+            "; if `tandem recover-quorum` was interrupted on this machine, repeat it and nothing else; otherwise it was \
+             put here in place of this node's own"
+        } else {
+            ""
+        };
         let why = format!(
-            "it belongs to node {} of cluster {}, and this is node {} of cluster {}",
+            "it belongs to node {} of cluster {}, and this is node {} of cluster {}{recovering}",
             found.node, found.cluster, identity.node, identity.cluster
         );
-        return Err(RaftError::LogRefused { path: path.to_owned(), why });
+        return Err(refuse(path, &why));
     }
     Ok(superblock)
 }
@@ -498,7 +505,7 @@ fn read_all(file: &File, path: &Path) -> Result<Vec<u8>, RaftError> {
         return Err(refuse(path, "it is larger than any log of ours"));
     }
     let mut bytes = vec![0; length as usize];
-    file.read_exact_at(&mut bytes, 0).map_err(|source| io_error(path, source))?;
+    file.read_exact_at(&mut bytes, 0).map_err(|source| unreadable(path, source))?;
     Ok(bytes)
 }
 
@@ -532,6 +539,15 @@ fn remove_if_there(path: &Path) -> Result<(), RaftError> {
 
 fn io_error(path: &Path, source: io::Error) -> RaftError {
     RaftError::Io { path: path.to_owned(), source }
+}
+
+/// A disk that cannot give back what it holds has damaged it. Another failure, of a right for example, says nothing
+/// about the log.
+pub(super) fn unreadable(path: &Path, source: io::Error) -> RaftError {
+    if source.raw_os_error() == Some(nix::errno::Errno::EIO as i32) {
+        return refuse(path, "the disk cannot read it (if only the way to the disk failed, start this node again)");
+    }
+    io_error(path, source)
 }
 
 /// Damage that may have cost a promise.

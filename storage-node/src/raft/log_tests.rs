@@ -10,7 +10,7 @@ use replication::config::ClusterState;
 use replication::config::consensus::{Consensus, ConsensusConfig, LOG_ENTRIES_MAX, Persist, Restored};
 use tempfile::TempDir;
 
-use super::log::{LOG_NAME, Log, LogIdentity, RECORDS_AT, lock_while};
+use super::log::{LOG_NAME, Log, LogIdentity, RECORDS_AT, lock_while, unreadable};
 use super::superblock::{SUPERBLOCK_BYTES, Superblock};
 use super::{RaftError, RaftError::LogRefused};
 
@@ -249,13 +249,22 @@ fn a_second_user_another_node_and_a_newer_format_are_refused() {
     assert_eq!(looks, 3);
     for other in [LogIdentity { cluster: ClusterId(8), ..ME }, LogIdentity { node: NodeId(2), ..ME }] {
         let result = Log::open(directory.path(), other);
-        assert!(matches!(result, Err(LogRefused { why, .. }) if why.contains("belongs to node 1")));
+        assert!(matches!(&result, Err(LogRefused { why, .. }) if why.contains("belongs to node 1")));
+        assert_must_rejoin(result.map(|_| Restored::default()), "another's");
     }
     let mut superblock = Superblock::new(ME, 1);
     (superblock.version, superblock.sequence) = (99, 1000);
     let file = OpenOptions::new().write(true).open(directory.path().join(LOG_NAME)).unwrap();
     file.write_all_at(&superblock.encode(), 0).unwrap();
     assert!(matches!(open(directory.path()), Err(LogRefused { why, .. }) if why.contains("newer")));
+}
+
+#[test]
+fn a_log_that_the_disk_cannot_read_is_refused_and_a_missing_right_is_only_told() {
+    use nix::errno::Errno::{EACCES, EIO};
+    let told = |errno| unreadable(Path::new(LOG_NAME), std::io::Error::from_raw_os_error(errno as i32));
+    assert_must_rejoin(Err(told(EIO)), "a bad sector");
+    assert!(matches!(told(EACCES), RaftError::Io { .. }));
 }
 
 /// The limit on file size is the process's, so the test runs itself again under one. `EFBIG` takes the way of `ENOSPC`.

@@ -106,6 +106,29 @@ impl Subject {
         Self { directory, moments, marker }
     }
 
+    /// A short life, in a file that ends soon behind its records: small enough to try every byte of it.
+    fn small() -> Self {
+        let directory = TempDir::new().unwrap();
+        let mut synced = Restored::founding(&[NodeId(1)], &ClusterState::default());
+        let mut log = Log::create(directory.path(), ME, &synced).unwrap();
+        for index in 2..6 {
+            let entry = Entry { index, term: index, data: vec![index as u8; 40].into(), ..Entry::default() };
+            synced.entries.push(entry.clone());
+            synced.hard_state = HardState { term: index, vote: index % 2, commit: index - 1, ..HardState::default() };
+            let hard_state = Some(synced.hard_state.clone());
+            log.append(&Persist { number: 1, hard_state, entries: vec![entry], snapshot: None, must_sync: true })
+                .unwrap();
+        }
+        drop(log);
+        let bytes = fs::read(directory.path().join(LOG_NAME)).unwrap();
+        let marker = fs::read(directory.path().join(MARKER_NAME)).unwrap();
+        let mut subject = Self { directory, moments: vec![Moment { bytes, synced }], marker };
+        let end = subject.synced_end();
+        subject.moments[0].bytes.truncate(end + 64);
+        subject.restore();
+        subject
+    }
+
     fn last(&self) -> &Moment {
         self.moments.last().unwrap()
     }
@@ -178,6 +201,59 @@ fn a_flipped_bit_in_any_byte_of_a_superblock_leaves_all_that_was_synced() {
         for bit in bits(SUPERBLOCK_BYTES) {
             assert!(subject.flip(LOG_NAME, slot * 8 + bit), "the other slot serves: slot at {slot}, bit {bit}");
         }
+    }
+}
+
+#[test]
+fn a_flip_in_any_byte_of_a_small_log_is_refused_in_the_records_and_harmless_elsewhere() {
+    let subject = Subject::small();
+    let records = RECORDS_AT as usize..subject.synced_end();
+    let [mut refused, mut survived] = [0; 2];
+    for at in 0..subject.last().bytes.len() {
+        let in_superblock = at % PAGE < SUPERBLOCK_BYTES && at < records.start;
+        let matters = records.contains(&at) || in_superblock;
+        // Nothing is ever written to the rest of a superblock's page.
+        if !matters && !is_full() && at < records.start && at % 13 != 0 {
+            continue;
+        }
+        for bit in (0..8).filter(|bit| *bit == at % 8 || is_full() && matters) {
+            let opened = subject.flip(LOG_NAME, at * 8 + bit);
+            assert_eq!(opened, !records.contains(&at), "byte {at}, bit {bit}");
+            *(if opened { &mut survived } else { &mut refused }) += 1;
+        }
+    }
+    println!("{} bytes: {refused} flips refused, {survived} survived whole", subject.last().bytes.len());
+    assert!(refused >= records.len() && survived > 2 * SUPERBLOCK_BYTES);
+}
+
+#[test]
+fn a_sector_of_the_records_that_was_never_written_is_refused() {
+    let subject = Subject::live(false);
+    let end = subject.synced_end();
+    for from in (RECORDS_AT as usize..end).step_by(512) {
+        let mut bytes = subject.last().bytes.clone();
+        bytes[from..end.min(from + 512)].fill(0);
+        fs::write(subject.directory.path().join(LOG_NAME), &bytes).unwrap();
+        assert!(!subject.judge(&format!("no sector at {from}")));
+    }
+}
+
+#[test]
+fn a_log_of_another_node_or_cluster_is_refused_with_or_without_its_marker() {
+    let subject = Subject::small();
+    for other in [LogIdentity { node: NodeId(2), ..ME }, LogIdentity { cluster: ClusterId(8), ..ME }] {
+        let elsewhere = TempDir::new().unwrap();
+        drop(
+            Log::create(elsewhere.path(), other, &Restored::founding(&[other.node], &ClusterState::default())).unwrap(),
+        );
+        for name in [LOG_NAME, MARKER_NAME] {
+            fs::copy(elsewhere.path().join(name), subject.directory.path().join(name)).unwrap();
+            assert!(!subject.judge(&format!("{name} of {other:?}")));
+        }
+        subject.restore();
+        // Its marker alone promises nothing about this log.
+        fs::copy(elsewhere.path().join(MARKER_NAME), subject.directory.path().join(MARKER_NAME)).unwrap();
+        assert!(subject.judge(&format!("the marker of {other:?}")));
     }
 }
 

@@ -136,11 +136,21 @@ impl Consensus {
             return Err(MembershipRefused::Busy);
         }
         if !self.is_leader() {
+            // Passing it on is a turn, and who asks again after every turn would do nothing else ever: the leader's
+            // answer would wait for a queue that nobody empties.
+            if self.passed_on.contains(&(kind, node.0)) {
+                return Ok(());
+            }
+            if self.passed_on.len() >= MEMBERS_MAX {
+                return Err(MembershipRefused::Busy);
+            }
             let mut wish = ConfChange { node_id: node.0, ..ConfChange::default() };
             wish.set_change_type(kind);
             let passed_on = self.raw.propose_conf_change(Vec::new(), wish);
             self.after_input(false);
-            return passed_on.map_err(|_| MembershipRefused::Busy);
+            passed_on.map_err(|_| MembershipRefused::Busy)?;
+            self.passed_on.push((kind, node.0));
+            return Ok(());
         }
         let mut changes = vec![(kind, node.0)];
         let voters_change = match kind {

@@ -29,6 +29,20 @@ impl Cluster {
         gone
     }
 
+    /// Asks as the driver does: again after each turn, before anything is heard. Gives the turns until asking causes no
+    /// more of them.
+    fn ask_until_quiet(&mut self, at: u64, ask: impl Fn(&mut Consensus)) -> usize {
+        for turns in 0..100 {
+            ask(self.nodes.get_mut(&at).unwrap());
+            let before = self.network.len();
+            self.turn(at);
+            if self.network.len() == before {
+                return turns;
+            }
+        }
+        panic!("asking never ends (seed {})", self.seed);
+    }
+
     /// A crash inside a turn: the write is done or not, and nobody hears of it.
     fn crash_within_a_turn(&mut self, id: u64) {
         if let Some(turn) = self.nodes.get_mut(&id).and_then(Consensus::ready) {
@@ -66,6 +80,42 @@ impl Cluster {
         }
         let applied = self.nodes.values().map(Consensus::applied).max().unwrap();
         assert!(by_index.keys().all(|index| *index <= applied), "a committed entry is lost (seed {})", self.seed);
+    }
+}
+
+/// The driver asks again whenever a turn ends, and passing a wish on to the leader is a turn: it must not take for ever,
+/// or the follower never hears the leader again.
+#[test]
+fn a_follower_that_asks_after_every_turn_comes_to_rest_and_gets_what_it_asks_for() {
+    for seed in 0..20 {
+        let mut cluster = Cluster::new(&[1, 2, 3], 500 + seed);
+        let leader = cluster.elect();
+        cluster.ticks(5);
+        let mut followers = (1..=3).filter(|id| *id != leader);
+        let [first, second] = [(); 2].map(|()| followers.next().unwrap());
+        cluster.newcomer(4);
+        // Two wishes at once: neither starves the other.
+        let both = |node: &mut Consensus| {
+            let _ = (node.add_voter(NodeId(4)), node.remove_voter(NodeId(second)));
+        };
+        cluster.cut.extend([(first, leader), (leader, first)]);
+        for _ in 0..ELECTION_TICKS / 2 {
+            assert!(cluster.ask_until_quiet(first, both) <= 2, "seed {}", cluster.seed);
+            cluster.tick();
+        }
+        cluster.cut.clear();
+        for round in 0.. {
+            assert!(round < 30 * ELECTION_TICKS, "the change does not come about (seed {})", cluster.seed);
+            let mut voters = vec![1, 3, 4, 2];
+            voters.retain(|id| *id != second);
+            voters.sort_unstable();
+            if cluster.is_settled(&voters) {
+                break;
+            }
+            cluster.ask_until_quiet(first, both);
+            cluster.tick();
+        }
+        cluster.assert_one_history();
     }
 }
 
@@ -117,6 +167,51 @@ fn a_learner_gets_its_vote_when_the_silent_voter_returns() {
     cluster.ticks(5 * ELECTION_TICKS);
     cluster.restart(2);
     cluster.until("four voters", |cluster| cluster.is_settled(&[1, 2, 3, 4]));
+}
+
+/// The leader hears of a death an election timeout later at the latest; a newcomer may get its vote meanwhile. The four
+/// go on without the dead one, and its removal leaves three, as if it had died after.
+#[test]
+fn a_newcomer_that_gets_its_vote_while_a_voter_dies_is_one_of_four_until_that_one_is_removed() {
+    let mut fourth = 0;
+    for lag in 0..60 {
+        let mut cluster = Cluster::new(&[1, 2, 3], 700 + lag);
+        let leader = cluster.elect();
+        cluster.ticks(5);
+        let dying = (1..=3).find(|id| *id != leader).unwrap();
+        // Dies while the newcomer joins, at any step of it, or so many ticks before.
+        let (joined_for, dead_for) = if lag < 20 { (lag as usize, 0) } else { (0, (lag as usize - 20) / 2) };
+        if dead_for > 0 {
+            cluster.kill(dying);
+            cluster.ticks(dead_for);
+        }
+        cluster.newcomer(4);
+        cluster.add(leader, 4);
+        cluster.ticks(joined_for);
+        cluster.kill(dying);
+        let survivors: Vec<u64> = (1..=4).filter(|id| *id != dying).collect();
+        cluster.ticks(15 * ELECTION_TICKS);
+        let leader = cluster.elect();
+        let voters = cluster.voters(leader);
+        assert!(!cluster.nodes[&leader].is_joint(), "the change ends without the dead one (seed {})", cluster.seed);
+        fourth += usize::from(voters == [1, 2, 3, 4]);
+        assert_eq!(cluster.add(leader, 4).is_some_and(|standing| standing == Standing::Voter), voters.len() == 4);
+        cluster.propose(leader, noise(9000));
+        cluster.until("the survivors commit", |cluster| {
+            cluster.trace.iter().any(|line| line.starts_with(&format!("{leader} ")))
+        });
+        for _ in 0..20 {
+            cluster.ticks(ELECTION_TICKS);
+            let leader = cluster.elect();
+            cluster.remove(leader, dying);
+        }
+        cluster.until("three voters", |cluster| cluster.is_settled(&survivors));
+        // Now one may be lost again.
+        let leader = cluster.elect();
+        cluster.kill(leader);
+        cluster.until("another leads", |cluster| cluster.leader().is_some());
+    }
+    assert!((10..60).contains(&fourth), "{fourth} of 60 met the moment");
 }
 
 /// Every step of the change meets a crash of the leader: whoever leads next ends the joint configuration.
@@ -226,4 +321,46 @@ fn a_replacement_converges_through_crashes_partitions_and_losses() {
 #[test]
 fn a_replacement_under_faults_is_the_same_run_for_the_same_seed() {
     assert_eq!(replace_under_faults(42), replace_under_faults(42));
+}
+
+/// One run: a founder grows to three voters while boxes pause and then make up for the time, so that leadership moves;
+/// the founder asks all the time, leader or not. True if leadership ever was elsewhere while it asked.
+fn grow_under_pauses(seed: u64) -> bool {
+    let mut cluster = Cluster::new(&[1], seed);
+    let mut leaders = BTreeMap::new();
+    let mut moved = false;
+    cluster.elect();
+    for newcomer in [2, 3] {
+        cluster.newcomer(newcomer);
+        let voters: Vec<u64> = (1..=newcomer).collect();
+        for step in 0.. {
+            assert!(step < 100 * ELECTION_TICKS, "node {newcomer} gets no vote (seed {seed})");
+            cluster.ask_until_quiet(1, |node| {
+                let _ = node.add_voter(NodeId(newcomer));
+            });
+            if cluster.is_settled(&voters) {
+                break;
+            }
+            if step < 30 * ELECTION_TICKS && cluster.roll(3) == 0 {
+                let paused = 1 + cluster.roll(newcomer);
+                for _ in 0..cluster.roll(3 * ELECTION_TICKS as u64) {
+                    cluster.nodes.get_mut(&paused).unwrap().tick();
+                    cluster.turn(paused);
+                }
+            }
+            cluster.tick();
+            moved |= cluster.leader().is_some_and(|leader| leader != 1);
+            cluster.note_leaders(&mut leaders);
+        }
+    }
+    cluster.assert_one_history();
+    cluster.ticks(3 * ELECTION_TICKS);
+    cluster.assert_agree();
+    moved
+}
+
+#[test]
+fn a_cluster_grows_while_boxes_pause_and_leadership_moves() {
+    let moved = (2000..2300).filter(|seed| grow_under_pauses(*seed)).count();
+    assert!(moved > 20, "leadership moved in {moved} runs only");
 }

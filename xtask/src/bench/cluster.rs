@@ -27,6 +27,7 @@ struct Ready {
 pub(super) struct NodeProcess {
     pub(super) name: String,
     pub(super) pid: u32,
+    pub(super) admin: String,
 }
 
 impl DemoCluster {

@@ -6,6 +6,7 @@ mod fio;
 mod idle;
 mod proc;
 mod report;
+mod resync;
 mod targets;
 
 use anyhow::Result;
@@ -23,6 +24,8 @@ enum What {
     Block(block::BlockOptions),
     /// Memory and processor time of a node with ten idle 100 GB volumes.
     Idle(idle::IdleOptions),
+    /// Speed of a full resync, what clients feel of it, and whether holes stay holes.
+    Resync(resync::ResyncOptions),
 }
 
 /// Runs one measurement.
@@ -30,5 +33,6 @@ pub(crate) fn run(options: &BenchOptions) -> Result<()> {
     match &options.what {
         What::Block(options) => block::run(options),
         What::Idle(options) => idle::run(options),
+        What::Resync(options) => resync::run(options),
     }
 }

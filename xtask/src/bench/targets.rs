@@ -82,7 +82,8 @@ impl Target {
         Ok(Self::pair("other", started))
     }
 
-    fn pair(name: &'static str, cluster: DemoCluster) -> Self {
+    /// A cluster that runs.
+    pub(super) fn pair(name: &'static str, cluster: DemoCluster) -> Self {
         Self { name, reach: Reach::Nbd(cluster.uri().to_owned()), servers: Vec::new(), cluster: Some(cluster) }
     }
 }

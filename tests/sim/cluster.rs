@@ -252,12 +252,17 @@ impl World {
         self.judge_harm(volume);
     }
 
-    /// What a primary's copy holds is the volume's content, also where a silent fault has made wrong content its truth.
+    /// What a primary's copy holds is the volume's content, also where a silent fault has made wrong content its truth. A
+    /// primary without a copy in the set reads those of the members.
     pub fn judge_harm(&mut self, volume: usize) {
         let v = &mut self.volumes[volume];
-        let Some(primary) = v.newest.as_ref().map(|config| config.primary) else { return };
-        if let Some(store) = self.boxes[primary.0 as usize - 1].stores[volume].as_ref() {
-            store.raw.harm.sealed.iter().for_each(|block| v.history.excuse(*block));
+        let Some(config) = v.newest.as_ref() else { return };
+        let own = config.in_sync.is_empty() || config.in_sync.contains_key(&config.primary);
+        let members: Vec<NodeId> = config.in_sync.keys().copied().collect();
+        for node in if own { vec![config.primary] } else { members } {
+            if let Some(store) = self.boxes[node.0 as usize - 1].stores[volume].as_ref() {
+                store.raw.harm.sealed.iter().for_each(|block| v.history.excuse(*block));
+            }
         }
     }
 

@@ -16,7 +16,7 @@ use super::index::Index;
 use super::log::Log;
 use super::read::{Read, Repair};
 use super::write::{Batch, Bitmaps, Write};
-use super::{Areas, CopyOp, CopyResult, Counters, Geometry, Hot, Order, RawId, RawOp, RawResult};
+use super::{Areas, CopyOp, CopyResult, Counters, Geometry, Hot, MetaPage, Order, Page, RawId, RawOp, RawResult};
 
 /// See the module's header.
 #[derive(Debug)]
@@ -133,6 +133,7 @@ impl LocalCopy {
         let count = geometry.blocks.div_ceil(proto::EXTENT_BLOCKS);
         let (index, entries, pages_damaged) = Index::recover(&geometry, count, areas.index);
         let (log, believed) = Log::recover(&geometry, count, areas.log);
+        let pages_damaged = pages_damaged + log.damaged();
         let mut extents = Extents::new(&geometry, entries);
         let listed: Vec<u64> = (0..count).filter(|extent| log.lists(*extent)).collect();
         for &extent in &listed {
@@ -154,6 +155,11 @@ impl LocalCopy {
             failed: false,
         };
         (copy, hot)
+    }
+
+    /// Pages of a damaged log, to be written in any order and flushed before the first operation begins.
+    pub fn mend_log(&mut self) -> Vec<(MetaPage, Page)> {
+        self.log.mend()
     }
 
     /// Begins an operation; `tag` is unique while it runs. It may end within this call.

@@ -44,6 +44,8 @@ struct Group {
     listed: Box<[u8; PAGE_BYTES - BITS_AT]>,
     next: Change,
     in_flight: Option<Change>,
+    /// Slots that were damaged when the log was read, or 1 if it could not be believed all the same.
+    damaged: u32,
 }
 
 /// What a transaction changes.
@@ -102,13 +104,15 @@ impl Log {
                 Slot::Damaged => false,
             }
         };
+        let damaged = slots.iter().filter(|slot| **slot == Slot::Damaged).count() as u32;
+        let damaged = damaged.max(u32::from(!believed));
         let newest = page_of((number % u64::from(self.ring)) as u32).filter(|_| number > 0 && believed);
         for extent in 0..extents as usize {
             if newest.map_or(!believed, |page| page[BITS_AT + extent / 8] & 1 << (extent % 8) != 0) {
                 listed[extent / 8] |= 1 << (extent % 8);
             }
         }
-        (Group { number, listed, next: Change::default(), in_flight: None }, believed)
+        (Group { number, listed, next: Change::default(), in_flight: None, damaged }, believed)
     }
 
     fn inspect(&self, group: u32, slot: u32, page: Option<&[u8]>) -> Slot {
@@ -166,6 +170,30 @@ impl Log {
             state.listed[byte] &= !bit;
         }
         state.in_flight = Some(change);
+        Some(self.transaction(group))
+    }
+
+    /// Slots that were found damaged when the log was read and have not been mended.
+    pub(super) fn damaged(&self) -> u64 {
+        self.groups.iter().map(|group| u64::from(group.damaged)).sum()
+    }
+
+    /// Transactions that fill the rings in which a slot was damaged, and change nothing. Without them the damaged slot
+    /// would cast doubt on the log each time that a crash leaves it beside the newest transaction. Whichever of them
+    /// land, the newest says what is hot, or the log is not believed.
+    pub(super) fn mend(&mut self) -> Vec<(MetaPage, Page)> {
+        let mut pages = Vec::new();
+        for group in 0..self.groups.len() as u32 {
+            if std::mem::take(&mut self.groups[group as usize].damaged) > 0 {
+                pages.extend((0..self.ring).map(|_| self.transaction(group)));
+            }
+        }
+        pages
+    }
+
+    /// The next transaction of a group: its page.
+    fn transaction(&mut self, group: u32) -> (MetaPage, Page) {
+        let state = &mut self.groups[group as usize];
         state.number += 1;
         let mut page = Box::new([0; PAGE_BYTES]);
         page[..8].copy_from_slice(&MAGIC);
@@ -177,7 +205,7 @@ impl Log {
         let crc = page_crc(&page[..]);
         put(&mut page, CRC_AT, &crc.to_le_bytes());
         let slot = (state.number % u64::from(self.ring)) as u32;
-        Some((MetaPage::Log(group * self.ring + slot), page))
+        (MetaPage::Log(group * self.ring + slot), page)
     }
 
     /// The transaction in flight has ended: what it changed.

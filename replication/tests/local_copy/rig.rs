@@ -43,8 +43,10 @@ impl Rig {
     }
 
     pub(crate) fn open(store: Store, rng: Rng) -> (Self, Hot) {
-        let (copy, hot) = store.with_areas(|areas| LocalCopy::open(store.geometry, areas));
+        let (mut copy, hot) = store.with_areas(|areas| LocalCopy::open(store.geometry, areas));
         copy.check_invariants();
+        let mut store = store;
+        copy.mend_log().into_iter().for_each(|(page, bytes)| store.write_page(page, bytes, true));
         let rig = Self {
             store,
             copy,

@@ -5,8 +5,9 @@ use std::sync::Arc;
 
 use block_device::AlignedBuf;
 use proto::{BLOCK_BYTES, EXTENT_BYTES};
-use replication::local_copy::MetaPage;
+use replication::local_copy::{MetaPage, Page};
 
+use super::DiskError;
 use super::layout::{Area, BITMAPS, Layout};
 use super::ring::{Request, Ring};
 
@@ -36,6 +37,25 @@ impl Read {
             bitmaps,
         }
     }
+}
+
+/// Writes pages of the log anew, durably, if there are any.
+pub(super) async fn mend(
+    ring: &Ring,
+    file: &Arc<File>,
+    layout: &Layout,
+    pages: Vec<(MetaPage, Page)>,
+) -> Result<(), DiskError> {
+    if pages.is_empty() {
+        return Ok(());
+    }
+    tracing::warn!(pages = pages.len(), "a damaged activity log is written anew");
+    for (page, bytes) in pages {
+        let offset = page_offset(layout, page).ok_or(DiskError::Misuse(libc::EFAULT))?;
+        let data = AlignedBuf::copy_of(&bytes[..]).freeze();
+        ring.run(file, Request::Write { offset, data, durable: false }).await?;
+    }
+    ring.run(file, Request::Flush).await.map(drop)
 }
 
 /// Byte offset of a page in the store; `None` if its area has no such page.

@@ -18,7 +18,7 @@ use nix::unistd::{Whence, lseek};
 use proto::checksum::Salt;
 use proto::peer::message::WriteKind;
 use proto::{BLOCK_BYTES, BlockRange, Boot, EXTENT_BYTES};
-use replication::local_copy::{Areas, CopyOp, Counters, Geometry, LocalCopy, MetaPage, Page};
+use replication::local_copy::{Areas, CopyOp, Counters, Geometry, Hot, LocalCopy, MetaPage, Page};
 use tokio::sync::{Mutex, Notify};
 
 use super::areas;
@@ -91,7 +91,11 @@ impl Store {
         write_superblock(&ring, &file, &now, 1 - slot).await.map_err(|e| io_at(path)(e.into()))?;
         let read = areas::Read::of(&ring, &file, &before.layout).await;
         let areas = Areas { log: &read.log, index: [&read.index[0], &read.index[1]] };
-        let (copy, hot) = LocalCopy::open(geometry(&before), areas);
+        let (mut copy, hot) = LocalCopy::open(geometry(&before), areas);
+        if let Hot::All = hot {
+            tracing::warn!(path = %path.display(), "the activity log is damaged: every extent counts as hot and is compared");
+        }
+        areas::mend(&ring, &file, &before.layout, copy.mend_log()).await.map_err(|e| io_at(path)(e.into()))?;
         let inner = Inner {
             ring,
             file,

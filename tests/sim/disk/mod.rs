@@ -89,7 +89,8 @@ impl Store {
         let pages = self.geometry.blocks.div_ceil(proto::EXTENT_BLOCKS).div_ceil(INDEX_ENTRIES) as u32;
         let index = [0, 1].map(|copy| self.raw.area(pages, |page| MetaPage::Index { copy, page }));
         let areas = Areas { log: &log, index: [&index[0], &index[1]] };
-        let (copy, hot) = LocalCopy::open(self.geometry, areas);
+        let (mut copy, hot) = LocalCopy::open(self.geometry, areas);
+        copy.mend_log().into_iter().for_each(|(page, bytes)| self.raw.mend_page(page, bytes));
         let pages = bitmap_pages::pages_for(self.geometry.blocks) as u32;
         let bitmaps = (0..BITMAPS).map(|slot| self.raw.area(pages, |page| MetaPage::Bitmap { slot, page })).collect();
         self.raw.harm.opened(&hot);

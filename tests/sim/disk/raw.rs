@@ -419,6 +419,11 @@ impl RawDisk {
         self.data.store(block, value, fua && !self.silent.lying, self.sequence);
     }
 
+    /// A page is written, durably, while the copy is opened.
+    pub fn mend_page(&mut self, page: MetaPage, bytes: Page) {
+        self.store_page(page, bytes.into(), true);
+    }
+
     fn store_page(&mut self, page: MetaPage, bytes: Held, durable: bool) {
         self.sequence += 1;
         self.harm.promises_broken |= durable && self.silent.lying;

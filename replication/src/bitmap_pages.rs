@@ -107,6 +107,13 @@ pub(crate) fn decode(area: &[u8], blocks: u64) -> Image {
     Image::Bitmap(header, bitmap)
 }
 
+/// The highest generation of any page of an area that can be read, whatever bitmap it belonged to; 0 without one.
+pub(crate) fn newest_generation(area: &[u8]) -> u64 {
+    let pages = area.chunks_exact(PAGE_BYTES).filter_map(|page| <&[u8; PAGE_BYTES]>::try_from(page).ok());
+    let generation = |page: &[u8; PAGE_BYTES]| u64_at(page, if page[..8] == HEADER_MAGIC { 72 } else { 16 });
+    pages.filter(|page| is_sealed(page)).map(generation).max().unwrap_or(0)
+}
+
 fn decode_header(page: &[u8; PAGE_BYTES]) -> Option<Header> {
     if page[..8] != HEADER_MAGIC || !is_sealed(page) {
         return None;

@@ -114,6 +114,8 @@ pub(crate) struct Core {
     pub(crate) scrubbed_at: Timestamp,
     /// Durable fence: nothing at or below it is served or acknowledged.
     pub(crate) fence: (Epoch, ConfigVersion),
+    /// The newest version that a primary acted under whose stream has reached this run.
+    pub(crate) primary_version: ConfigVersion,
     /// Operations in flight, by number, hence oldest first.
     pub(crate) io: BTreeMap<IoId, Io>,
     next_io: u64,
@@ -162,6 +164,7 @@ impl Core {
             last_scrub: None,
             scrubbed_at: now,
             fence: (Epoch(0), ConfigVersion(0)),
+            primary_version: ConfigVersion(0),
             io: BTreeMap::new(),
             next_io: 0,
             generation: 0,
@@ -202,6 +205,19 @@ impl Core {
     /// True when this node is in the committed in_sync set, as far as it has applied.
     pub(crate) fn is_member(&self) -> bool {
         self.config.as_ref().is_some_and(|config| config.in_sync.contains_key(&self.node))
+    }
+
+    /// True once this run is registered. The entry that says so is newer than all that a former run has applied, so the
+    /// configuration is not one of the past, which the log tells again at the start of a run.
+    pub(crate) fn is_registered(&self) -> bool {
+        let own = self.config.as_ref().and_then(|config| config.replicas.get(&self.node));
+        own.is_some_and(|registration| registration.incarnation == self.incarnation)
+    }
+
+    /// True when no primary has sent anything under a newer configuration than the one applied here: it says which copies
+    /// may have what this one was sent.
+    pub(crate) fn follows_primary(&self) -> bool {
+        self.version() >= self.primary_version
     }
 
     /// True when this node is a member that came in sync during another power-on: its disk may have lost what it had

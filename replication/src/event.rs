@@ -136,6 +136,8 @@ pub enum Event {
     VolumeRemoved,
     /// The local store is open (at start, or after an attach).
     DiskAttached(Box<Attachment>),
+    /// There is no local store to open, or it could not be opened. One may be attached later.
+    DiskUnavailable,
     /// The Raft leader reported whether it heard that node within its last election timeout.
     LeaderHears {
         /// Node heard or not.

@@ -1,12 +1,14 @@
 //! Blocks asked of a peer's copy: in the place of local ones that are bad, or because there is no local copy.
 //!
-//! Whoever asks holds the range, so what comes back is current. Only a committed member is asked (its copy has every
-//! acknowledged write), and a repair writes the answer only where it matches our own checksum.
+//! Whoever asks holds the range, so what comes back is current. Only committed members are asked (their copies have every
+//! acknowledged write), one after the other until one has the blocks good; a repair writes the answer only where it matches
+//! our own checksum.
 
 use std::collections::VecDeque;
 
 use proto::peer::message::Message;
 use proto::{BlockRange, NodeId};
+use smallvec::SmallVec;
 
 use crate::action::{Action, Refusal};
 use crate::core::{Core, Purpose};
@@ -45,7 +47,7 @@ enum Stage {
     /// This peer was.
     Asked(NodeId),
     /// Its answer is being written.
-    Writing { payload: PayloadId },
+    Writing { node: NodeId, payload: PayloadId },
 }
 
 /// See the module's header.
@@ -55,29 +57,37 @@ pub(crate) struct Fetch {
     want: Want,
     todo: VecDeque<BlockRange>,
     stage: Stage,
+    /// Peers whose copy of what is asked for now is not good.
+    bad_at: SmallVec<[NodeId; 2]>,
 }
 
 impl Fetch {
     /// A read without a local copy.
     pub(crate) fn read(number: u64, range: BlockRange) -> Self {
-        Self { asker: Asker::Read(number), want: Want::Data, todo: VecDeque::from([range]), stage: Stage::Idle }
+        Self::new(Asker::Read(number), Want::Data, VecDeque::from([range]))
     }
 
     /// The old content for a partial write without a local copy.
     pub(crate) fn edges(number: u64, range: BlockRange) -> Self {
-        Self { asker: Asker::Merge(number), want: Want::Data, todo: VecDeque::from([range]), stage: Stage::Idle }
+        Self::new(Asker::Merge(number), Want::Data, VecDeque::from([range]))
     }
 
     /// Bad blocks of the local copy. A scrub's are asked for one by one: one that is bad everywhere stands in no other's way.
     pub(crate) fn repair(asker: Asker, bad: Vec<BlockRange>) -> Self {
         let todo = match asker {
-            Asker::Scrub(_) => {
-                bad.iter().flat_map(|range| range.blocks()).map(|block| BlockRange::new(block, 1)).collect()
-            }
+            Asker::Scrub(_) => bad.into_iter().flat_map(one_by_one).collect(),
             Asker::Read(_) | Asker::Merge(_) | Asker::Orphan(_) => bad.into(),
         };
-        Self { asker, want: Want::Repair, todo, stage: Stage::Idle }
+        Self::new(asker, Want::Repair, todo)
     }
+
+    fn new(asker: Asker, want: Want, todo: VecDeque<BlockRange>) -> Self {
+        Self { asker, want, todo, stage: Stage::Idle, bad_at: SmallVec::new() }
+    }
+}
+
+fn one_by_one(range: BlockRange) -> impl Iterator<Item = BlockRange> {
+    range.blocks().map(|block| BlockRange::new(block, 1))
 }
 
 impl Primary {
@@ -96,11 +106,14 @@ impl Primary {
         let idle = |fetch: &Fetch| fetch.stage == Stage::Idle;
         let numbers: Vec<u64> = self.fetches.iter().filter(|(_, fetch)| idle(fetch)).map(|(n, _)| *n).collect();
         for number in numbers {
-            let able = |peer: &Peer| peer.sync.is_member() && peer.is_open() && peer.reads_for_us();
-            let hope = self.peers.values().any(|peer| peer.sync.is_member() && peer.may_read_for_us());
-            match self.peers.iter_mut().find(|(_, peer)| able(peer)) {
+            // Another one's failure may have set it going.
+            let Some(fetch) = self.fetches.get_mut(&number).filter(|fetch| idle(fetch)) else { continue };
+            let untried = |node: &NodeId, peer: &Peer| peer.sync.is_member() && !fetch.bad_at.contains(node);
+            let able = |node: &NodeId, peer: &Peer| untried(node, peer) && peer.is_open() && peer.reads_for_us();
+            let hope = self.peers.iter().any(|(node, peer)| untried(node, peer) && peer.may_read_for_us());
+            let asked = !fetch.bad_at.is_empty();
+            match self.peers.iter_mut().find(|(node, peer)| able(node, peer)) {
                 Some((node, peer)) => {
-                    let Some(fetch) = self.fetches.get_mut(&number) else { continue };
                     let (Some(session), Some(range)) = (peer.session.as_mut(), fetch.todo.front()) else { continue };
                     fetch.stage = Stage::Asked(*node);
                     let seq = session.await_ack(Awaited::Fetch(number), core.active);
@@ -108,6 +121,7 @@ impl Primary {
                 }
                 // While a member may come back, its copy may be good.
                 None if hope => {}
+                None if asked => self.on_bad_everywhere(core, number),
                 None => self.fail_fetch(core, number),
             }
         }
@@ -122,7 +136,8 @@ impl Primary {
         let asker = fetch.asker;
         match fetch.want {
             Want::Repair if core.serves_locally() => {
-                fetch.stage = Stage::Writing { payload };
+                let Stage::Asked(node) = fetch.stage else { return core.release(Some(payload)) };
+                fetch.stage = Stage::Writing { node, payload };
                 let io = core.start_io(Purpose::Repair(number));
                 core.act(Action::RepairLocal { io, range, payload });
             }
@@ -151,20 +166,46 @@ impl Primary {
         self.fetch_next(core, number);
     }
 
-    /// The blocks asked for last are good nowhere. A scrub goes on with the others.
-    pub(crate) fn on_bad_everywhere(&mut self, core: &mut Core, number: u64) {
-        match self.fetches.get(&number).map(|fetch| fetch.asker) {
-            Some(Asker::Scrub(_)) => self.fetch_next(core, number),
+    /// The peer's copy of the blocks asked for last is bad, or differs from what ours should be: the next one is asked.
+    pub(crate) fn on_bad_at_peer(&mut self, core: &mut Core, number: u64) {
+        let Some(fetch) = self.fetches.get_mut(&number) else { return };
+        if matches!(fetch.asker, Asker::Orphan(_)) {
+            return self.fail_fetch(core, number);
+        }
+        match std::mem::replace(&mut fetch.stage, Stage::Idle) {
+            Stage::Idle => return,
+            Stage::Asked(node) => fetch.bad_at.push(node),
+            Stage::Writing { node, payload } => {
+                fetch.bad_at.push(node);
+                core.release(Some(payload));
+            }
+        }
+        self.progress_fetches(core);
+    }
+
+    /// No member has all of the blocks asked for last. For a repair each of them may still be good somewhere; a scrub goes
+    /// on with the others.
+    fn on_bad_everywhere(&mut self, core: &mut Core, number: u64) {
+        let Some(fetch) = self.fetches.get_mut(&number) else { return };
+        match fetch.todo.front().copied() {
+            Some(range) if fetch.want == Want::Repair && range.count > 1 => {
+                fetch.todo.pop_front();
+                range.blocks().rev().for_each(|block| fetch.todo.push_front(BlockRange::new(block, 1)));
+                fetch.bad_at.clear();
+                self.progress_fetches(core);
+            }
+            _ if matches!(fetch.asker, Asker::Scrub(_)) => self.fetch_next(core, number),
             _ => self.fail_fetch(core, number),
         }
     }
 
     fn fetch_next(&mut self, core: &mut Core, number: u64) {
         let Some(fetch) = self.fetches.get_mut(&number) else { return };
-        if let Stage::Writing { payload } = fetch.stage {
+        if let Stage::Writing { payload, .. } = fetch.stage {
             core.release(Some(payload));
         }
         fetch.stage = Stage::Idle;
+        fetch.bad_at.clear();
         fetch.todo.pop_front();
         if !fetch.todo.is_empty() && !matches!(fetch.asker, Asker::Orphan(_)) {
             return self.progress_fetches(core);
@@ -182,7 +223,7 @@ impl Primary {
     /// No good copy of these blocks is to be had: only the operation that needs them fails.
     pub(crate) fn fail_fetch(&mut self, core: &mut Core, number: u64) {
         let Some(fetch) = self.fetches.remove(&number) else { return };
-        if let Stage::Writing { payload } = fetch.stage {
+        if let Stage::Writing { payload, .. } = fetch.stage {
             core.release(Some(payload));
         }
         match fetch.asker {
@@ -231,7 +272,7 @@ impl Primary {
     /// Its answer is not wanted any more.
     pub(crate) fn drop_fetch(&mut self, core: &mut Core, number: u64) {
         let Some(fetch) = self.fetches.remove(&number) else { return };
-        if let Stage::Writing { payload } = fetch.stage {
+        if let Stage::Writing { payload, .. } = fetch.stage {
             core.release(Some(payload));
         }
     }
@@ -244,7 +285,7 @@ impl Primary {
                 self.on_read_corrupt(core, number, bad);
             }
             Purpose::Merge(number) => self.on_edges_corrupt(core, number, bad),
-            Purpose::Repair(number) => self.on_bad_everywhere(core, number),
+            Purpose::Repair(number) => self.on_bad_at_peer(core, number),
             Purpose::Scrub(number) => self.on_scrub_read(core, number, io, bad),
             Purpose::Chunk(node, number) => self.on_chunk_corrupt(core, node, number, io, bad),
             _ => {}

@@ -142,6 +142,15 @@ pub(crate) enum Recorded {
     Yes,
 }
 
+/// Why a member cannot take part: it is dropped without waiting, if another one is left.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Defect {
+    /// Its copy may hold less than it has acknowledged.
+    Suspect,
+    /// It has no disk in use, or another copy than the registered one.
+    NoCopy,
+}
+
 /// A peer of the primary.
 #[derive(Clone, Debug, Hash)]
 pub(crate) struct Peer {
@@ -155,8 +164,8 @@ pub(crate) struct Peer {
     protocol: ProtocolVersion,
     synced_at: Timestamp,
     last_heard: Timestamp,
-    /// The peer said, or its supervisor did, that it cannot take part: drop it without waiting.
-    pub(crate) unfit: bool,
+    /// What it has said that speaks against it as a member.
+    pub(crate) defect: Option<Defect>,
     retry_hello_at: Timestamp,
     pub(crate) resync_not_before: Timestamp,
     backoff: Micros,
@@ -174,7 +183,7 @@ impl Peer {
             protocol: ProtocolVersion(1),
             synced_at: core.now,
             last_heard: core.active,
-            unfit: false,
+            defect: None,
             retry_hello_at: core.now,
             resync_not_before: core.now,
             backoff: core.timing.readmit_backoff.0,
@@ -210,7 +219,7 @@ impl Peer {
     pub(crate) fn become_member(&mut self, core: &Core, member: Member) {
         self.sync = Sync::Member { member };
         self.synced_at = core.now;
-        self.unfit = false;
+        self.defect = None;
     }
 
     /// The Shrink has committed: from here on the bitmap says what the copy lacks.
@@ -220,7 +229,7 @@ impl Peer {
         let forgiven = core.now.since(self.synced_at) >= BACKOFF_FORGIVEN_AFTER;
         self.backoff = if forgiven { first } else { Micros((self.backoff.0 * 2).clamp(first.0, longest.0)) };
         self.resync_not_before = core.now + self.backoff;
-        self.unfit = false;
+        self.defect = None;
     }
 
     /// How long nothing was heard of it, by the clock that stands while we do.
@@ -342,7 +351,7 @@ impl Primary {
                 }
             }
             Message::ReadFailed { seq, bad } => match session.pending.remove(&seq) {
-                Some((Awaited::Fetch(fetch), _)) => self.on_bad_everywhere(core, fetch),
+                Some((Awaited::Fetch(fetch), _)) => self.on_bad_at_peer(core, fetch),
                 Some((Awaited::Scrub(step), _)) => self.on_scrub_failed(core, node, step, bad),
                 _ => {}
             },
@@ -377,7 +386,7 @@ impl Primary {
         match &peer.sync {
             // A member that came back cold may have lost what it acknowledged: it is never counted again as it is.
             Sync::Member { member } if member.boot != boot || suspect => {
-                peer.unfit = true;
+                peer.defect = Some(Defect::Suspect);
                 self.refuse_peer(core, node, "the peer lost power without a clean stop");
             }
             Sync::Member { .. } => {
@@ -394,6 +403,8 @@ impl Primary {
 
     fn open(&mut self, core: &mut Core, node: NodeId) {
         let Some(peer) = self.peers.get_mut(&node) else { return };
+        // A member that had no disk in use has it back as it was.
+        peer.defect = None;
         if let Some(session) = peer.session.as_mut() {
             session.open = true;
         }
@@ -414,7 +425,7 @@ impl Primary {
         match reason {
             NackReason::StaleEpoch | NackReason::NotYet => peer.retry_hello_at = core.now + HELLO_RETRY,
             NackReason::DiskFailed | NackReason::WrongDisk => {
-                peer.unfit = true;
+                peer.defect = Some(Defect::NoCopy);
                 peer.retry_hello_at = core.now + core.timing.lease;
             }
         }

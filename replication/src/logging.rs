@@ -64,15 +64,17 @@ impl Core {
     }
 
     /// At the end of an orderly stop: everything that may become cold does. False if there is nothing. A backup among
-    /// others does not know what they hold, so its extents stay hot; a pair's two logs speak for both.
+    /// others does not know what they hold, so its extents stay hot; a pair's two logs speak for both. It was a pair if it
+    /// is one by a configuration that is not older than what came in the stream.
     pub(crate) fn cool_all(&mut self, was_primary: bool) -> bool {
-        let pair = self.config.as_ref().is_some_and(|config| config.replicas.len() <= 2);
+        let pair = self.follows_primary() && self.config.as_ref().is_some_and(|config| config.replicas.len() <= 2);
         let settled = if was_primary || pair { Seq(u64::MAX) } else { Seq(0) };
         self.cool(Purpose::StopCool, proto::Timestamp::NEVER, settled, usize::MAX)
     }
 
     fn cool(&mut self, purpose: Purpose, idle_since: proto::Timestamp, settled: Seq, max: usize) -> bool {
-        if self.bitmaps_busy.is_some() {
+        // Before this run is registered nothing is tracked here, and only the log tells what has been written.
+        if self.bitmaps_busy.is_some() || !self.is_registered() {
             return false;
         }
         let io = self.start_io(purpose);
@@ -127,18 +129,25 @@ impl Core {
     pub(crate) fn follow_members(&mut self, beginning: Beginning) {
         let Some(config) = self.config.clone() else { return };
         self.log.learn_size(self.extents(), self.active);
-        if !matches!(self.disk, Disk::Attached(_)) || !self.is_member() {
-            return self.trackers.clear();
+        if !matches!(self.disk, Disk::Attached(_)) || !self.is_registered() {
+            return;
         }
         let hot = self.log.not_cold();
         self.trackers.follow(&config, self.node, &hot, beginning);
+        let pages = self.trackers.heal();
+        if !pages.is_empty() {
+            let io = self.start_io(Purpose::Bitmap(NodeId::NONE));
+            let before = self.bitmaps_busy.replace(io);
+            assert!(before.is_none(), "damage is healed before any other page is written");
+            self.act(Action::WriteBitmap { io, pages });
+        }
     }
 
     /// A copy outside the set has come back: what is to be compared, beside what the tracker knows. `last_in_sync` is
     /// what it has recorded, `uncertain` what it cannot vouch for.
     pub(crate) fn judge_rejoin(&mut self, node: NodeId, last_in_sync: ConfigVersion, uncertain: &Uncertain) {
-        let (blocks, version) = (self.blocks(), self.version());
-        let generation = self.trackers.next_generation(version);
+        let blocks = self.blocks();
+        let generation = self.trackers.next_generation();
         let Some(tracker) = self.trackers.get_mut(node) else { return };
         if last_in_sync < tracker.since() || *uncertain == Uncertain::All {
             tracker.restart_dirty(blocks, generation);

@@ -13,7 +13,7 @@ use crate::core::{Core, Disk};
 use crate::event::{OpId, PayloadId, Request};
 use crate::fetch::Fetch;
 use crate::handoff::Handoff;
-use crate::link::{Peer, Recorded, Sync};
+use crate::link::{Defect, Peer, Recorded, Sync};
 use crate::proposal::Proposal;
 use crate::read::Read;
 use crate::scrub::Scrub;
@@ -249,7 +249,7 @@ impl Primary {
     pub(crate) fn can_serve(&self, core: &Core) -> bool {
         let able = |peer: &Peer| peer.sync.is_member() && peer.may_read_for_us();
         let through_peer = || !core.is_member() && self.peers.values().any(able);
-        self.service == Service::Serving && (core.serves_locally() || through_peer())
+        self.service == Service::Serving && (core.serves_locally() || (through_peer() && !self.is_dead(core)))
     }
 
     /// True when this node has no copy in sync and its peers' software cannot be asked for blocks.
@@ -259,9 +259,30 @@ impl Primary {
     }
 
     /// True when the only copy in sync is the one whose disk is lost.
+    pub(crate) fn is_last_without_disk(core: &Core) -> bool {
+        matches!(core.disk, Disk::Detached { .. }) && core.is_last_member()
+    }
+
+    /// True when every copy in sync is known to have lost its disk: nothing can be served until one is back.
     pub(crate) fn is_dead(&self, core: &Core) -> bool {
-        let sole = core.config.as_ref().is_some_and(|config| config.in_sync.len() == 1);
-        matches!(core.disk, Disk::Detached { .. }) && core.is_member() && sole
+        let without = |node: &NodeId| match self.peers.get(node) {
+            Some(peer) => peer.defect == Some(Defect::NoCopy) && !peer.is_open(),
+            None => *node == core.node && matches!(core.disk, Disk::Detached { .. }),
+        };
+        !core.serves_locally() && core.config.as_ref().is_some_and(|config| config.in_sync.keys().all(without))
+    }
+
+    /// Nobody is left to wait for anything once no copy in sync has a disk. Called after every event.
+    pub(crate) fn refuse_if_dead(&mut self, core: &mut Core) {
+        let idle = self.queue.is_empty() && self.writes.is_empty() && self.reads.is_empty() && self.flushes.is_empty();
+        if !idle && self.is_dead(core) {
+            self.refuse_all(core, Refusal::Io);
+        }
+    }
+
+    /// True when another member can go on without this copy: its session is open.
+    pub(crate) fn has_live_member(&self) -> bool {
+        self.peers.values().any(|peer| peer.sync.is_member() && peer.is_open())
     }
 
     fn start_client(&mut self, core: &mut Core, op: OpId, request: Request) {
@@ -294,9 +315,7 @@ impl Primary {
         for flush in self.flushes.values_mut() {
             flush.on_disk_lost();
         }
-        if self.is_dead(core) {
-            self.refuse_all(core, Refusal::Io);
-        }
+        self.refuse_if_dead(core);
         self.recheck_all(core);
     }
 
@@ -368,7 +387,7 @@ impl Primary {
             return Some(("operations of a former role are being drained".to_owned(), core.started));
         }
         if self.is_dead(core) {
-            return Some(("the disk of the only copy in sync is lost".to_owned(), core.started));
+            return Some(("no copy in sync has its disk; attach one again".to_owned(), core.started));
         }
         let silent = self.peers.iter().find(|(_, peer)| peer.sync.is_member() && !peer.is_open());
         silent.map(|(node, peer)| {

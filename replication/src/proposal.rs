@@ -84,7 +84,7 @@ impl Primary {
             self.peers.get(node).is_some_and(|peer| {
                 let gone = registered(node).is_some_and(|incarnation| core.is_gone(*node, incarnation));
                 let silent = !peer.is_open() && peer.silence(core.active) >= core.timing.shrink_after;
-                peer.unfit || silent || (gone && !peer.is_open())
+                peer.defect.is_some() || silent || (gone && !peer.is_open())
             })
         };
         config.in_sync.keys().filter(|node| **node != core.node && lost(node)).copied().collect()

@@ -101,6 +101,8 @@ impl Replica {
             Event::Config(config) => self.on_config(config),
             Event::VolumeRemoved => self.on_volume_removed(),
             Event::DiskAttached(attachment) => self.on_disk_attached(attachment),
+            Event::DiskUnavailable if self.core.disk == Disk::Absent => self.on_disk_lost(false),
+            Event::DiskUnavailable => {}
             Event::LeaderHears { node, alive } => self.core.leader_hears(node, alive),
             Event::Goodbye { node, incarnation } => self.core.goodbye(node, incarnation),
             Event::LinkUp { peer, link, outbound, protocol } => self.on_link_up(peer, link, outbound, protocol),
@@ -148,6 +150,7 @@ impl Replica {
                     primary.next_housekeeping = core.now + core.timing.beacon_interval;
                     primary.keep_links(core);
                 }
+                primary.refuse_if_dead(core);
                 primary.progress_fetches(core);
                 if self.returned.is_some() || primary.must_hand_over(core) {
                     primary.hand_over_for_disk(core);
@@ -226,7 +229,7 @@ impl Replica {
             self.core.follow_members(Beginning::Hot);
         }
         // The peer that would have taken over has left the set instead: this copy is the last one after all.
-        let alone = matches!(&self.role, Role::Primary(primary) if primary.is_dead(&self.core));
+        let alone = matches!(&self.role, Role::Primary(_)) && Primary::is_last_without_disk(&self.core);
         if let Some(attachment) = self.returned.take_if(|_| alone) {
             self.on_disk_attached(attachment);
         }
@@ -244,8 +247,8 @@ impl Replica {
     fn on_disk_attached(&mut self, attachment: Box<Attachment>) {
         let report = attachment.report;
         self.core.fence = self.core.fence.max(report.fence);
-        if let (Role::Primary(primary), Disk::Detached { .. }) = (&self.role, self.core.disk) {
-            if !primary.is_dead(&self.core) {
+        if let (Role::Primary(_), Disk::Detached { .. }) = (&self.role, self.core.disk) {
+            if !Primary::is_last_without_disk(&self.core) {
                 // What was in flight is lost to this copy: it comes back as a resync target, under another primary.
                 self.returned = Some(attachment);
                 return;
@@ -478,11 +481,10 @@ impl Replica {
             (Control::Scrub { .. }, _) => {
                 self.core.act(Action::Notify(Notice::ScrubRefused { why: "this node is not primary" }));
             }
-            (Control::Detach, Role::Stopped) => {}
-            (Control::Detach, _) if self.core.is_last_member() => {
-                self.core.act(Action::Notify(Notice::DetachRefused { why: "the copy is the last one in sync" }));
-            }
-            (Control::Detach, _) => self.on_disk_lost(false),
+            (Control::Detach, _) => match self.why_not_detach() {
+                Some(why) => self.core.act(Action::Notify(Notice::DetachRefused { why })),
+                None => self.on_disk_lost(false),
+            },
             (Control::Stop, Role::Stopped) => self.core.act(Action::Stopped),
             (Control::Stop, Role::Primary(primary)) => primary.on_stop(&mut self.core),
             (Control::Stop, Role::Secondary(secondary)) => {
@@ -490,6 +492,22 @@ impl Replica {
                 secondary.take_over = None;
                 self.stop = Stop::Flushing(None);
             }
+        }
+    }
+
+    /// Why the disk is not given up on request. Without this copy another one in sync must be able to go on: if it is
+    /// merely still in the set, nobody would serve.
+    fn why_not_detach(&self) -> Option<&'static str> {
+        let live = match &self.role {
+            Role::Primary(primary) => primary.has_live_member(),
+            Role::Secondary(secondary) => secondary.has_live_member(&self.core),
+            Role::Stopped => return Some("the volume has stopped"),
+        };
+        match self.core.disk {
+            Disk::Absent | Disk::Detached { .. } => Some("no disk is in use"),
+            Disk::Attached(_) if self.core.is_last_member() => Some("the copy is the last one in sync"),
+            Disk::Attached(_) if self.core.is_member() && !live => Some("no other copy in sync is connected"),
+            Disk::Attached(_) => None,
         }
     }
 

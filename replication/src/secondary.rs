@@ -38,8 +38,6 @@ pub(crate) struct Session {
     pub(crate) stream: Stream,
     /// Operations of the stream up to here are complete on every required copy.
     settled: Seq,
-    /// The newest version that the primary acts under.
-    primary_version: ConfigVersion,
     /// Newest beacon whose lease was granted.
     last_granted: u64,
     handoff_prepared: bool,
@@ -142,8 +140,8 @@ impl Secondary {
         let current = self.session.as_ref().is_some_and(|session| {
             session.link == link && session.id == envelope.session && session.stage != Stage::Opening
         });
-        if let Some(session) = self.session.as_mut().filter(|_| current) {
-            session.primary_version = session.primary_version.max(envelope.version);
+        if current {
+            core.primary_version = core.primary_version.max(envelope.version);
         }
         if !current || envelope.epoch != core.epoch() || core.is_fenced() {
             core.release(payload);
@@ -195,7 +193,6 @@ impl Secondary {
             stage: Stage::Opening,
             stream: Stream::default(),
             settled: Seq(0),
-            primary_version: envelope.version,
             last_granted: 0,
             handoff_prepared: false,
         });
@@ -264,7 +261,7 @@ impl Secondary {
     /// node has yet to learn who has left the set, for it would track too little of what they lack.
     pub(crate) fn settled(&self, core: &Core) -> Option<Seq> {
         let session = self.session.as_ref().filter(|session| session.stage != Stage::Opening)?;
-        (core.version() >= session.primary_version).then_some(session.settled)
+        core.follows_primary().then_some(session.settled)
     }
 
     /// Ready for a planned switchover when the stream is idle and this node has learnt of its own membership.
@@ -326,6 +323,20 @@ impl Secondary {
             self.close_session(core, "the local disk is not in use");
         }
         self.take_over = None;
+    }
+
+    /// True when another member can go on without this copy: the primary, if its session is live and it was heard within
+    /// the time after which it would be missed, or one that the Raft leader hears and that has not lost power.
+    pub(crate) fn has_live_member(&self, core: &Core) -> bool {
+        let Some(config) = &core.config else { return false };
+        config.in_sync.keys().filter(|node| **node != core.node).any(|node| {
+            if *node == config.primary {
+                let live = self.session.as_ref().is_some_and(|session| session.stage == Stage::Live);
+                live && core.silence(*node) < core.timing.shrink_after
+            } else {
+                core.leader_hears_now(*node) && !config.is_cold(*node)
+            }
+        })
     }
 
     /// What a client is told: who serves.

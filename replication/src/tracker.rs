@@ -15,7 +15,7 @@ use proto::{BlockRange, ConfigVersion, NodeId};
 use crate::bitmap_pages::{self, EXTENTS_PER_PAGE, Header, Image};
 use crate::config::{Registration, VolumeConfig};
 use crate::dirty_bitmap::{DirtyBitmap, ExtentBits, extent_range};
-use crate::local_copy::{MetaPage, Page};
+use crate::local_copy::{MetaPage, PAGE_BYTES, Page};
 
 /// What one copy lacks.
 #[derive(Clone, Debug, Hash)]
@@ -132,12 +132,13 @@ impl Tracker {
 #[derive(Clone, Debug, Default, Hash)]
 pub(crate) struct Trackers {
     trackers: BTreeMap<NodeId, Tracker>,
-    /// The areas as they were when the disk was attached.
+    /// The areas as they were when the disk was attached, until the first configuration of this run is known: what they
+    /// hold is taken over then or never.
     areas: Vec<Vec<u8>>,
-    /// The newest version at which one of them was begun.
-    begun_at: ConfigVersion,
-    /// Numbers the bitmaps begun in this run.
-    begun: u64,
+    /// Areas whose header is damaged: the bitmap that was there cannot be told from one that never was.
+    damaged: Vec<u8>,
+    /// The newest generation.
+    newest: u64,
 }
 
 /// What a tracker of a copy that is newly outside begins with.
@@ -153,27 +154,28 @@ impl Trackers {
     /// The disk was attached, and these are its areas.
     pub(crate) fn attach(&mut self, areas: Vec<Vec<u8>>) {
         self.trackers.clear();
+        // A damaged header does not tell its own, and one that was wiped has none, but the pages behind it do.
+        let newest = areas.iter().map(|area| bitmap_pages::newest_generation(area)).max();
+        self.newest = self.newest.max(newest.unwrap_or(0));
         // An area that holds no bitmap is as good as none, and takes no memory: it is a few MiB for a large volume.
         let empty = |area: &Vec<u8>| matches!(bitmap_pages::decode(area, 1), Image::Empty);
         let areas: Vec<Vec<u8>> = areas.into_iter().map(|area| if empty(&area) { Vec::new() } else { area }).collect();
-        let begun_at = |area: &Vec<u8>| match bitmap_pages::decode(area, 1) {
-            Image::Bitmap(header, _) => Some(header.started_at),
-            Image::Empty | Image::Damaged => None,
-        };
-        self.begun_at = areas.iter().filter_map(begun_at).max().unwrap_or(ConfigVersion(0));
+        let damaged = |area: &Vec<u8>| matches!(bitmap_pages::decode(area, 1), Image::Damaged);
+        let slots = areas.iter().zip(0u8..);
+        self.damaged = slots.filter(|(area, _)| damaged(area)).map(|(_, slot)| slot).collect();
         self.areas = areas;
     }
 
     /// The disk is not in use any more.
     pub(crate) fn detach(&mut self) {
         self.clear();
-        self.areas.clear();
     }
 
-    /// The node is not a member. What its disk holds counts for nothing once it is one again, unless it has been one all
-    /// the time and the configuration at hand is an old one.
-    pub(crate) fn clear(&mut self) {
+    /// The node is not a member. What its disk holds counts for nothing once it is one again.
+    fn clear(&mut self) {
         self.trackers.clear();
+        self.areas.clear();
+        self.damaged.clear();
     }
 
     /// The tracker of a copy.
@@ -191,24 +193,22 @@ impl Trackers {
         self.trackers.iter_mut().map(|(node, tracker)| (*node, tracker))
     }
 
-    /// A number that no bitmap in any area has had before: the version has moved since an earlier run.
-    pub(crate) fn next_generation(&mut self, version: ConfigVersion) -> u64 {
-        self.begun += 1;
-        version.0 << 16 | self.begun & 0xffff
+    /// A number that no page in any area has.
+    pub(crate) fn next_generation(&mut self) -> u64 {
+        self.newest += 1;
+        self.newest
     }
 
-    /// Brings the trackers in line with a configuration of which `me` is a member; `hot` are the extents hot here.
+    /// Brings the trackers in line with a configuration of this run; `hot` are the extents hot here.
     pub(crate) fn follow(&mut self, config: &VolumeConfig, me: NodeId, hot: &[u64], beginning: Beginning) {
-        if config.version < self.begun_at {
-            // An old configuration, learnt at the start of a run: nothing can follow from it, least of all on disk.
-            return;
-        }
         let outside = |node: &NodeId| config.replicas.contains_key(node) && !config.in_sync.contains_key(node);
         self.trackers.retain(|node, _| outside(node));
         let Some(own) = config.in_sync.get(&me) else { return self.clear() };
         let blocks = config.size_bytes / proto::BLOCK_BYTES;
         // A snapshot of the former release has no histories; zeros there say nothing at all.
         let knows = |registration: &Registration| registration.registered_at.0 > 0 && own.since.0 > 0;
+        let areas = std::mem::take(&mut self.areas);
+        let doubtful = areas.iter().any(|area| matches!(bitmap_pages::decode(area, 1), Image::Damaged));
         let mut new = Vec::new();
         for (node, registration) in config.replicas.iter().filter(|(node, _)| **node != me && outside(node)) {
             let same = |header: &Header| {
@@ -221,7 +221,7 @@ impl Trackers {
                 continue;
             }
             self.trackers.remove(node);
-            match self.load(blocks, same) {
+            match load(&areas, blocks, same) {
                 Some(mut tracker) => {
                     tracker.set_extents(hot.iter().copied());
                     self.trackers.insert(*node, tracker);
@@ -233,28 +233,28 @@ impl Trackers {
         for (node, registration) in new {
             let shared =
                 knows(registration) && registration.member_until >= own.since && registration.member_until.0 > 0;
-            let dirty = if shared && !self.has_damage() { None } else { Some(DirtyBitmap::dirty(blocks)) };
+            let dirty = if shared && !doubtful { None } else { Some(DirtyBitmap::dirty(blocks)) };
             let tracker = self.begin(config, (node, registration), blocks, dirty, (hot, beginning));
             self.trackers.insert(node, tracker);
         }
     }
 
-    /// True when an area is damaged: a bitmap that was there cannot be told from one that never was.
-    fn has_damage(&self) -> bool {
-        self.areas.iter().any(|area| matches!(bitmap_pages::decode(area, 1), Image::Damaged))
-    }
-
-    /// A bitmap on disk that fits.
-    fn load(&mut self, blocks: u64, same: impl Fn(&Header) -> bool) -> Option<Tracker> {
-        let found =
-            self.areas.iter().enumerate().find_map(|(slot, area)| match bitmap_pages::decode(area, blocks) {
-                Image::Bitmap(header, dirty) if same(&header) => Some((slot, header, dirty)),
-                _ => None,
-            })?;
-        let (slot, header, dirty) = found;
-        let mut tracker = Tracker::new(header, slot as u8, dirty, blocks);
-        tracker.header_written = true;
-        Some(tracker)
+    /// The pages that make damage good, to be written before any other and in this order: the headers of all bitmaps begun
+    /// in the place of those that may have been lost, last those that take a damaged header's page, and then nothing in
+    /// the place of the others. So a crash in between finds the damage, as long as anything depends on it.
+    pub(crate) fn heal(&mut self) -> Vec<(MetaPage, Page)> {
+        let damaged = std::mem::take(&mut self.damaged);
+        if damaged.is_empty() {
+            return Vec::new();
+        }
+        let in_use: Vec<u8> = self.trackers.values().map(|tracker| tracker.slot).collect();
+        let begun = self.trackers.values_mut().filter(|tracker| !tracker.header_written);
+        let (last, first): (Vec<_>, Vec<_>) = begun.partition(|tracker| damaged.contains(&tracker.slot));
+        let mut pages = Vec::new();
+        first.into_iter().chain(last).for_each(|tracker| pages.extend(tracker.pages_to_begin()));
+        let unused = damaged.iter().filter(|slot| !in_use.contains(slot));
+        pages.extend(unused.map(|slot| (MetaPage::Bitmap { slot: *slot, page: 0 }, Page::new([0; PAGE_BYTES]))));
+        pages
     }
 
     /// A new bitmap: all dirty, or from `beginning` on.
@@ -274,7 +274,7 @@ impl Trackers {
             base: registration.member_until,
             since: if dirty.is_some() { ConfigVersion(0) } else { registration.member_since },
             started_at: config.version,
-            generation: self.next_generation(config.version),
+            generation: self.next_generation(),
             initially_dirty: dirty.is_some(),
         };
         let from_hot = dirty.is_none() && beginning == Beginning::Hot;
@@ -288,11 +288,193 @@ impl Trackers {
     }
 }
 
+/// A bitmap on disk that fits.
+fn load(areas: &[Vec<u8>], blocks: u64, same: impl Fn(&Header) -> bool) -> Option<Tracker> {
+    let (slot, header, dirty) =
+        areas.iter().zip(0u8..).find_map(|(area, slot)| match bitmap_pages::decode(area, blocks) {
+            Image::Bitmap(header, dirty) if same(&header) => Some((slot, header, dirty)),
+            _ => None,
+        })?;
+    let mut tracker = Tracker::new(header, slot, dirty, blocks);
+    tracker.header_written = true;
+    Some(tracker)
+}
+
 /// Marks the extents of `runs` (first extent, number) in a tracker.
 pub(crate) fn set_runs(tracker: &mut Tracker, runs: &[(u32, u32)]) {
     for (first, count) in runs {
         let (first, count) = (extent_range(u64::from(*first)), u64::from(*count));
         tracker.set(BlockRange::new(first.start, count * first.count));
         tracker.compare = true;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use proto::{Boot, DiskId, EXTENT_BLOCKS, Epoch, Incarnation, RequestId, VolumeId};
+
+    use super::*;
+    use crate::config::{AckPolicy, Member, Phase};
+
+    const ME: NodeId = NodeId(1);
+    const B: NodeId = NodeId(2);
+    const C: NodeId = NodeId(3);
+    const BLOCKS: u64 = 4 * EXTENT_BLOCKS;
+    const AREA_PAGES: usize = 2;
+
+    /// A volume of three copies, of which `outside` have left the set at the versions given; `ME` has been in it since 1.
+    fn config(version: u64, outside: &[(NodeId, u64)]) -> VolumeConfig {
+        let replica = |node: NodeId| {
+            let until = outside.iter().find(|(other, _)| *other == node).map_or(0, |(_, until)| *until);
+            Registration {
+                disk_id: DiskId(u128::from(node.0)),
+                registered_at: ConfigVersion(1),
+                member_until: ConfigVersion(until),
+                member_since: ConfigVersion(u64::from(until > 0)),
+                ..Registration::default()
+            }
+        };
+        let member =
+            |node: NodeId| Member { disk_id: DiskId(u128::from(node.0)), boot: Boot(0), since: ConfigVersion(1) };
+        let inside = [ME, B, C].into_iter().filter(|node| !outside.iter().any(|(other, _)| other == node));
+        VolumeConfig {
+            id: VolumeId(1),
+            name: String::new(),
+            size_bytes: BLOCKS * proto::BLOCK_BYTES,
+            ack_policy: AckPolicy::Flush,
+            feature_level: 1,
+            phase: Phase::Active,
+            preallocate: false,
+            epoch: Epoch(1),
+            version: ConfigVersion(version),
+            primary: ME,
+            primary_incarnation: Incarnation(1),
+            in_sync: inside.map(|node| (node, member(node))).collect(),
+            replicas: [ME, B, C].into_iter().map(|node| (node, replica(node))).collect::<BTreeMap<_, _>>(),
+            loss_possible: None,
+            unflushed_loss: None,
+            force_plan: None,
+            create_request: RequestId(0),
+        }
+    }
+
+    /// What the areas hold.
+    #[derive(Clone)]
+    struct Areas(Vec<Vec<u8>>);
+
+    impl Areas {
+        fn write(&mut self, pages: &[(MetaPage, Page)]) {
+            for (page, bytes) in pages {
+                let MetaPage::Bitmap { slot, page } = *page else { panic!("a page of a bitmap") };
+                let at = page as usize * PAGE_BYTES;
+                self.0[usize::from(slot)][at..at + PAGE_BYTES].copy_from_slice(&bytes[..]);
+            }
+        }
+
+        fn damage_header(&mut self, slot: u8) {
+            self.0[usize::from(slot)][40] ^= 1;
+        }
+
+        /// A new run opens them.
+        fn open(&self, config: &VolumeConfig) -> Trackers {
+            let mut trackers = Trackers::default();
+            trackers.attach(self.0.clone());
+            trackers.follow(config, ME, &[], Beginning::Hot);
+            trackers
+        }
+    }
+
+    fn dirty(trackers: &Trackers, node: NodeId) -> u64 {
+        trackers.get(node).map_or(0, |tracker| tracker.dirty.count())
+    }
+
+    /// B has left at version 5 and C at 8; B lacks block 7, C blocks 9 and 10. All of it is on disk.
+    fn two_outside() -> (VolumeConfig, Areas) {
+        let mut areas = Areas(vec![vec![0; AREA_PAGES * PAGE_BYTES]; 3]);
+        let mut trackers = areas.open(&config(5, &[]));
+        trackers.follow(&config(6, &[(B, 5)]), ME, &[], Beginning::Clean);
+        let newest = config(9, &[(B, 5), (C, 8)]);
+        trackers.follow(&newest, ME, &[], Beginning::Clean);
+        for (node, range) in [(B, BlockRange::new(7, 1)), (C, BlockRange::new(9, 2))] {
+            let tracker = trackers.get_mut(node).expect("tracked");
+            tracker.set(range);
+            areas.write(&tracker.pages_to_begin());
+        }
+        let trackers = areas.open(&newest);
+        assert_eq!((dirty(&trackers, B), dirty(&trackers, C)), (1, 2));
+        (newest, areas)
+    }
+
+    fn slot_of(config: &VolumeConfig, areas: &Areas, node: NodeId) -> u8 {
+        areas.open(config).get(node).expect("tracked").slot
+    }
+
+    #[test]
+    fn a_damaged_header_costs_a_full_comparison_of_its_copy_and_of_no_other() {
+        for (struck, expected) in [(B, (BLOCKS, 2)), (C, (1, BLOCKS))] {
+            let (config, mut areas) = two_outside();
+            areas.damage_header(slot_of(&config, &areas, struck));
+            let mut trackers = areas.open(&config);
+            assert_eq!((dirty(&trackers, B), dirty(&trackers, C)), expected, "{struck}");
+            areas.write(&trackers.heal());
+            let trackers = areas.open(&config);
+            assert_eq!((dirty(&trackers, B), dirty(&trackers, C)), expected, "in the next run too");
+        }
+    }
+
+    /// The bitmap of a copy whose departure was not on disk yet took the damaged area, and then nothing told any more
+    /// that the other's had been there.
+    #[test]
+    fn a_crash_at_any_page_of_the_healing_leaves_no_copy_half_compared() {
+        let (config, mut areas) = two_outside();
+        let (slot_b, slot_c) = (slot_of(&config, &areas, B), slot_of(&config, &areas, C));
+        // C's is damaged, and of B's nothing had reached the disk.
+        areas.0[usize::from(slot_b)].fill(0);
+        let moved = areas.0.remove(usize::from(slot_c));
+        areas.0.insert(0, moved);
+        areas.damage_header(0);
+        let pages = areas.open(&config).heal();
+        assert_eq!(pages.len(), 2, "a header for each of the two");
+        for written in 0..=pages.len() {
+            let mut areas = areas.clone();
+            areas.write(&pages[..written]);
+            let trackers = areas.open(&config);
+            assert_eq!((dirty(&trackers, B), dirty(&trackers, C)), (BLOCKS, BLOCKS), "{written} pages");
+        }
+    }
+
+    /// Bitmaps were numbered by the version, which a restart does not move: pages of the one whose header was damaged passed
+    /// for pages of the one that took its area.
+    #[test]
+    fn pages_behind_a_damaged_header_belong_to_no_other_bitmap() {
+        let (config, mut areas) = two_outside();
+        let before = areas.clone();
+        (0..3).for_each(|slot| areas.damage_header(slot));
+        areas.0[2].fill(0);
+        let mut trackers = areas.open(&config);
+        areas.write(&trackers.heal());
+        let old = before.0.iter().map(|area| bitmap_pages::newest_generation(area)).max().expect("areas");
+        for node in [B, C] {
+            assert!(trackers.get(node).is_some_and(|tracker| tracker.header.generation > old), "{node}");
+        }
+        let trackers = areas.open(&config);
+        assert_eq!((dirty(&trackers, B), dirty(&trackers, C)), (BLOCKS, BLOCKS));
+    }
+
+    #[test]
+    fn damage_of_the_past_does_not_count_for_a_later_departure() {
+        let (_, mut areas) = two_outside();
+        areas.damage_header(0);
+        let mut trackers = areas.open(&config(10, &[]));
+        let pages = trackers.heal();
+        assert_eq!(pages.len(), 1, "the damaged header is wiped");
+        areas.write(&pages);
+        let newest = config(12, &[(C, 11)]);
+        trackers.follow(&newest, ME, &[3], Beginning::Hot);
+        assert_eq!(dirty(&trackers, C), EXTENT_BLOCKS);
+        areas.write(&trackers.get_mut(C).expect("tracked").pages_to_begin());
+        assert_eq!(dirty(&areas.open(&newest), C), EXTENT_BLOCKS);
     }
 }

@@ -2,9 +2,10 @@
 
 mod common;
 
-use common::{A, B, Pair, is_local_flush, is_local_write, run_of, write};
+use common::{A, B, C, Pair, V, disk_of, is_local_flush, is_local_write, run_of, write};
+use proto::RequestId;
 use proto::peer::message::{Message, Seq};
-use replication::config::VolumeCommand;
+use replication::config::{Command, CommandBody, Outcome, VolumeCommand};
 use replication::event::{Control, DiskReport, Event, IoResult, Request};
 use replication::{Action, Refusal};
 
@@ -142,4 +143,23 @@ fn a_configuration_of_the_same_version_does_not_end_the_wait_for_a_handoffs_fate
     pair.client(A, 1, write(0, 1));
     pair.wait(200);
     assert_eq!((pair.role(A), pair.count(A, is_local_write)), ("primary, suspended", 0));
+}
+
+/// The stop of a secondary took two copies for a pair by a configuration that was older than the stream: what it had
+/// received in the meantime and a third copy had not, no log told of any more.
+#[test]
+fn a_stop_forgets_nothing_while_the_secondary_lags_behind_its_primary() {
+    for lags in [false, true] {
+        let mut pair = Pair::serving();
+        pair.client(A, 1, write(0, 1));
+        if lags {
+            let command = VolumeCommand::AddReplica { node: C, disk_id: disk_of(C) };
+            let body = CommandBody::Volume { volume: V, expect_version: pair.config().version, command };
+            assert_eq!(pair.state.apply(&Command { request: RequestId(900), body }), Outcome::Applied);
+            pair.event(A, Event::Config(Box::new(pair.config().clone())));
+        }
+        pair.client(A, 2, write(1024, 1));
+        pair.control(B, Control::Stop);
+        assert_eq!((stops(&pair, B), pair.stores[&B].hot.len()), (1, if lags { 2 } else { 0 }));
+    }
 }

@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::{A, B, Pair, read, write};
+use common::{A, B, C, Pair, read, write};
 use proto::BlockRange;
 use proto::peer::message::{Message, WriteKind};
 use replication::event::{Control, Coverage, Event, Request};
@@ -58,6 +58,86 @@ fn a_block_that_is_bad_on_both_copies_fails_only_the_read_that_needs_it() {
     pair.client(A, 3, write(5, 1));
     assert_eq!(pair.answer(3), Some(Ok(())), "a write of the whole block needs nothing of the old one");
     assert_eq!((pair.role(A), pair.role(B)), ("primary", "secondary"), "no disk is given up for it");
+}
+
+/// Peers whose copy `node` has asked for.
+fn asked(pair: &Pair, node: proto::NodeId) -> usize {
+    pair.sent(node).filter(|(_, message)| matches!(message, Message::ReadRequest { .. })).count()
+}
+
+#[test]
+fn every_member_is_asked_before_a_read_fails() {
+    for (bad, asks, mended, answer) in [
+        (&[A, B] as &'static [proto::NodeId], 2, 1, Ok(())),
+        (&[A, C], 1, 1, Ok(())),
+        (&[A, B, C], 2, 0, Err(Refusal::Io)),
+    ] {
+        let mut pair = Pair::three();
+        spoil(&mut pair, bad);
+        pair.client(A, 1, read(4, 4));
+        while pair.answer(1).is_none() {
+            let Some((node, Action::ReadLocal { io, .. })) = pair.held.pop() else { panic!("no read of {bad:?}") };
+            if repairs(&pair, A) > 0 {
+                pair.hold(|_, _| false);
+                pair.event(node, Event::LocalDone { io, result: replication::IoResult::Ok });
+            } else {
+                pair.event(node, Event::Corrupt { io, bad: vec![BAD] });
+            }
+        }
+        assert_eq!((asked(&pair, A), repairs(&pair, A), pair.answer(1)), (asks, mended, Some(answer)), "{bad:?}");
+    }
+}
+
+#[test]
+fn a_primary_without_a_disk_asks_every_member() {
+    for (bad, answer) in [(&[B] as &'static [proto::NodeId], Ok(())), (&[B, C], Err(Refusal::Io))] {
+        let mut pair = Pair::three();
+        pair.commits = true;
+        pair.control(A, Control::Detach);
+        assert_eq!(pair.config().in_sync.len(), 2);
+        spoil(&mut pair, bad);
+        pair.client(A, 1, read(4, 4));
+        find_bad(&mut pair);
+        assert_eq!((asked(&pair, A), pair.answer(1)), (2, Some(answer)), "{bad:?}");
+        let edge = Request::Write { range: BAD, kind: WriteKind::Data, fua: false, coverage: Coverage::Partial };
+        pair.client(A, 2, edge);
+        find_bad(&mut pair);
+        assert_eq!((asked(&pair, A), pair.answer(2)), (4, Some(answer)), "{bad:?}");
+    }
+}
+
+#[test]
+fn a_copy_that_is_wrong_like_ours_is_passed_over() {
+    let mut pair = Pair::three();
+    spoil(&mut pair, &[A]);
+    pair.client(A, 1, read(5, 1));
+    let Some((_, Action::ReadLocal { io, .. })) = pair.held.pop() else { panic!("no read") };
+    pair.hold(|_, action| matches!(action, Action::RepairLocal { .. }));
+    pair.event(A, Event::Corrupt { io, bad: vec![BAD] });
+    let Some((_, Action::RepairLocal { io, .. })) = pair.held.pop() else { panic!("no repair") };
+    pair.hold(|_, _| false);
+    pair.event(A, Event::Corrupt { io, bad: vec![BAD] });
+    assert_eq!((repairs(&pair, A), pair.answer(1)), (2, Some(Ok(()))));
+}
+
+/// No member has all of a run of bad blocks, but each block is good somewhere.
+#[test]
+fn blocks_that_are_good_on_different_members_are_all_mended() {
+    let mut pair = Pair::three();
+    let run = BlockRange::new(4, 2);
+    spoil(&mut pair, &[A, B, C]);
+    pair.client(A, 1, read(4, 2));
+    let Some((_, Action::ReadLocal { io, .. })) = pair.held.pop() else { panic!("no read") };
+    let bad_at = |node| BlockRange::new(if node == B { 4 } else { 5 }, 1);
+    pair.hold(move |node, action| match action {
+        Action::ReadLocal { range, .. } => node != A && range.contains(bad_at(node)),
+        _ => false,
+    });
+    pair.event(A, Event::Corrupt { io, bad: vec![run] });
+    while let Some((node, Action::ReadLocal { io, .. })) = pair.held.pop() {
+        pair.event(node, Event::Corrupt { io, bad: vec![bad_at(node)] });
+    }
+    assert_eq!(pair.answer(1), Some(Ok(())));
 }
 
 #[test]

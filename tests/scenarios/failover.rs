@@ -1,7 +1,8 @@
 //! The plain cases: a primary or a secondary goes, and comes back.
 
 use replication::Control;
-use tandem_tests::sim::scenario::Scenario;
+use tandem_tests::sim::disk::DiskFaults;
+use tandem_tests::sim::scenario::{Answer, Scenario};
 
 #[test]
 fn secondary_takes_over_when_the_primary_loses_power() {
@@ -66,5 +67,47 @@ fn flushed_writes_survive_power_loss_of_both_boxes() {
     assert_eq!(s.losses(), 1, "a cold start says that unflushed writes may be missing");
     let primary = s.primary();
     assert_eq!(s.read_done(primary, 3), [7, 7]);
+    s.finish();
+}
+
+/// Both disks fail one after the other: clients are told so, and the disk that was lost last brings the service back.
+#[test]
+fn last_disk_lost_behind_a_primary_without_one_is_an_error_and_not_a_wait() {
+    let mut s = Scenario::new();
+    s.write_done(1, 3, 7);
+    s.flush_done(1);
+    let broken = DiskFaults { error_permille: 1000, ..DiskFaults::default() };
+    s.disk(1, broken);
+    s.write(1, 4, 8);
+    s.run_until("the primary serves through the secondary", 10_000, |s| s.in_sync() == [2]);
+    assert_eq!(s.read_done(1, 3), [7, 7]);
+    s.disk(2, broken);
+    for _ in 0..3 {
+        let read = s.read(1, 3);
+        s.run_until("the read is answered", 2_000, |s| s.answer(read) != Answer::Open);
+        assert_eq!(s.answer(read), Answer::Refused);
+    }
+    s.heal_disk(1);
+    s.heal_disk(2);
+    s.served_by(2, 60_000);
+    assert_eq!(s.read_done(2, 3), [7, 7]);
+    s.both_in_sync();
+    s.finish();
+}
+
+/// Both boxes are asked to give their disks up while they do not hear each other: one goes on in any case.
+#[test]
+fn detaching_both_disks_at_once_leaves_one_to_serve() {
+    let mut s = Scenario::new();
+    s.write_done(1, 3, 7);
+    s.cut(1, 2);
+    s.run(700);
+    s.control(1, Control::Detach);
+    s.control(2, Control::Detach);
+    s.run_until("one goes on alone", 20_000, |s| s.in_sync().len() == 1);
+    let primary = s.in_sync()[0];
+    s.served_by(primary, 20_000);
+    assert_eq!(s.read_done(primary, 3), [7, 7]);
+    s.rejoin(1);
     s.finish();
 }

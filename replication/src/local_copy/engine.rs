@@ -207,6 +207,7 @@ impl LocalCopy {
             }
             (Purpose::Mend { tag, range }, RawResult::Done) => {
                 self.counters.repaired += range.count;
+                self.extents.mended(range);
                 self.step(tag, None, orders);
             }
             (Purpose::Load { extent }, RawResult::Page(page)) => {

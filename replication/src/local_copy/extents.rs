@@ -12,6 +12,8 @@ use super::codec::u32_at;
 use super::{Geometry, PAGE_BYTES, Page};
 
 const BLOCKS: usize = EXTENT_BLOCKS as usize;
+/// Bad blocks that are remembered, so that each counts once; one more is counted each time it is found.
+const BAD_BLOCKS_MAX: usize = 65_536;
 
 /// What the index says of an extent's checksum page. Not believed while the extent is hot.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -79,6 +81,8 @@ pub(super) struct Extents {
     blocks: u64,
     all: Vec<Extent>,
     hot: u64,
+    /// Blocks that were found bad and have not been written since.
+    bad: BTreeSet<u64>,
     /// Cold extents whose sums are in memory.
     cached: usize,
     cached_max: usize,
@@ -96,6 +100,7 @@ impl Extents {
             blocks: geometry.blocks,
             all,
             hot: 0,
+            bad: BTreeSet::new(),
             cached: 0,
             cached_max: geometry.cached_pages_max,
             clock: VecDeque::new(),
@@ -235,6 +240,23 @@ impl Extents {
         if self.heat(block / EXTENT_BLOCKS) == Heat::Cold {
             self.unsettled.insert(block / EXTENT_BLOCKS);
         }
+        self.bad.remove(&block);
+    }
+
+    /// How many of these blocks were not known to be bad.
+    pub(super) fn newly_bad(&self, ranges: &[BlockRange]) -> u64 {
+        ranges.iter().flat_map(|range| range.blocks()).filter(|block| !self.bad.contains(block)).count() as u64
+    }
+
+    /// These blocks are bad.
+    pub(super) fn note_bad(&mut self, ranges: &[BlockRange]) {
+        let room = BAD_BLOCKS_MAX.saturating_sub(self.bad.len());
+        self.bad.extend(ranges.iter().flat_map(|range| range.blocks()).take(room));
+    }
+
+    /// These blocks were written anew as they should be.
+    pub(super) fn mended(&mut self, range: BlockRange) {
+        range.blocks().for_each(|block| _ = self.bad.remove(&block));
     }
 
     /// The blocks may hold anything.

@@ -271,7 +271,7 @@ pub enum Order {
 /// What has been found and mended since the copy was opened.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counters {
-    /// Blocks that did not match their sum.
+    /// Blocks that did not match their sum. One that is bad counts once until it is written.
     pub mismatches: u64,
     /// Of those: matched when read again.
     pub reread: u64,

@@ -66,9 +66,9 @@ impl LocalCopy {
             let at = (range.start - read.range.start) as usize;
             self.compare(*range, &read.sums[at..], read.check, &mut bad);
         }
-        let count: u64 = bad.iter().map(|range| range.count).sum();
         if let Some(suspect) = again {
-            self.counters.reread += suspect.iter().map(|range| range.count).sum::<u64>() - count;
+            self.counters.reread += self.extents.newly_bad(&suspect) - self.extents.newly_bad(&bad);
+            self.extents.note_bad(&bad);
             if !bad.is_empty() {
                 return Next::Done(CopyResult::Corrupt { bad });
             }
@@ -76,7 +76,8 @@ impl LocalCopy {
         if bad.is_empty() {
             return Next::Done(CopyResult::Ok { sums: std::mem::take(&mut read.sums) });
         }
-        self.counters.mismatches += count;
+        // A block that stays bad is found by every read of it; it counts once.
+        self.counters.mismatches += self.extents.newly_bad(&bad);
         for &range in &bad {
             self.give(RawOp::ReadData { tag: Some(tag), range }, Purpose::Data { tag, range }, orders);
         }

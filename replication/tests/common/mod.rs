@@ -1,5 +1,5 @@
-//! Two replicas and the real configuration state machine, driven by hand: every order is carried out at once unless a test
-//! holds it back, and a proposal commits only when the test says so.
+//! Two replicas, or three, and the real configuration state machine, driven by hand: every order is carried out at once
+//! unless a test holds it back, and a proposal commits only when the test says so.
 
 #![allow(dead_code, reason = "each test file uses a part of it")]
 
@@ -27,6 +27,8 @@ pub(crate) const V: VolumeId = VolumeId(7);
 pub(crate) const A: NodeId = NodeId(1);
 /// Secondary at the start.
 pub(crate) const B: NodeId = NodeId(2);
+/// The third box: holds a copy of what [`Pair::three`] makes.
+pub(crate) const C: NodeId = NodeId(3);
 /// Run of node n: 100 + n.
 pub(crate) fn run_of(node: NodeId) -> Incarnation {
     Incarnation(100 + node.0)
@@ -99,13 +101,18 @@ fn record(name: &str, node: NodeId) -> NodeRecord {
 impl Pair {
     /// Two replicas that know nothing yet; the volume is active with both in sync.
     pub(crate) fn blank() -> Self {
+        Self::blank_of(&[A, B])
+    }
+
+    fn blank_of(nodes: &[NodeId]) -> Self {
         let mut state = ClusterState::default();
         let mut apply = |request, body| {
             assert!(!matches!(state.apply(&Command { request: RequestId(request), body }), Outcome::Refused(_)));
         };
         apply(1, CommandBody::Node(NodeCommand::Init { cluster: ClusterId(9), node: record("a", A) }));
         apply(2, CommandBody::Node(NodeCommand::Join { node: record("b", B) }));
-        let replicas = vec![(A, disk_of(A)), (B, disk_of(B))];
+        apply(5, CommandBody::Node(NodeCommand::Join { node: record("c", C) }));
+        let replicas = nodes.iter().map(|node| (*node, disk_of(*node))).collect();
         let create = NodeCommand::CreateVolume {
             volume: V,
             name: "v".to_owned(),
@@ -115,7 +122,7 @@ impl Pair {
             replicas,
         };
         apply(3, CommandBody::Node(create));
-        for node in [A, B] {
+        for node in nodes.iter().copied() {
             let command = VolumeCommand::ReplicaReady { node, disk_id: disk_of(node) };
             apply(4, CommandBody::Volume { volume: V, expect_version: ConfigVersion(0), command });
         }
@@ -125,7 +132,7 @@ impl Pair {
         Self {
             now,
             state,
-            replicas: [replica(A), replica(B)].into(),
+            replicas: nodes.iter().copied().map(replica).collect(),
             held: Vec::new(),
             orders: Vec::new(),
             proposals: Vec::new(),
@@ -143,9 +150,18 @@ impl Pair {
 
     /// Both opened, connected, and A serving.
     pub(crate) fn serving() -> Self {
-        let mut pair = Self::blank();
+        Self::serving_on(&[A, B])
+    }
+
+    /// The same with three copies.
+    pub(crate) fn three() -> Self {
+        Self::serving_on(&[A, B, C])
+    }
+
+    fn serving_on(nodes: &[NodeId]) -> Self {
+        let mut pair = Self::blank_of(nodes);
         pair.tell_config();
-        for node in [A, B] {
+        for node in nodes.iter().copied() {
             pair.attach(node, pair.report(node));
         }
         pair.wait(200);
@@ -181,9 +197,13 @@ impl Pair {
         self.replicas[&node].status(self.now).role
     }
 
-    /// Gives both the newest configuration.
+    fn nodes(&self) -> Vec<NodeId> {
+        self.replicas.keys().copied().collect()
+    }
+
+    /// Gives all the newest configuration.
     pub(crate) fn tell_config(&mut self) {
-        for node in [A, B] {
+        for node in self.nodes() {
             self.event(node, Event::Config(Box::new(self.config().clone())));
         }
     }
@@ -221,7 +241,7 @@ impl Pair {
     pub(crate) fn wait(&mut self, millis: u64) {
         for _ in 0..millis / 10 {
             self.now = self.now + Micros::from_millis(10);
-            for node in [A, B] {
+            for node in self.nodes() {
                 if self.now >= self.replicas[&node].next_deadline() {
                     self.tell(node, Event::Tick);
                 }
@@ -235,6 +255,16 @@ impl Pair {
     pub(crate) fn cut(&mut self) {
         self.connected = false;
         let links: Vec<LinkId> = self.links.keys().copied().collect();
+        links.into_iter().for_each(|link| self.drop_link(link));
+        self.settle();
+    }
+
+    /// The box of `node` loses power for good.
+    pub(crate) fn lose(&mut self, node: NodeId) {
+        let links: Vec<LinkId> =
+            self.links.iter().filter(|(_, ends)| ends.0 == node || ends.1 == node).map(|(link, _)| *link).collect();
+        self.replicas.remove(&node);
+        self.dialling.retain(|ends| ends.0 != node);
         links.into_iter().for_each(|link| self.drop_link(link));
         self.settle();
     }
@@ -296,7 +326,8 @@ impl Pair {
 
     fn tell(&mut self, node: NodeId, event: Event) {
         let mut actions = Vec::new();
-        self.replicas.get_mut(&node).expect("a node").handle(self.now, event, &mut actions);
+        let Some(replica) = self.replicas.get_mut(&node) else { return };
+        replica.handle(self.now, event, &mut actions);
         for action in actions {
             self.orders.push((node, action.clone()));
             self.queue.push_back((node, action));
@@ -316,7 +347,7 @@ impl Pair {
     fn dial(&mut self) {
         let linked = |pair: &Self, ends: &(NodeId, NodeId)| pair.links.values().any(|other| other == ends);
         for ends in self.dialling.clone() {
-            if self.connected && !linked(self, &ends) {
+            if self.connected && !linked(self, &ends) && self.replicas.contains_key(&ends.1) {
                 let link = LinkId(self.number());
                 self.links.insert(link, ends);
                 self.tell(ends.1, Event::LinkUp { peer: ends.0, link, outbound: false, protocol: SUPPORTED.max });
@@ -409,7 +440,7 @@ impl Pair {
         if !self.commits {
             self.proposals.push((node, command));
         } else if self.state.apply(&command) == Outcome::Applied {
-            for node in [A, B] {
+            for node in self.nodes() {
                 self.tell(node, Event::Config(Box::new(self.config().clone())));
             }
         }

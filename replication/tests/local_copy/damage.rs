@@ -39,10 +39,14 @@ fn a_bad_block_of_a_cold_extent_is_found_and_repaired_and_only_that_one() {
         let good = rig.store.block(block);
         rig.store.damage_block(block);
         assert_eq!(rig.bad_blocks(0..5), set([block]));
-        assert_eq!((rig.copy.counters().mismatches, rig.copy.counters().reread), (1, 0));
+        assert_eq!(rig.bad_blocks(0..5), set([block]));
+        assert_eq!((rig.copy.counters().mismatches, rig.copy.counters().reread), (1, 0), "found twice, counted once");
         repaired(&mut rig, block, good);
         assert_eq!(rig.copy.counters().repaired, 1);
         assert_eq!(rig.bad_blocks(0..5), set([]));
+        rig.store.damage_block(block);
+        assert_eq!(rig.bad_blocks(0..5), set([block]));
+        assert_eq!(rig.copy.counters().mismatches, 2, "it was written in between");
     }
 }
 

@@ -1,19 +1,25 @@
 //! The Volume service.
 
+use std::time::Duration;
+
 use proto::admin as pb;
 use proto::{DiskId, NodeId, RequestId, VolumeId};
+use replication::Notice;
 use replication::config::command::CommandBody;
 use replication::config::{AckPolicy, ClusterState, Command, NodeCommand, NodeKind, Outcome, VolumeCommand};
 use replication::event::Control;
+use tokio::sync::broadcast::error::RecvError;
 use tonic::{Request, Response, Status};
 
 use super::context::{Context, PROPOSE_PATIENCE, find_storage_node, find_volume};
-use super::operations::OperationError;
+use super::operations::{NodeEvent, NodeEventKind, OperationError};
 use super::validate::{check_name, check_size};
 use super::{convert, force, replace, scrub, switchover};
 
 /// Volumes of a cluster.
 const VOLUMES_MAX: usize = 1024;
+/// How long a volume may take to give its disk up, or to refuse.
+const DETACH_PATIENCE: Duration = Duration::from_secs(10);
 /// Copies of a volume.
 pub(super) const REPLICAS_MAX: usize = 2;
 
@@ -74,7 +80,33 @@ impl VolumeService {
                 request.node, config.name
             )));
         }
-        self.context.operations.control(volume, Control::Detach).await
+        // Subscribed before the wish is handed over, so that the answer cannot be missed.
+        let mut events = self.context.operations.events();
+        self.context.operations.control(volume, Control::Detach).await?;
+        let detached = async {
+            loop {
+                match events.recv().await {
+                    Ok(NodeEvent { volume: of, kind: NodeEventKind::Notice(notice), .. }) if of == Some(volume) => {
+                        match notice {
+                            Notice::DiskDetached { .. } => return Ok(()),
+                            Notice::DetachRefused { why } => {
+                                let text = format!("the copy on {} is not detached: {why}", request.node);
+                                return Err(OperationError::Refused(text));
+                            }
+                            _ => {}
+                        }
+                    }
+                    Ok(_) | Err(RecvError::Lagged(_)) => {}
+                    Err(RecvError::Closed) => {
+                        return Err(OperationError::Unavailable("this node is stopping".into()));
+                    }
+                }
+            }
+        };
+        let waited = tokio::time::timeout(DETACH_PATIENCE, detached).await;
+        waited.unwrap_or_else(|_| {
+            Err(OperationError::Timeout(format!("the volume did not answer within {DETACH_PATIENCE:?}")))
+        })
     }
 
     async fn attach_replica(&self, request: pb::AttachRequest) -> Result<(), OperationError> {

@@ -120,7 +120,10 @@ impl Actor {
         self.config.mark_changed();
         match disk {
             DiskStart::Open { found, suspect } => self.open(found, suspect),
-            DiskStart::Without(state) => self.disk = state,
+            DiskStart::Without(state) => {
+                self.disk = state;
+                self.handle(Event::DiskUnavailable);
+            }
         }
         let sleep = tokio::time::sleep(Duration::ZERO);
         tokio::pin!(sleep);
@@ -322,7 +325,7 @@ impl Actor {
             Err(why) => {
                 error!(volume = %self.volume, "store not used: {why}");
                 self.disk = DiskState::Absent(why.to_string());
-                self.handle(Event::Control(Control::Detach));
+                self.handle(Event::DiskUnavailable);
                 return self.answer_attach(Err(why.to_string()));
             }
         };

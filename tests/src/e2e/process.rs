@@ -56,10 +56,16 @@ impl Process {
         }
     }
 
-    /// Sends a signal to the process and all its descendants, as when a box stops.
+    /// Sends a signal to the process and all its descendants, as when a box stops. Returns from SIGSTOP when all their
+    /// threads have stopped: until the one that takes the signal is scheduled, the others go on.
     pub fn signal_tree(&mut self, signal: Signal) {
-        if self.is_running() {
-            self.tree().into_iter().for_each(|pid| send(pid, signal));
+        if !self.is_running() {
+            return;
+        }
+        let tree = self.tree();
+        tree.iter().for_each(|pid| send(*pid, signal));
+        if signal == Signal::SIGSTOP {
+            eventually(Duration::from_secs(10), "all threads stop", || tree.iter().all(|pid| is_stopped(*pid)));
         }
     }
 
@@ -99,6 +105,16 @@ impl Drop for Process {
             let _ = self.child.wait();
         }
     }
+}
+
+/// Whether every thread of a process is stopped, or has ended.
+fn is_stopped(pid: u32) -> bool {
+    let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
+    let state = |task: &std::fs::DirEntry| {
+        let stat = std::fs::read_to_string(task.path().join("stat")).unwrap_or_default();
+        stat.rsplit_once(')').and_then(|(_, rest)| rest.trim_start().chars().next())
+    };
+    tasks.map(|task| state(&task)).all(|state| matches!(state, None | Some('T' | 't' | 'Z' | 'X')))
 }
 
 /// Sends a signal to one process by its id; a process that is gone is fine.

@@ -83,12 +83,18 @@ fn tell(pair: &Pair, path: stateright::Path<State, Step>) -> (String, Vec<String
     let steps = path.into_vec();
     let rule = steps.last().and_then(|(state, _)| state.broken.as_ref());
     let rule = rule.map_or(String::new(), |broken| format!("{}: {}", broken.rule, broken.detail));
-    let words = |(state, step): &(State, Option<Step>)| {
-        let step = (*step)?;
-        let values = [0, 1].map(|node| state.boxes[node].store.values());
-        Some(format!("t{} {values:?} {}", state.time, pair.describe_step(state, step)))
-    };
-    (rule, steps.iter().filter_map(words).collect())
+    let mut told = Vec::new();
+    for (state, step) in &steps {
+        let mut state = state.clone();
+        let mut step = *step;
+        while let Some(taken) = step {
+            let values = [0, 1].map(|node| state.boxes[node].store.values());
+            told.push(format!("t{} {values:?} {}", state.time, pair.describe_step(&state, taken)));
+            pair.act(&mut state, taken);
+            step = pair.only_step(&state);
+        }
+    }
+    (rule, told)
 }
 
 /// Threads that the machine offers, at most two.

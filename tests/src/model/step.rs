@@ -18,7 +18,8 @@ use replication::{Control, Event, Replica};
 use super::Pair;
 use super::checks::{sight, writable};
 use super::network::Item;
-use super::state::{Cut, OpKind, Pending, State, VOLUME, Worker, describe, node_id};
+use super::order::Next;
+use super::state::{Client, Cut, OpKind, Pending, State, VOLUME, Worker, describe, node_id};
 use super::store::{BLOCKS, Work};
 
 /// Something that is under way.
@@ -262,65 +263,27 @@ impl State {
     }
 }
 
-/// Where in the fixed order a state stands: what the next fast thing is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Next {
-    /// Nothing fast is under way.
-    Nothing,
-    /// Something in one box alone.
-    Within(usize),
-    /// A message to a box.
-    MessageTo(usize),
-    /// Something that concerns both, or Raft.
-    Both,
-}
-
-impl Next {
-    fn of(state: &State, first: Option<Underway>) -> Self {
-        match first {
-            None => Next::Nothing,
-            Some(Underway::Io(node, _) | Underway::Apply(node)) => Next::Within(node),
-            Some(Underway::Message(index, side)) => Next::MessageTo(state.net.connections[index].node(side)),
-            Some(Underway::Commit(_) | Underway::Connect(_)) => Next::Both,
-        }
-    }
-
-    /// A request to `node` may as well come later, if what is next happens elsewhere.
-    fn asks(self, node: usize) -> bool {
-        match self {
-            Next::Nothing | Next::Both => true,
-            Next::Within(other) | Next::MessageTo(other) => other == node,
-        }
-    }
-
-    /// A crash of `node` may as well come later, if what is next is within the other box.
-    fn crashes(self, node: usize) -> bool {
-        self != Next::Within(1 - node)
-    }
-
-    /// So may a partition.
-    fn cuts(self, cut: Cut) -> bool {
-        match self {
-            Next::Nothing | Next::MessageTo(_) | Next::Both => true,
-            Next::Within(node) => cut == Cut::Isolated(node),
-        }
-    }
-}
-
 impl Pair {
-    /// Everything that can happen in `state`.
+    /// Everything that is tried in `state`.
     pub fn steps(&self, state: &State, steps: &mut Vec<Step>) {
+        let underway = state.underway();
+        let first_fast = underway.iter().find(|(_, slow)| !slow).map(|(what, _)| *what);
+        let next = Next::of(state, first_fast, underway.iter().any(|(_, slow)| *slow));
+        self.steps_before(state, next, steps);
+    }
+
+    /// The same if `next` is next: what commutes with it is left out.
+    pub(super) fn steps_before(&self, state: &State, next: Next, steps: &mut Vec<Step>) {
         let budget = state.budget;
         let underway = state.underway();
         let first_fast = underway.iter().find(|(_, slow)| !slow).map(|(what, _)| *what);
-        let next = Next::of(state, first_fast);
         steps.extend(underway.iter().filter(|(_, slow)| *slow).map(|(what, _)| Step::Happens(*what)));
         for node in 0..2 {
             self.steps_of_box(state, node, next, steps);
         }
         if state.cut == Cut::None && budget.partitions > 0 {
             let cuts = [Cut::Between, Cut::Isolated(0), Cut::Isolated(1)];
-            steps.extend(cuts.into_iter().filter(|cut| next.cuts(*cut)).map(Step::Cut));
+            steps.extend(cuts.into_iter().filter(|cut| next.cuts(state, *cut)).map(Step::Cut));
         }
         if let Some(first) = first_fast {
             steps.push(Step::Happens(first));
@@ -348,10 +311,11 @@ impl Pair {
     fn steps_of_box(&self, state: &State, node: usize, next: Next, steps: &mut Vec<Step>) {
         let budget = state.budget;
         let Some(worker) = &state.boxes[node].worker else { return };
-        if budget.crashes > 0 && next.crashes(node) {
+        if budget.crashes > 0 {
             for power in [false, true].into_iter().filter(|power| !power || budget.power) {
                 let in_flight = state.net.connections.iter().any(|c| !c.queues[1 - c.side(node)].is_empty());
-                for lose in [false, true].into_iter().filter(|lose| !lose || in_flight) {
+                let lose = [false, true].into_iter().filter(|lose| !lose || in_flight);
+                for lose in lose.filter(|lose| next.crashes(state, node, power, *lose)) {
                     let leftovers = state.leftovers(node, power);
                     steps.extend((0..leftovers).map(|left| Step::Crash { node, power, lose, left }));
                 }
@@ -384,40 +348,58 @@ impl Pair {
     /// What is after `step`.
     pub fn after(&self, state: &State, step: Step) -> State {
         let mut next = state.clone();
+        self.act(&mut next, step);
+        next
+    }
+
+    /// The step that must follow, if there is no other.
+    pub fn only_step(&self, state: &State) -> Option<Step> {
+        let mut steps = Vec::new();
+        if state.broken.is_none() {
+            self.steps(state, &mut steps);
+        }
+        match steps[..] {
+            [only @ Step::Happens(_)] => Some(only),
+            _ => None,
+        }
+    }
+
+    /// Takes `step`.
+    pub fn act(&self, state: &mut State, step: Step) {
+        let before = state.client.clone();
         match step {
-            Step::Happens(Underway::Io(node, index)) => next.land(node, index),
-            Step::Happens(Underway::Message(index, side)) => next.deliver(index, side),
-            Step::Happens(Underway::Commit(index)) => self.commit(&mut next, index),
-            Step::Happens(Underway::Apply(node)) => next.apply(node),
-            Step::Happens(Underway::Connect(node)) => next.connect(node),
-            Step::IsSlow(what) => next.make_slow(what),
-            Step::Tick => next.tick(),
-            Step::Crash { node, power, lose, left } => next.crash(node, power, lose, left),
-            Step::Restart(node) => next.restart(node),
+            Step::Happens(Underway::Io(node, index)) => state.land(node, index),
+            Step::Happens(Underway::Message(index, side)) => state.deliver(index, side),
+            Step::Happens(Underway::Commit(index)) => self.commit(state, index),
+            Step::Happens(Underway::Apply(node)) => state.apply(node),
+            Step::Happens(Underway::Connect(node)) => state.connect(node),
+            Step::IsSlow(what) => state.make_slow(what),
+            Step::Tick => state.tick(),
+            Step::Crash { node, power, lose, left } => state.crash(node, power, lose, left),
+            Step::Restart(node) => state.restart(node),
             Step::Goodbye(node) => {
-                let ended = Arc::make_mut(&mut next.boxes[node]).goodbye.take();
+                let ended = Arc::make_mut(&mut state.boxes[node]).goodbye.take();
                 if let Some(incarnation) = ended {
-                    next.feed(1 - node, Event::Goodbye { node: node_id(node), incarnation });
+                    state.feed(1 - node, Event::Goodbye { node: node_id(node), incarnation });
                 }
             }
             Step::Cut(cut) => {
-                next.budget.partitions -= 1;
-                next.cut = cut;
+                state.budget.partitions -= 1;
+                state.cut = cut;
             }
-            Step::Heal => next.cut = Cut::None,
-            Step::Write(node, block) => next.ask_write(node, block),
-            Step::Read(node, block) => next.ask_read(node, block),
-            Step::Flush(node) => next.ask_flush(node),
+            Step::Heal => state.cut = Cut::None,
+            Step::Write(node, block) => state.ask_write(node, block),
+            Step::Read(node, block) => state.ask_read(node, block),
+            Step::Flush(node) => state.ask_flush(node),
             Step::Switchover(node) => {
-                next.budget.switchovers -= 1;
-                next.feed(node, Event::Control(Control::Switchover { to: node_id(1 - node) }));
+                state.budget.switchovers -= 1;
+                state.feed(node, Event::Control(Control::Switchover { to: node_id(1 - node) }));
             }
         }
-        self.see(state, &next);
-        if next.is_idle() && next.check_idle_copies() {
+        self.see(&before, state);
+        if state.is_idle() && state.check_idle_copies() {
             self.sightings.see(sight::COMPARED);
         }
-        next
     }
 
     fn commit(&self, state: &mut State, index: usize) {
@@ -455,11 +437,11 @@ impl Pair {
     }
 
     /// Notes what has been answered between two states.
-    fn see(&self, before: &State, after: &State) {
-        if Arc::ptr_eq(&before.client, &after.client) || after.broken.is_some() {
+    fn see(&self, before: &Arc<Client>, after: &State) {
+        if Arc::ptr_eq(before, &after.client) || after.broken.is_some() {
             return;
         }
-        for (old, new) in before.client.ops.iter().zip(&after.client.ops) {
+        for (old, new) in before.ops.iter().zip(&after.client.ops) {
             let answered = old.open && !new.open && after.boxes[new.node].worker.is_some();
             if !answered {
                 continue;

@@ -21,6 +21,8 @@ pub(super) struct Mutant {
     pub(super) replace: String,
     /// A seed that is known to kill it, tried first. It goes stale with any change to the simulator; that is no error.
     pub(super) killed_by: Option<u64>,
+    /// Arguments of the model check, in whose budget it breaks a rule, too.
+    pub(super) model: Option<String>,
 }
 
 #[derive(Deserialize)]

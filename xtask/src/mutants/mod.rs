@@ -1,9 +1,11 @@
 //! `cargo xtask mutants`: deletes one guard of the core at a time and shows that the simulator notices.
 //!
 //! Works in a copy of the tree with its own target directory, so that neither the sources nor the binaries of the workspace
-//! ever hold a mutant. The list stands in `tests/mutants/*.toml`.
+//! ever hold a mutant. The copy holds all of them, asleep, and is built once; a variable of the environment wakes one
+//! (`weave`). The list stands in `tests/mutants/*.toml`.
 
 mod list;
+mod weave;
 mod workshop;
 
 use std::path::Path;
@@ -20,15 +22,21 @@ const SEEDS_MAX: u64 = 10_000;
 
 #[derive(Args)]
 pub(crate) struct MutantsOptions {
-    /// Only mutants whose name contains this.
+    /// Only mutants whose name contains this; may be given several times.
     #[arg(long)]
-    name: Option<String>,
+    name: Vec<String>,
     /// Only so many mutants, spread over the list.
     #[arg(long)]
     limit: Option<usize>,
     /// Seeds to try on each mutant.
     #[arg(long, default_value_t = SEEDS_MAX)]
     seeds: u64,
+    /// Do not begin with the seeds that are known to kill, so as to count how many it takes.
+    #[arg(long)]
+    from_zero: bool,
+    /// The model check instead of the simulator, for those mutants that the list names a budget for.
+    #[arg(long)]
+    model: bool,
     /// Only verify that every snippet still matches.
     #[arg(long)]
     match_only: bool,
@@ -43,15 +51,22 @@ pub(crate) fn run(options: &MutantsOptions) -> Result<()> {
     if options.match_only {
         return Ok(());
     }
-    let named = |mutant: &&Mutant| options.name.as_ref().is_none_or(|name| mutant.name.contains(name.as_str()));
-    let chosen = spread(all.iter().filter(named).collect(), options.limit);
+    let wanted = |(_, mutant): &(usize, &Mutant)| {
+        let named = options.name.is_empty() || options.name.iter().any(|name| mutant.name.contains(name.as_str()));
+        named && (!options.model || mutant.model.is_some())
+    };
+    let numbered = all.iter().enumerate().map(|(index, mutant)| (index + 1, mutant));
+    let chosen = spread(numbered.filter(wanted).collect(), options.limit);
     if chosen.is_empty() {
         bail!("no mutant is chosen");
     }
-    let workshop = Workshop::prepare(&root)?;
+    let workshop = Workshop::prepare(&root, &all)?;
     let mut survivors = Vec::new();
-    for mutant in &chosen {
-        let verdict = workshop.judge(mutant, options.seeds)?;
+    for (number, mutant) in &chosen {
+        let verdict = match (options.model, &mutant.model) {
+            (true, Some(arguments)) => workshop.check_model(*number, arguments)?,
+            _ => workshop.simulate(*number, mutant, options.seeds, options.from_zero)?,
+        };
         println!("mutant {}: {verdict}", mutant.name);
         if matches!(verdict, Verdict::Survived { .. }) {
             survivors.push(mutant.name.as_str());
@@ -66,7 +81,14 @@ pub(crate) fn run(options: &MutantsOptions) -> Result<()> {
 
 /// The short form that `cargo xtask test` runs: some of the list, with fewer seeds.
 pub(crate) fn run_some(limit: usize, seeds: u64) -> Result<()> {
-    run(&MutantsOptions { name: None, limit: Some(limit), seeds, match_only: false })
+    run(&MutantsOptions {
+        name: Vec::new(),
+        limit: Some(limit),
+        seeds,
+        from_zero: false,
+        model: false,
+        match_only: false,
+    })
 }
 
 fn verify_matches(root: &Path, mutants: &[Mutant]) -> Result<()> {
@@ -122,6 +144,7 @@ mod tests {
             find: find.into(),
             replace: String::new(),
             killed_by: None,
+            model: None,
         };
         assert!(verify_matches(root.path(), &[mutant("if guard { return; }")]).is_ok());
         assert!(verify_matches(root.path(), &[mutant("if other { return; }")]).is_err());

@@ -27,7 +27,8 @@ pub fn serve(mount_point: &Path) -> io::Result<()> {
         match words[..] {
             ["cut", seed] => {
                 let seed = seed.parse().map_err(io::Error::other)?;
-                unmount(session, mount_point)?;
+                // Nothing of the former life may come after the cut.
+                unmount(session, mount_point)?.join()?;
                 let Fates { kept, lost, torn } = disk.lock().tree.cut(&mut ChaCha8Rng::seed_from_u64(seed));
                 session = mount(&disk, mount_point)?;
                 say(&format!("ok {kept} kept, {lost} lost, {torn} torn"))?;
@@ -41,13 +42,15 @@ pub fn serve(mount_point: &Path) -> io::Result<()> {
             _ => say(&format!("unknown order {line}"))?,
         }
     }
-    unmount(session, mount_point)
+    // Not joined: a mount namespace of another cluster may hold a copy of the mount for long. This process ends, and with it
+    // the connection.
+    unmount(session, mount_point).map(drop)
 }
 
 /// Why this machine cannot mount such a disk, or nothing.
 pub fn unsupported() -> Option<String> {
     let home = tempfile::tempdir().ok()?;
-    match mount(&SharedDisk::default(), home.path()).and_then(|session| unmount(session, home.path())) {
+    match mount(&SharedDisk::default(), home.path()).and_then(|session| unmount(session, home.path())?.join()) {
         Ok(()) => None,
         Err(error) => Some(format!("no FUSE file system can be mounted: {error}")),
     }
@@ -60,7 +63,7 @@ fn mount(disk: &SharedDisk, mount_point: &Path) -> io::Result<BackgroundSession>
 }
 
 /// Unmounts as soon as nobody has a file open. Past the limit the connection is cut off, and what is open with it.
-fn unmount(session: BackgroundSession, mount_point: &Path) -> io::Result<()> {
+fn unmount(session: BackgroundSession, mount_point: &Path) -> io::Result<BackgroundSession> {
     let deadline = Instant::now() + UNMOUNT_LIMIT;
     while let Err(error) = umount2(mount_point, MntFlags::empty()) {
         if Instant::now() >= deadline {
@@ -72,7 +75,7 @@ fn unmount(session: BackgroundSession, mount_point: &Path) -> io::Result<()> {
         }
         std::thread::sleep(PAUSE);
     }
-    session.join()
+    Ok(session)
 }
 
 fn say(line: &str) -> io::Result<()> {

@@ -14,6 +14,8 @@ use super::mount::{DiskFaults, SharedDisk};
 
 /// How long the files of killed processes may stay open.
 const UNMOUNT_LIMIT: Duration = Duration::from_secs(10);
+/// How long a session may take to end after that.
+const END_LIMIT: Duration = Duration::from_secs(1);
 const PAUSE: Duration = Duration::from_millis(5);
 
 /// Serves a disk on `mount_point` until standard input ends.
@@ -27,8 +29,7 @@ pub fn serve(mount_point: &Path) -> io::Result<()> {
         match words[..] {
             ["cut", seed] => {
                 let seed = seed.parse().map_err(io::Error::other)?;
-                // Nothing of the former life may come after the cut.
-                unmount(session, mount_point)?.join()?;
+                end(unmount(session, mount_point)?);
                 let Fates { kept, lost, torn } = disk.lock().tree.cut(&mut ChaCha8Rng::seed_from_u64(seed));
                 session = mount(&disk, mount_point)?;
                 say(&format!("ok {kept} kept, {lost} lost, {torn} torn"))?;
@@ -42,8 +43,6 @@ pub fn serve(mount_point: &Path) -> io::Result<()> {
             _ => say(&format!("unknown order {line}"))?,
         }
     }
-    // Not joined: a mount namespace of another cluster may hold a copy of the mount for long. This process ends, and with it
-    // the connection.
     unmount(session, mount_point).map(drop)
 }
 
@@ -76,6 +75,15 @@ fn unmount(session: BackgroundSession, mount_point: &Path) -> io::Result<Backgro
         std::thread::sleep(PAUSE);
     }
     Ok(session)
+}
+
+/// Waits for the end of a session whose disk is unmounted, but not for long: a network namespace of another cluster may hold
+/// a copy of the mount, through which nothing comes.
+fn end(session: BackgroundSession) {
+    let deadline = Instant::now() + END_LIMIT;
+    while !session.guard.is_finished() && Instant::now() < deadline {
+        std::thread::sleep(PAUSE);
+    }
 }
 
 fn say(line: &str) -> io::Result<()> {

@@ -299,9 +299,13 @@ impl Image {
     }
 
     /// What contradicts itself in a store that is at rest or open: the log, and for every extent that it does not list
-    /// index, checksum page and data. With `sums_lost` the checksums of some may be unknown.
-    pub fn faults(&self, sums_lost: bool) -> Vec<String> {
-        let (_, Some(hot)) = self.log() else { return vec!["the activity log is damaged".to_owned()] };
+    /// index, checksum page and data. With `metadata_lost` the log, and the
+    /// checksums of some extents, may be unknown.
+    pub fn faults(&self, metadata_lost: bool) -> Vec<String> {
+        let (_, Some(hot)) = self.log() else {
+            // Then everything counts as hot, until the ring has come past the damaged page.
+            return if metadata_lost { Vec::new() } else { vec!["the activity log is damaged".to_owned()] };
+        };
         let mut faults = Vec::new();
         for extent in (0..self.extents()).filter(|extent| !hot.contains(extent)) {
             match self.entry(extent) {
@@ -314,7 +318,7 @@ impl Image {
                         faults.push(format!("{} blocks from {first} of cold extent {extent} do not match", bad.len()));
                     }
                 }
-                Entry::Unknown if sums_lost => {}
+                Entry::Unknown if metadata_lost => {}
                 Entry::Unknown => faults.push(format!("nothing is known of cold extent {extent}")),
             }
         }

@@ -64,8 +64,8 @@ pub struct Rig {
     size_bytes: u64,
     /// No further round is to take place on it.
     pub spent: bool,
-    /// Checksum or index pages were damaged, so that the checksums of extents may be unknown until these are written again.
-    pub sums_lost: bool,
+    /// Pages of log, index or checksums were damaged: the checksums of extents may be unknown until these are written again.
+    pub metadata_lost: bool,
     keep: bool,
 }
 
@@ -106,7 +106,7 @@ impl Rig {
             boots: std::array::from_fn(|index| index as u64),
             size_bytes: options.size_bytes,
             spent: false,
-            sums_lost: false,
+            metadata_lost: false,
             keep: false,
         })
     }

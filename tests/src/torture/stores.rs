@@ -69,7 +69,7 @@ impl Rig {
                 [block, ..] => Some(told(&alpha, &beta, block)),
             };
             let faults =
-                || [("alpha", &alpha), ("beta", &beta)].map(|(name, image)| (name, image.faults(self.sums_lost)));
+                || [("alpha", &alpha), ("beta", &beta)].map(|(name, image)| (name, image.faults(self.metadata_lost)));
             let why = why.or_else(|| {
                 let (name, faults) = faults().into_iter().find(|(_, faults)| !faults.is_empty())?;
                 Some(format!("the store of {name}: {}", faults.join("; ")))

@@ -213,8 +213,13 @@ pub fn flips(round: &Round, images: &[Image; 2], rng: &mut impl Rng) -> Vec<Flip
         let slot = rng.random_range(0..2);
         pages.damage(rng, Area::Superblock, slot, image::SUPERBLOCK_USED);
     }
-    let both_down = matches!(&round.way, Way::Stopped(boxes) | Way::Killed(boxes) if boxes.len() == 2);
-    let only_copy = round.theme == Theme::Data && both_down;
+    // One that was killed and is back at once may go on as primary, alone in sync.
+    let may_be_alone = match &round.way {
+        Way::Stopped(boxes) => boxes.len() == 2,
+        Way::Killed(_) => true,
+        Way::Running | Way::Alone => false,
+    };
+    let only_copy = round.theme == Theme::Data && may_be_alone;
     if !only_copy && !matches!(round.theme, Theme::Bitmaps | Theme::BothSuperblocks) {
         let page = rng.random_range(0..3 * image.bitmap_pages());
         pages.damage(rng, Area::Bitmaps, page, bitmap_used(image, page));

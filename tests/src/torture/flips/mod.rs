@@ -70,7 +70,7 @@ impl Rounds for Flips {
             forge(rig, &flips, &images[round.victim], round.victim)?;
         }
         let before = Before { images, counted, blocks };
-        rig.sums_lost |= flips.iter().any(|flip| matches!(flip.area, Area::Sums | Area::Index));
+        rig.metadata_lost |= flips.iter().any(|flip| matches!(flip.area, Area::Sums | Area::Index | Area::Log));
         if round.theme == Theme::BothSuperblocks {
             refuse_and_restore(rig, &round, &flips, &before)?;
         }

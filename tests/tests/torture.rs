@@ -17,6 +17,7 @@ const PAGE: usize = 4096;
 const CUTS: u64 = 6;
 const KILLS: u64 = 6;
 const POINTS: u64 = 4;
+const FLIPS: u64 = 240;
 /// Only the environment variables of a build with fault points; no other build may know them.
 const FAULT_VARIABLES: [&str; 3] = ["TANDEM_FAULT_POINT", "TANDEM_FAULT_LIST", "TANDEM_TEST_BOOT_ID"];
 
@@ -46,12 +47,13 @@ fn torture(args: &[&str]) -> Output {
 }
 
 #[track_caller]
-fn finds_nothing(args: &[&str]) {
+fn finds_nothing(args: &[&str]) -> String {
     let output = torture(args);
     let (stdout, stderr) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     println!("{stdout}");
     assert!(output.status.success(), "{args:?}\n{stdout}\n{stderr}");
     assert!(stdout.contains(" 0 findings"), "{stdout}");
+    stdout.into_owned()
 }
 
 struct Mounted {
@@ -178,6 +180,26 @@ fn a_box_killed_at_a_few_of_its_durable_steps_comes_back_and_has_everything() {
     if require("a_box_killed_at_a_few_of_its_durable_steps_comes_back_and_has_everything", &[Need::Fuse]) {
         finds_nothing(&["points", "--sample", &POINTS.to_string(), "--seed", "3"]);
     }
+}
+
+#[test]
+fn a_few_hundred_flipped_bits_are_noticed_and_reach_no_client() {
+    if require("a_few_hundred_flipped_bits_are_noticed_and_reach_no_client", &[Need::Fuse]) {
+        let output = finds_nothing(&["flips", "--count", &FLIPS.to_string(), "--seed", "3"]);
+        assert!(output.trim_end().ends_with(" wrong_reads=0 undetected=0"), "{output}");
+    }
+}
+
+#[test]
+fn flips_whose_checksums_match_are_noticed() {
+    if !require("flips_whose_checksums_match_are_noticed", &[Need::Fuse]) {
+        return;
+    }
+    // No product could tell them by itself; the comparison with what was written must.
+    let output = torture(&["flips", "--round", "0", "--seed", "3", "--forged", "1"]);
+    let stdout = String::from_utf8_lossy(&output.stdout);
+    assert!(stdout.contains("FINDING"), "{stdout}");
+    assert!(!output.status.success());
 }
 
 #[test]

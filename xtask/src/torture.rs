@@ -22,6 +22,9 @@ pub(crate) const BUILD: &[&str] = &[
     "storage-node/fault-points",
 ];
 
+/// What is done if nothing is asked for: some of each kind, in about a quarter of an hour.
+const EVERYTHING: [(&str, u64); 4] = [("cuts", 40), ("kills", 40), ("points", 1), ("flips", 1000)];
+
 #[derive(Args)]
 pub(crate) struct TortureOptions {
     /// Rounds of power cuts: of one box, of both, of all three.
@@ -33,6 +36,9 @@ pub(crate) struct TortureOptions {
     /// Kill a box at each of its durable steps, so many times each.
     #[arg(long, value_name = "TIMES", num_args = 0..=1, default_missing_value = "1")]
     points: Option<u64>,
+    /// So many single bits flipped in the stores of a pair, many a round, in every area.
+    #[arg(long, value_name = "N")]
+    flips: Option<u64>,
     /// Decides about everything but timing; drawn and printed if it is left out.
     #[arg(long)]
     seed: Option<u64>,
@@ -50,9 +56,6 @@ pub(crate) struct TortureOptions {
 /// Builds, and runs each kind that is asked for. All run, also after one that found something.
 pub(crate) fn run(options: &TortureOptions) -> Result<()> {
     let kinds = chosen(options);
-    if kinds.is_empty() {
-        bail!("say what to do: --cuts N, --kills N, --points");
-    }
     shell::run_visibly(&mut shell::cargo(BUILD))?;
     let mut failed = Vec::new();
     for (kind, count) in kinds {
@@ -70,7 +73,11 @@ pub(crate) fn run(options: &TortureOptions) -> Result<()> {
 }
 
 fn chosen(options: &TortureOptions) -> Vec<(&'static str, u64)> {
-    let kinds = [("cuts", options.cuts), ("kills", options.kills), ("points", options.points)];
+    let TortureOptions { cuts, kills, points, flips, .. } = *options;
+    let kinds = [("cuts", cuts), ("kills", kills), ("points", points), ("flips", flips)];
+    if kinds.iter().all(|(_, count)| count.is_none()) {
+        return EVERYTHING.to_vec();
+    }
     kinds.into_iter().filter_map(|(kind, count)| Some((kind, count?))).collect()
 }
 
@@ -96,6 +103,7 @@ mod tests {
             cuts: Some(1000),
             kills: None,
             points: Some(1),
+            flips: None,
             seed: Some(7),
             round: None,
             jobs: Some(2),
@@ -103,5 +111,21 @@ mod tests {
         };
         assert_eq!(chosen(&options), [("cuts", 1000), ("points", 1)]);
         assert_eq!(arguments("cuts", 1000, &options).join(" "), "cuts --count 1000 --seed 7 --jobs 2");
+    }
+
+    #[test]
+    fn everything_runs_if_nothing_is_asked_for() {
+        let none = TortureOptions {
+            cuts: None,
+            kills: None,
+            points: None,
+            flips: None,
+            seed: None,
+            round: None,
+            jobs: None,
+            size: None,
+        };
+        assert_eq!(chosen(&none), EVERYTHING);
+        assert_eq!(chosen(&TortureOptions { flips: Some(50), ..none }), [("flips", 50)]);
     }
 }

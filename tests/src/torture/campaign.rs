@@ -92,7 +92,7 @@ impl<'a> Campaign<'a> {
             let outcome = outcome.and_then(|faults| rig.panic().map_or(Ok(faults), Err));
             self.tally.operations += rig.load.take_operations();
             match &outcome {
-                Ok(_) => self.rig = Some((rig, age + 1)),
+                Ok(_) => self.rig = (!rig.spent).then_some((rig, age + 1)),
                 Err(why) => report(&mut rig, why),
             }
             outcome
@@ -113,6 +113,11 @@ impl<'a> Campaign<'a> {
                 println!("FINDING in round {number} (--seed {} --round {number}): {told}: {why}", self.plan.seed);
             }
         }
+    }
+
+    /// Rounds that found something wrong so far.
+    pub fn findings(&self) -> u64 {
+        self.tally.findings
     }
 
     /// Ends the cluster; the next round starts another.

@@ -17,6 +17,11 @@ use crate::e2e::writer::Connector;
 const RUN_MAX: u64 = 8;
 /// One of so many operations of a writer is a flush.
 const FLUSH_ONE_IN: u32 = 12;
+/// A writer stays in a window of so many blocks for a while, and then moves to another: extents that nobody writes to
+/// become cold, and hot again when a window comes to lie in them.
+const WINDOW_BLOCKS: u64 = 256;
+/// One of so many operations of a writer moves its window.
+const MOVE_ONE_IN: u32 = 200;
 /// Findings kept; one is enough to fail.
 const FINDINGS_MAX: usize = 100;
 const RETRY_PAUSE: Duration = Duration::from_millis(10);
@@ -152,14 +157,19 @@ impl Thread {
         let mut version = 0;
         // Acknowledged since the last flush.
         let mut unflushed: Vec<(u64, u64)> = Vec::new();
+        let window_blocks = WINDOW_BLOCKS.min(blocks);
+        let mut window = first;
         while self.may_go_on() {
+            if self.rng.random_range(0..MOVE_ONE_IN) == 0 {
+                window = first + self.rng.random_range(0..=blocks - window_blocks);
+            }
             if self.rng.random_range(0..FLUSH_ONE_IN) == 0 {
                 self.flush(&mut unflushed);
                 continue;
             }
             version += 1;
-            let count = self.rng.random_range(1..=RUN_MAX.min(blocks));
-            let start = first + self.rng.random_range(0..=blocks - count);
+            let count = self.rng.random_range(1..=RUN_MAX.min(window_blocks));
+            let start = window + self.rng.random_range(0..=window_blocks - count);
             let run = start..start + count;
             run.clone().for_each(|block| self.shared.ledger.try_write(block, version));
             let bytes: Vec<u8> = run.clone().flat_map(|block| fill(block, version)).collect();

@@ -3,9 +3,12 @@
 pub mod campaign;
 pub mod cuts;
 pub mod disk;
+pub mod flips;
+pub mod image;
 pub mod kills;
 pub mod ledger;
 pub mod load;
 pub mod pattern;
 pub mod points;
 pub mod rig;
+pub mod stores;

@@ -1,8 +1,6 @@
 //! A cluster whose boxes stand on disks that forget, with a load on its volume: what every campaign works on.
 
-use std::fs::File;
 use std::io;
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -12,6 +10,7 @@ use nix::sys::signal::Signal;
 use super::disk::{DiskFaults, VolatileDisk};
 use super::load::Load;
 use super::pattern::BLOCK_BYTES;
+use crate::e2e::cli::VolumeState;
 use crate::e2e::cluster::{ALPHA, BETA, scratch_directory};
 use crate::e2e::nbd::NbdConnection;
 use crate::e2e::process::{is_alive, send};
@@ -23,14 +22,14 @@ pub const VOLUME: &str = "vol";
 const CLIENT_LIMIT: Duration = Duration::from_secs(5);
 /// The longest that it may take until both copies are in sync again.
 const HEALTH_LIMIT: Duration = Duration::from_secs(120);
-/// How long two copies may differ after the load has paused and the volume was flushed.
-const SETTLE_LIMIT: Duration = Duration::from_secs(3);
-const POLL: Duration = Duration::from_millis(10);
-const STORE_SUFFIX: &str = ".tandem";
+pub(super) const POLL: Duration = Duration::from_millis(10);
 
 const BOXES: u64 = 3;
 /// The longest that killed processes may take to end, with all requests they have with the kernel.
 const KILL_LIMIT: Duration = Duration::from_secs(10);
+
+/// The longest that an orderly stop may take.
+const STOP_LIMIT: Duration = Duration::from_secs(60);
 
 /// What to build.
 #[derive(Clone, Debug)]
@@ -51,8 +50,8 @@ pub struct RigOptions {
     pub seed: u64,
 }
 
-/// Timers shorter than the defaults, so that a round of faults takes seconds.
-const TIMING: &str = "[timing]\nbeacon_interval_ms = 50\nlease_ms = 600\ngrace_ms = 800\nshrink_after_ms = 400\n";
+/// Timers shorter than the defaults, so that a round of faults takes seconds, and extents become cold and hot all the time.
+const TIMING: &str = "extent_idle_seconds = 1\nscrub_period_days = 0\n[timing]\nbeacon_interval_ms = 50\nlease_ms = 600\ngrace_ms = 800\nshrink_after_ms = 400\n";
 
 /// Cluster, disks and load.
 pub struct Rig {
@@ -63,6 +62,10 @@ pub struct Rig {
     disks: Vec<VolatileDisk>,
     boots: [u64; BOXES as usize],
     size_bytes: u64,
+    /// No further round is to take place on it.
+    pub spent: bool,
+    /// Pages of log, index or checksums were damaged: the checksums of extents may be unknown until these are written again.
+    pub metadata_lost: bool,
     keep: bool,
 }
 
@@ -102,6 +105,8 @@ impl Rig {
             disks,
             boots: std::array::from_fn(|index| index as u64),
             size_bytes: options.size_bytes,
+            spent: false,
+            metadata_lost: false,
             keep: false,
         })
     }
@@ -121,6 +126,21 @@ impl Rig {
     /// Cuts the power of boxes whose processes were killed. Says what became of unflushed writes.
     pub fn cut(&mut self, index: usize, seed: u64) -> Result<String, String> {
         self.disks[index].cut(seed).map_err(|error| error.to_string())
+    }
+
+    /// Bytes of the volume.
+    pub fn size_bytes(&self) -> u64 {
+        self.size_bytes
+    }
+
+    /// Stops a box in order (SIGTERM) and waits for its end.
+    pub fn stop(&mut self, index: usize) -> Result<(), String> {
+        let node = &mut self.cluster.nodes[index];
+        node.process().signal(Signal::SIGTERM);
+        match node.process().wait_for_end(STOP_LIMIT) {
+            true => Ok(()),
+            false => Err(format!("{} did not end within {STOP_LIMIT:?} of SIGTERM", node.name)),
+        }
     }
 
     /// The disk of a box.
@@ -172,10 +192,15 @@ impl Rig {
                     return Err(format!("{} ended by itself", node.name));
                 }
             }
-            last = self.cluster.volume(VOLUME).or(last);
-            if last.as_ref().is_some_and(|state| state.level == "healthy" && state.in_sync.len() == 2) {
+            // All of them: one that was away may still believe what held before.
+            let states: Vec<_> =
+                (0..self.cluster.nodes.len()).filter_map(|at| self.cluster.volume_at(at, VOLUME)).collect();
+            let healthy = |state: &VolumeState| state.level == "healthy" && state.in_sync.len() == 2;
+            let agree = states.iter().all(|state| healthy(state) && state.epoch == states[0].epoch);
+            if agree && states.len() == self.cluster.nodes.len() {
                 return Ok(());
             }
+            last = states.into_iter().find(|state| !healthy(state)).or(last);
             std::thread::sleep(POLL);
         }
         let text = last.map_or_else(|| "no node answers".to_owned(), |state| state.text);
@@ -185,13 +210,25 @@ impl Rig {
     /// Pauses the load, flushes, reads every block, compares the copies, and lets the load go on.
     pub fn check(&mut self) -> Result<(), String> {
         self.load.pause()?;
+        self.read_everything()?;
+        self.wait_healthy()?;
+        self.compare_copies()?;
+        self.load.resume();
+        self.no_findings()
+    }
+
+    /// Flushes a paused load, reads every block as a client does, and judges it.
+    pub fn read_everything(&mut self) -> Result<(), String> {
         let connect = connector(&self.cluster);
         let deadline = Instant::now() + HEALTH_LIMIT;
         let mut last = "nobody serves it".to_owned();
         loop {
             if let Some(mut connection) = connect() {
                 match self.load.verify(&mut connection)? {
-                    Ok(()) => break connection.disconnect(),
+                    Ok(()) => {
+                        connection.disconnect();
+                        return Ok(());
+                    }
                     // On a busy machine leases end and another box takes over in between.
                     Err(error) => last = format!("{error:?}"),
                 }
@@ -201,54 +238,17 @@ impl Rig {
             }
             std::thread::sleep(POLL);
         }
-        self.wait_healthy()?;
-        self.compare_copies()?;
+    }
+
+    /// Fails if a reader of the load has found something wrong.
+    pub fn no_findings(&self) -> Result<(), String> {
         let findings = self.load.findings();
-        self.load.resume();
-        match findings.is_empty() {
-            true => Ok(()),
-            false => Err(findings.join("\n")),
-        }
+        if findings.is_empty() { Ok(()) } else { Err(findings.join("\n")) }
     }
 
-    /// Compares the data of both stores byte by byte.
-    fn compare_copies(&self) -> Result<(), String> {
-        let deadline = Instant::now() + SETTLE_LIMIT;
-        loop {
-            let [first, second] = [ALPHA, BETA].map(|index| self.data_of(index));
-            let (first, second) = (first?, second?);
-            let differing = differing_blocks(&first, &second);
-            if differing.is_empty() {
-                return Ok(());
-            }
-            if Instant::now() >= deadline {
-                let tell = |bytes: &[u8], block: u64| {
-                    let at = block as usize * BLOCK_BYTES;
-                    format!("{:?}", super::pattern::versions_of(block, &bytes[at..at + BLOCK_BYTES]))
-                };
-                let block = differing[0];
-                return Err(format!(
-                    "the copies differ in {} blocks though both are in sync; block {block}: alpha {}, beta {}",
-                    differing.len(),
-                    tell(&first, block),
-                    tell(&second, block)
-                ));
-            }
-            std::thread::sleep(POLL);
-        }
-    }
-
-    /// The data area of a box's store: the end of the file, since nothing follows it (docs/disk-format.md).
-    fn data_of(&self, index: usize) -> Result<Vec<u8>, String> {
-        let directory = self.disks[index].mount_point().join("stores");
-        let at = |error: io::Error| format!("{}: {error}", directory.display());
-        let path = store_in(&directory).map_err(at)?;
-        let file = File::open(path).map_err(at)?;
-        let length = file.metadata().map_err(at)?.len();
-        let offset = length.checked_sub(self.size_bytes).ok_or_else(|| format!("the store has only {length} bytes"))?;
-        let mut bytes = vec![0; self.size_bytes as usize];
-        file.read_exact_at(&mut bytes, offset).map_err(at)?;
-        Ok(bytes)
+    /// Where the disk of a box is mounted.
+    pub fn mount_point(&self, index: usize) -> &Path {
+        self.disks[index].mount_point()
     }
 
     /// The last lines of all logs.
@@ -344,33 +344,4 @@ fn copy_tree(from: &Path, to: &Path) -> io::Result<()> {
         }
     }
     Ok(())
-}
-
-fn store_in(directory: &Path) -> io::Result<PathBuf> {
-    for entry in std::fs::read_dir(directory)? {
-        let path = entry?.path();
-        if path.to_string_lossy().ends_with(STORE_SUFFIX) {
-            return Ok(path);
-        }
-    }
-    Err(io::Error::new(io::ErrorKind::NotFound, "no store"))
-}
-
-fn differing_blocks(first: &[u8], second: &[u8]) -> Vec<u64> {
-    let pairs = first.chunks(BLOCK_BYTES).zip(second.chunks(BLOCK_BYTES));
-    (0..).zip(pairs).filter(|(_, (first, second))| first != second).map(|(block, _)| block).collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn one_differing_byte_names_its_block() {
-        let first = vec![0; 3 * BLOCK_BYTES];
-        let mut second = first.clone();
-        assert!(differing_blocks(&first, &second).is_empty());
-        second[2 * BLOCK_BYTES - 1] = 1;
-        assert_eq!(differing_blocks(&first, &second), [1]);
-    }
 }

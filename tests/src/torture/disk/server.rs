@@ -14,6 +14,8 @@ use super::mount::{DiskFaults, SharedDisk};
 
 /// How long the files of killed processes may stay open.
 const UNMOUNT_LIMIT: Duration = Duration::from_secs(10);
+/// How long a session may take to end after that.
+const END_LIMIT: Duration = Duration::from_secs(1);
 const PAUSE: Duration = Duration::from_millis(5);
 
 /// Serves a disk on `mount_point` until standard input ends.
@@ -27,7 +29,7 @@ pub fn serve(mount_point: &Path) -> io::Result<()> {
         match words[..] {
             ["cut", seed] => {
                 let seed = seed.parse().map_err(io::Error::other)?;
-                unmount(session, mount_point)?;
+                end(unmount(session, mount_point)?);
                 let Fates { kept, lost, torn } = disk.lock().tree.cut(&mut ChaCha8Rng::seed_from_u64(seed));
                 session = mount(&disk, mount_point)?;
                 say(&format!("ok {kept} kept, {lost} lost, {torn} torn"))?;
@@ -41,13 +43,13 @@ pub fn serve(mount_point: &Path) -> io::Result<()> {
             _ => say(&format!("unknown order {line}"))?,
         }
     }
-    unmount(session, mount_point)
+    unmount(session, mount_point).map(drop)
 }
 
 /// Why this machine cannot mount such a disk, or nothing.
 pub fn unsupported() -> Option<String> {
     let home = tempfile::tempdir().ok()?;
-    match mount(&SharedDisk::default(), home.path()).and_then(|session| unmount(session, home.path())) {
+    match mount(&SharedDisk::default(), home.path()).and_then(|session| unmount(session, home.path())?.join()) {
         Ok(()) => None,
         Err(error) => Some(format!("no FUSE file system can be mounted: {error}")),
     }
@@ -60,7 +62,7 @@ fn mount(disk: &SharedDisk, mount_point: &Path) -> io::Result<BackgroundSession>
 }
 
 /// Unmounts as soon as nobody has a file open. Past the limit the connection is cut off, and what is open with it.
-fn unmount(session: BackgroundSession, mount_point: &Path) -> io::Result<()> {
+fn unmount(session: BackgroundSession, mount_point: &Path) -> io::Result<BackgroundSession> {
     let deadline = Instant::now() + UNMOUNT_LIMIT;
     while let Err(error) = umount2(mount_point, MntFlags::empty()) {
         if Instant::now() >= deadline {
@@ -72,7 +74,16 @@ fn unmount(session: BackgroundSession, mount_point: &Path) -> io::Result<()> {
         }
         std::thread::sleep(PAUSE);
     }
-    session.join()
+    Ok(session)
+}
+
+/// Waits for the end of a session whose disk is unmounted, but not for long: a network namespace of another cluster may hold
+/// a copy of the mount, through which nothing comes.
+fn end(session: BackgroundSession) {
+    let deadline = Instant::now() + END_LIMIT;
+    while !session.guard.is_finished() && Instant::now() < deadline {
+        std::thread::sleep(PAUSE);
+    }
 }
 
 fn say(line: &str) -> io::Result<()> {

@@ -67,6 +67,10 @@ impl Core {
     /// others does not know what they hold, so its extents stay hot; a pair's two logs speak for both. It was a pair if it
     /// is one by a configuration that is not older than what came in the stream.
     pub(crate) fn cool_all(&mut self, was_primary: bool) -> bool {
+        // What an earlier role has begun may still be written: its extents stay hot then.
+        if !self.is_drained() {
+            return false;
+        }
         let pair = self.follows_primary() && self.config.as_ref().is_some_and(|config| config.replicas.len() <= 2);
         let settled = if was_primary || pair { Seq(u64::MAX) } else { Seq(0) };
         self.cool(Purpose::StopCool, proto::Timestamp::NEVER, settled, usize::MAX)

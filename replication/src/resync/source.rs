@@ -304,7 +304,10 @@ impl Primary {
                 source.flushing = false;
                 core.progress_is_durable(node);
             }
-            Sync::PreSync { .. } => peer.sync = Sync::Admitting { version, proposed: false },
+            Sync::PreSync { .. } => {
+                peer.sync = Sync::Admitting { version, proposed: false };
+                self.flushed_by_resync(core, node);
+            }
             _ => {}
         }
     }

@@ -66,6 +66,18 @@ impl Primary {
         open.into_iter().for_each(|number| self.send_flush(core, node, number));
     }
 
+    /// A copy that left and was resynced has flushed all that it holds: older flushes, lost with its former session, are no
+    /// longer awaited from it.
+    pub(crate) fn flushed_by_resync(&mut self, core: &mut Core, node: NodeId) {
+        let open: Vec<u64> = self.flushes.keys().copied().collect();
+        for number in open {
+            if let Some(flush) = self.flushes.get_mut(&number) {
+                flush.targets.retain(|target| *target != node);
+            }
+            self.complete_flush_if_acked(core, number);
+        }
+    }
+
     pub(crate) fn on_local_flush_done(&mut self, core: &mut Core, number: u64) {
         if let Some(flush) = self.flushes.get_mut(&number) {
             flush.step = Step::Done;

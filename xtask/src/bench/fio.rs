@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use serde::Serialize;
 use serde_json::Value;
 
@@ -62,6 +62,9 @@ fn parse(output: &[u8]) -> Result<Sample> {
     let number = |value: &Value| value.as_f64().context("a figure is missing in fio's JSON");
     let sides: Vec<&Value> =
         [&job["read"], &job["write"]].into_iter().filter(|side| side["total_ios"].as_u64().unwrap_or(0) > 0).collect();
+    if sides.is_empty() {
+        bail!("fio did nothing, or its JSON is not understood");
+    }
     let sum = |figure: &str| sides.iter().map(|side| number(&side[figure])).sum::<Result<f64>>();
     let operations = sum("total_ios")?;
     // Of a mix: the mean over all operations, and the worse of the two percentiles.

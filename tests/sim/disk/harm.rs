@@ -132,6 +132,11 @@ impl Harm {
     /// The box has lost power; `holds` tells what a block holds now.
     pub fn power_cut(&mut self, holds: impl Fn(u64) -> Block) {
         self.crashed();
+        self.dropped(holds);
+    }
+
+    /// The disk has dropped what was not flushed: what it only called flushed may be among it.
+    pub fn dropped(&mut self, holds: impl Fn(u64) -> Block) {
         self.doubtful |= std::mem::take(&mut self.promises_broken);
         let blocks: Vec<u64> = self.ever.keys().copied().collect();
         blocks.into_iter().for_each(|block| self.judge(block, holds(block)));

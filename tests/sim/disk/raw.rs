@@ -458,6 +458,8 @@ impl RawDisk {
             DiskOp::Flush => {
                 self.data.drop_some(rng);
                 self.pages.drop_some(rng);
+                let data = &self.data;
+                self.harm.dropped(|block| data.get(block));
             }
             _ => {}
         }

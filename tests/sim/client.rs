@@ -376,7 +376,7 @@ impl World {
             let comparable = b.powered
                 && b.boot() == record.boot
                 && store.disk_id == record.disk_id
-                && !store.failed
+                && !store.raw.failed()
                 && !store.raw.harm.doubtful
                 && store.raw.faults.error_permille == 0;
             let holds = |half: u64| {

@@ -62,9 +62,6 @@ impl World {
         let listening = b.worker.as_deref().filter(|worker| worker.paused_until <= self.now).map(|worker| worker.run);
         let Some(store) = b.stores[volume].as_mut() else { return };
         let Some(Landed { run, whose, outcome }) = store.raw.land(token, listening, &mut self.rng) else { return };
-        if let Whose::State(_) = whose {
-            store.state_landed();
-        }
         if self.trace.recording() && self.setup.trace_disk {
             let line = format!("{}:       {whose:?} has landed{}", node + 1, brief_outcome(&outcome));
             self.trace.line(self.now, Some(volume), || line);

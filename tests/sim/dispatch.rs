@@ -313,9 +313,10 @@ impl World {
 
     fn detach(&mut self, node: usize, volume: usize, failed: bool) {
         self.note(Some(volume), || format!("{}: detaches its disk (failed: {failed})", node + 1));
+        let token = self.number();
         let b = &mut self.boxes[node];
-        if let Some(store) = b.stores[volume].as_mut() {
-            store.failed |= failed;
+        if let Some(store) = b.stores[volume].as_mut().filter(|_| failed) {
+            store.raw.mark_failed(token);
         }
         if let Some(run) = b.volume(volume) {
             run.attached = false;

@@ -37,8 +37,6 @@ pub struct Store {
     pub disk_id: DiskId,
     /// The raw disk.
     pub raw: RawDisk,
-    /// The node has marked the disk as failed.
-    pub failed: bool,
     /// Stopped cleanly and not opened since.
     pub clean: bool,
     geometry: Geometry,
@@ -63,7 +61,7 @@ impl Store {
     /// A new store of zeros.
     pub fn new(disk_id: DiskId, geometry: Geometry) -> Self {
         let raw = RawDisk::new(geometry.blocks);
-        Self { disk_id, raw, failed: false, clean: false, geometry, opened: None }
+        Self { disk_id, raw, clean: false, geometry, opened: None }
     }
 
     /// Number of blocks.
@@ -74,7 +72,7 @@ impl Store {
     /// Opens it under `boot`. The caller waits for [`RawDisk::idle`] first.
     pub fn open(&mut self, boot: Boot, fence: (Epoch, ConfigVersion)) -> Opened {
         let torn_away = self.opened.is_some_and(|opened| opened != boot) && !self.clean;
-        let suspect = self.raw.suspect() || self.failed || torn_away;
+        let suspect = self.raw.suspect() || self.raw.failed() || torn_away;
         self.raw.set_suspect(suspect);
         self.opened = Some(boot);
         self.clean = false;
@@ -83,7 +81,7 @@ impl Store {
             last_in_sync: self.raw.last_in_sync(),
             suspect,
             fence,
-            failed: self.failed,
+            failed: self.raw.failed(),
         };
         let log = self.raw.area(self.geometry.log_pages, MetaPage::Log);
         let pages = self.geometry.blocks.div_ceil(proto::EXTENT_BLOCKS).div_ceil(INDEX_ENTRIES) as u32;
@@ -101,12 +99,7 @@ impl Store {
     /// bring back what an earlier power loss took.
     pub fn close_clean(&mut self) {
         self.raw.flush_all();
-        self.clean = !self.failed && !self.raw.suspect();
+        self.clean = !self.raw.failed() && !self.raw.suspect();
         self.opened = self.opened.filter(|_| !self.clean);
-    }
-
-    /// A superblock write of the copy that has landed may say that it is good again: the mark of failure goes then.
-    pub fn state_landed(&mut self) {
-        self.failed &= self.raw.suspect();
     }
 }

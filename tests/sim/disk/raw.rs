@@ -190,6 +190,8 @@ pub struct RawDisk {
     inflight: BTreeMap<u64, Inflight>,
     last_in_sync: ConfigVersion,
     suspect: bool,
+    /// The superblock carries the mark of a failed disk.
+    failed: bool,
     /// Token of the newest superblock write that landed.
     state_token: u64,
 }
@@ -209,6 +211,7 @@ impl RawDisk {
             inflight: BTreeMap::new(),
             last_in_sync: ConfigVersion(0),
             suspect: false,
+            failed: false,
             state_token: 0,
         }
     }
@@ -226,6 +229,16 @@ impl RawDisk {
     /// Sets that mark when the store is opened.
     pub fn set_suspect(&mut self, suspect: bool) {
         self.suspect = suspect;
+    }
+
+    /// The superblock carries the mark of a failed disk.
+    pub fn failed(&self) -> bool {
+        self.failed
+    }
+
+    /// Sets that mark. Superblocks are written one after another: what was submitted before `token` is under it.
+    pub fn mark_failed(&mut self, token: u64) {
+        (self.state_token, self.suspect, self.failed) = (token, true, true);
     }
 
     /// Version at which the superblock knows the copy in sync.
@@ -313,9 +326,7 @@ impl RawDisk {
                 self.reserved.insert(extent);
             }
             DiskOp::State { last_in_sync, suspect } => {
-                if token > self.state_token {
-                    (self.state_token, self.last_in_sync, self.suspect) = (token, last_in_sync, suspect);
-                }
+                self.land_state(token, last_in_sync, suspect);
             }
         }
         Outcome::Done
@@ -338,8 +349,8 @@ impl RawDisk {
         for (token, io) in std::mem::take(&mut self.inflight) {
             match io.op {
                 DiskOp::WriteData { .. } | DiskOp::WritePage { .. } => self.land_failed(io.op, rng),
-                DiskOp::State { last_in_sync, suspect } if token > self.state_token && rng.chance(500) => {
-                    (self.state_token, self.last_in_sync, self.suspect) = (token, last_in_sync, suspect);
+                DiskOp::State { last_in_sync, suspect } if rng.chance(500) => {
+                    self.land_state(token, last_in_sync, suspect);
                 }
                 _ => {}
             }
@@ -434,6 +445,15 @@ impl RawDisk {
     fn expect_bad(&mut self, blocks: Vec<u64>) {
         for block in blocks {
             self.harm.struck(block, Some(NOBODYS), NOBODYS, self.data.get(block));
+        }
+    }
+
+    /// A superblock has landed, unless a later one was there before it. One that calls the copy good takes back the mark
+    /// of a failed disk.
+    fn land_state(&mut self, token: u64, last_in_sync: ConfigVersion, suspect: bool) {
+        if token > self.state_token {
+            (self.state_token, self.last_in_sync, self.suspect) = (token, last_in_sync, suspect);
+            self.failed &= suspect;
         }
     }
 

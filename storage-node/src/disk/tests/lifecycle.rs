@@ -57,8 +57,12 @@ fn a_failed_disk_is_suspect_until_its_copy_is_declared_good() {
     on_shard(async {
         let client = Client::open(&place.found).await;
         client.ring.inject(Fault::Flush(libc::EIO));
+        // Under way when the disk is marked, this must not take the mark back.
+        let good = client.start(DiskOp::PersistState { last_in_sync: ConfigVersion(1), suspect: false });
+        client.ring.submit();
         client.run(DiskOp::Flush).await.unwrap_err();
         client.store.mark_failed().await.unwrap();
+        drop(good.await);
         client.store.close(false).await.unwrap();
         assert!(place.rescan().suspect);
         let client = Client::open(&place.rescan()).await;

@@ -69,7 +69,8 @@ impl World {
     /// Every copy that may serve is on a failed disk: nobody can do anything but force an old copy.
     fn may_be_unavailable(&self, volume: usize) -> bool {
         let Some(config) = self.volumes[volume].newest.as_ref() else { return false };
-        let lost = |id: &NodeId| self.boxes[id.0 as usize - 1].stores[volume].as_ref().is_none_or(|store| store.raw.failed());
+        let lost =
+            |id: &NodeId| self.boxes[id.0 as usize - 1].stores[volume].as_ref().is_none_or(|store| store.raw.failed());
         !config.in_sync.is_empty() && config.in_sync.keys().all(lost)
     }
 

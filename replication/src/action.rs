@@ -296,6 +296,13 @@ pub enum Action {
         /// An error caused it.
         failed: bool,
     },
+    /// Remember with the copy, over restarts, how far scrubs have come. Nobody waits for it, and it may be lost.
+    RecordScrub {
+        /// One that has just ended.
+        ended: Option<ScrubReport>,
+        /// The one in the background, if it has yet to end.
+        under_way: Option<ScrubReport>,
+    },
     /// Tell watchers.
     Notify(Notice),
     /// The orderly stop asked for by `Control::Stop` is complete.

@@ -110,8 +110,10 @@ pub(crate) struct Core {
     pub(crate) next_cooling: Timestamp,
     /// When the last scrub by this run ended, and what it found.
     pub(crate) last_scrub: Option<(Timestamp, ScrubReport)>,
-    /// From when on the period of scrubs is counted.
-    pub(crate) scrubbed_at: Timestamp,
+    /// When the next scrub in the background begins.
+    pub(crate) scrub_due_at: Timestamp,
+    /// How far the one in the background has come, over roles and restarts.
+    pub(crate) unfinished_scrub: Option<ScrubReport>,
     /// Durable fence: nothing at or below it is served or acknowledged.
     pub(crate) fence: (Epoch, ConfigVersion),
     /// The newest version that a primary acted under whose stream has reached this run.
@@ -162,7 +164,8 @@ impl Core {
             bitmaps_busy: None,
             next_cooling: now,
             last_scrub: None,
-            scrubbed_at: now,
+            scrub_due_at: timing.scrub_period.map_or(Timestamp::NEVER, |period| now + period),
+            unfinished_scrub: None,
             fence: (Epoch(0), ConfigVersion(0)),
             primary_version: ConfigVersion(0),
             io: BTreeMap::new(),

@@ -2,10 +2,11 @@
 
 use proto::peer::message::{Envelope, Message, WriteKind};
 use proto::peer::version::ProtocolVersion;
-use proto::{BlockRange, ConfigVersion, DiskId, Epoch, Incarnation, NodeId, VolumeId};
+use proto::{BlockRange, ConfigVersion, DiskId, Epoch, Incarnation, Micros, NodeId, VolumeId};
 
 use crate::config::VolumeConfig;
 use crate::local_copy::Hot;
+use crate::scrub::ScrubReport;
 
 /// A client's operation, numbered by the shell; unique while it is open.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -123,6 +124,17 @@ pub struct Attachment {
     pub hot: Hot,
     /// The areas of the dirty bitmaps, each whole, as read.
     pub bitmaps: Vec<Vec<u8>>,
+    /// What it remembers of scrubs.
+    pub scrubs: PastScrubs,
+}
+
+/// What a copy remembers of scrubs over restarts.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct PastScrubs {
+    /// How long ago the last one ended that mended what it found; without one, when the copy was first used.
+    pub ended_ago: Micros,
+    /// How far the one in the background had come.
+    pub under_way: Option<ScrubReport>,
 }
 
 /// A fact.

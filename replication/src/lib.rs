@@ -30,7 +30,9 @@ mod tracker;
 mod write;
 
 pub use action::{Action, Notice, PayloadSlice, Refusal};
-pub use event::{Attachment, Control, Coverage, DiskReport, Event, IoId, IoResult, LinkId, OpId, PayloadId, Request};
+pub use event::{
+    Attachment, Control, Coverage, DiskReport, Event, IoId, IoResult, LinkId, OpId, PastScrubs, PayloadId, Request,
+};
 pub use replica::Replica;
 pub use scrub::ScrubReport;
 pub use status::Status;

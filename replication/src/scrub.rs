@@ -10,7 +10,7 @@ use smallvec::smallvec;
 
 use crate::action::{Action, Notice, PayloadSlice};
 use crate::core::{Core, Purpose};
-use crate::event::{IoId, PayloadId};
+use crate::event::{IoId, PastScrubs, PayloadId};
 use crate::fetch::{Asker, Fetch};
 use crate::link::Awaited;
 use crate::local_copy::ReadCheck;
@@ -24,8 +24,10 @@ const STEP_BLOCKS: u64 = 256;
 const YIELD: Micros = Micros::from_millis(20);
 /// A client that has asked for something within this time is at work.
 const BUSY: Micros = Micros::from_millis(100);
-/// Steps between two reports to watchers.
-const REPORT_STEPS: u64 = 256;
+/// Steps between two reports to watchers, at most; there are [`REPORTS_MIN`] or more.
+const REPORT_STEPS_MAX: u64 = 256;
+/// Reports in the course of one scrub, if it has as many steps.
+const REPORTS_MIN: u64 = 16;
 
 /// What a scrub has found.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -92,7 +94,9 @@ impl Primary {
             return false;
         }
         self.abort_scrub_step(core);
-        let report = ScrubReport { verify_only, blocks: core.blocks(), ..ScrubReport::default() };
+        let blocks = core.blocks();
+        let unfinished = core.unfinished_scrub.filter(|report| in_background && report.done_blocks < blocks);
+        let report = ScrubReport { verify_only, blocks, ..unfinished.unwrap_or_default() };
         self.scrub = Some(Scrub { report, step: None, next_step_at: core.now, in_background, steps: 0 });
         core.act(Action::Notify(Notice::Scrub { report, done: false }));
         true
@@ -101,14 +105,16 @@ impl Primary {
     /// Moves the scrub on, or begins one that is due. Called after every event.
     pub(crate) fn progress_scrub(&mut self, core: &mut Core) {
         if self.scrub.is_none() {
-            let due = core.timing.scrub_period.filter(|period| core.now.since(core.scrubbed_at) >= *period);
-            if due.is_none() || !core.serves_locally() {
+            if core.now < core.scrub_due_at || !core.serves_locally() {
                 return;
             }
             self.start_scrub(core, false, true);
         }
-        let idle = self.scrub.as_ref().is_some_and(|scrub| scrub.step.is_none() && core.now >= scrub.next_step_at);
-        if idle && core.serves_locally() && self.service == Service::Serving {
+        // A member that is not connected is soon back, or no member any more: what nobody asked for waits for it.
+        let whole = self.peers.values().all(|peer| !peer.sync.is_member() || peer.is_open());
+        let ready = |scrub: &Scrub| scrub.step.is_none() && (whole || !scrub.in_background);
+        let due = self.scrub.as_ref().is_some_and(|scrub| core.now >= scrub.next_step_at && ready(scrub));
+        if due && core.serves_locally() && self.service == Service::Serving {
             self.begin_scrub_step(core);
         }
     }
@@ -127,8 +133,7 @@ impl Primary {
         if start >= scrub.report.blocks {
             let report = scrub.report;
             self.scrub = None;
-            core.scrubbed_at = core.now;
-            core.last_scrub = Some((core.now, report));
+            core.scrub_has_ended(report);
             return core.act(Action::Notify(Notice::Scrub { report, done: true }));
         }
         let range = BlockRange::new(start, STEP_BLOCKS.min(scrub.report.blocks - start));
@@ -136,8 +141,14 @@ impl Primary {
         let (bad, wrong) = (Vec::new(), Vec::new());
         scrub.step = Some(Step { number, range, stage: Stage::Held, found: ScrubReport::default(), bad, wrong });
         scrub.steps += 1;
-        if scrub.steps.is_multiple_of(REPORT_STEPS) {
-            core.act(Action::Notify(Notice::Scrub { report: scrub.report, done: false }));
+        let all_steps = scrub.report.blocks / STEP_BLOCKS;
+        if scrub.steps.is_multiple_of((all_steps / REPORTS_MIN).clamp(1, REPORT_STEPS_MAX)) {
+            let report = scrub.report;
+            core.act(Action::Notify(Notice::Scrub { report, done: false }));
+            if scrub.in_background {
+                core.unfinished_scrub = Some(report);
+                core.act(Action::RecordScrub { ended: None, under_way: Some(report) });
+            }
         }
         if self.overlap.admit(Holder::Scrub(number), Class::Read, smallvec![range]) {
             self.read_scrub_step(core, number);
@@ -314,6 +325,25 @@ impl Primary {
     pub(crate) fn release_scrub_range(&mut self, core: &mut Core, number: u64) {
         let started = self.overlap.release(Holder::Scrub(number));
         self.start_holders(core, &started);
+    }
+}
+
+impl Core {
+    /// A copy was attached: its scrubs go on where they were.
+    pub(crate) fn recall_scrubs(&mut self, past: &PastScrubs) {
+        let left = |period: Micros| Micros(period.0.saturating_sub(past.ended_ago.0));
+        self.scrub_due_at = self.timing.scrub_period.map_or(Timestamp::NEVER, |period| self.now + left(period));
+        self.unfinished_scrub = past.under_way;
+    }
+
+    /// A scrub has seen the whole volume. A verify has mended nothing: the next scrub is due as if there had been none.
+    fn scrub_has_ended(&mut self, report: ScrubReport) {
+        if !report.verify_only {
+            self.scrub_due_at = self.timing.scrub_period.map_or(Timestamp::NEVER, |period| self.now + period);
+            self.unfinished_scrub = None;
+        }
+        self.last_scrub = Some((self.now, report));
+        self.act(Action::RecordScrub { ended: Some(report), under_way: self.unfinished_scrub });
     }
 }
 

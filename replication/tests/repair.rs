@@ -3,10 +3,10 @@
 mod common;
 
 use common::{A, B, C, Pair, read, write};
-use proto::BlockRange;
 use proto::peer::message::{Message, WriteKind};
+use proto::{BlockRange, Micros};
 use replication::event::{Control, Coverage, Event, Request};
-use replication::{Action, Notice, Refusal, ScrubReport};
+use replication::{Action, Notice, PastScrubs, Refusal, ScrubReport};
 
 const BAD: BlockRange = BlockRange { start: 5, count: 1 };
 
@@ -169,6 +169,39 @@ fn a_repair_goes_on_when_the_peer_is_back() {
     pair.connected = true;
     pair.wait(300);
     assert_eq!(pair.answer(1), Some(Ok(())));
+}
+
+#[test]
+fn a_scrub_in_the_background_is_due_by_the_calendar_and_goes_on_where_it_was() {
+    const DAY: Micros = Micros::from_secs(24 * 3600);
+    let pair = Pair::scrubbed(PastScrubs { ended_ago: Micros(13 * DAY.0), under_way: None });
+    assert_eq!(pair.replicas[&A].status(pair.now).scrub, None, "a period is 14 days");
+    let under_way = ScrubReport { blocks: 4096, done_blocks: 1024, bad_here: 3, repaired: 3, ..ScrubReport::default() };
+    let pair = Pair::scrubbed(PastScrubs { ended_ago: Micros(15 * DAY.0), under_way: Some(under_way) });
+    let read = |node| {
+        pair.orders.iter().filter_map(move |(by, action)| match action {
+            Action::ReadLocal { range, .. } if *by == node => Some(range.start),
+            _ => None,
+        })
+    };
+    assert_eq!((read(A).next(), read(B).next()), (Some(1024), Some(1024)), "both copies read on");
+    let recorded = |action: &Action| *action == Action::RecordScrub { ended: None, under_way: Some(under_way) };
+    assert_eq!(pair.count(A, recorded), 1);
+    let status = pair.replicas[&A].status(pair.now).scrub.expect("it goes on");
+    assert_eq!((status.done_blocks, status.bad_here, status.repaired), (1280, 3, 3));
+}
+
+#[test]
+fn only_a_scrub_that_mends_ends_the_one_in_the_background() {
+    let under_way = ScrubReport { blocks: 4096, done_blocks: 1024, ..ScrubReport::default() };
+    for verify_only in [true, false] {
+        let mut pair = Pair::scrubbed(PastScrubs { ended_ago: Micros(0), under_way: Some(under_way) });
+        pair.control(A, Control::Scrub { verify_only });
+        pair.wait(1000);
+        let left = Some(under_way).filter(|_| verify_only);
+        let ended = Action::RecordScrub { ended: Some(last_scrub(&pair)), under_way: left };
+        assert_eq!(pair.count(A, |action| *action == ended), 1, "verify_only: {verify_only}");
+    }
 }
 
 fn last_scrub(pair: &Pair) -> ScrubReport {

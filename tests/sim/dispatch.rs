@@ -71,6 +71,13 @@ impl World {
             Action::Complete { op, data } => self.op_completed(node, volume, op, data),
             Action::Refuse { op, why } => self.op_refused(node, volume, op, why),
             Action::DetachDisk { failed } => self.detach(node, volume, failed),
+            Action::RecordScrub { ended, under_way } => {
+                let now = self.now;
+                if let Some(store) = self.boxes[node].stores[volume].as_mut() {
+                    let mended = ended.is_some_and(|report| !report.verify_only);
+                    store.scrubs = (if mended { now } else { store.scrubs.0 }, under_way);
+                }
+            }
             Action::Notify(Notice::Scrub { report, .. }) => self.scrubbed(node, volume, report),
             Action::Notify(_) => {}
             Action::Stopped => {

@@ -6,10 +6,10 @@
 
 use std::collections::VecDeque;
 
-use proto::{Boot, ConfigVersion, DiskId, Epoch, Incarnation, NodeId, RequestId, Timestamp};
+use proto::{Boot, ConfigVersion, DiskId, Epoch, Incarnation, Micros, NodeId, RequestId, Timestamp};
 use replication::config::consensus::{Consensus, Persist, Restored};
 use replication::config::{Command, CommandBody, NodeCommand, NodeKind, VolumeCommand, VolumeConfig};
-use replication::{Attachment, Control, Event, PayloadId, Replica};
+use replication::{Attachment, Control, Event, PastScrubs, PayloadId, Replica};
 use rustc_hash::FxHashMap;
 
 use super::cluster::{Ev, World, volume_id};
@@ -423,10 +423,12 @@ impl World {
             return;
         }
         let Opened { report, hot, bitmaps, copy } = store.open(boot, fence);
+        let (ended, under_way) = store.scrubs;
+        let scrubs = PastScrubs { ended_ago: Micros(self.now - ended), under_way };
         volume_run.attached = true;
         volume_run.engine = Some(Engine::new(copy, volume));
         self.judge_harm(volume);
-        self.feed(node, volume, Event::DiskAttached(Box::new(Attachment { report, hot, bitmaps })));
+        self.feed(node, volume, Event::DiskAttached(Box::new(Attachment { report, hot, bitmaps, scrubs })));
     }
 
     fn drop_replica(&mut self, node: usize, volume: usize, config: VolumeConfig) {

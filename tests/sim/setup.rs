@@ -177,6 +177,7 @@ fn timing(rng: &mut Rng, confirmed_reads: bool) -> Timing {
         extent_idle: Micros::from_millis(rng.pick(&[200, 700, 2_000, 8_000])),
         resync_chunk_blocks: rng.pick(&[64, 256]),
         resync_chunks_in_flight: rng.pick(&[1, 4]) as usize,
+        scrub_period: rng.pick(&[None, None, None, Some(Micros::from_secs(6))]),
         check_invariants: true,
         ..Timing::default()
     }

@@ -97,7 +97,7 @@ fn read_all_but(cluster: &Cluster, unreadable: &[u64]) {
 
 #[test]
 fn rot_on_both_sides_is_reported_hidden_from_clients_and_mended() {
-    let cluster = written_pair();
+    let mut cluster = written_pair();
     let (here, there) = (store(&cluster, ALPHA), store(&cluster, BETA));
     rot(&here, &[3, 1500]);
     rot(&there, &[7, 200, 2559]);
@@ -123,6 +123,16 @@ fn rot_on_both_sides_is_reported_hidden_from_clients_and_mended() {
     assert_eq!(alpha["last_scrub"]["verify_only"], true, "{alpha}");
     assert!(alpha["last_scrub"]["ended_unix_micros"].as_u64() > Some(0), "{alpha}");
     assert_eq!(alpha["scrub"], Value::Null, "{alpha}");
+    // A copy remembers it, so that a box that is often restarted is scrubbed all the same.
+    cluster.nodes[ALPHA].kill();
+    cluster.nodes[ALPHA].start();
+    cluster.wait_healthy(VOLUME);
+    let again = replica(&cluster, ALPHA);
+    let ended = |json: &Value| json["last_scrub"]["ended_unix_micros"].as_u64();
+    assert!(ended(&alpha).zip(ended(&again)).is_some_and(|(a, b)| a.abs_diff(b) < 1_000_000), "{alpha} {again}");
+    for field in ["verify_only", "blocks", "done_blocks", "bad_on_peers", "repaired"] {
+        assert_eq!(again["last_scrub"][field], alpha["last_scrub"][field], "{field}");
+    }
 }
 
 #[test]

@@ -249,6 +249,7 @@ impl Replica {
             self.give_up_role();
         }
         self.core.disk = Disk::Attached(report);
+        self.core.recall_scrubs(&attachment.scrubs);
         self.core.attach_log(attachment.hot, attachment.bitmaps);
         self.core.forget_recorded();
         // A disk that comes back to a member after a failure may lack what was acknowledged meanwhile; a member that was

@@ -16,7 +16,7 @@ use replication::config::{
     VolumeConfig,
 };
 use replication::event::{
-    Attachment, Control, Coverage, DiskReport, Event, IoResult, LinkId, OpId, PayloadId, Request,
+    Attachment, Control, Coverage, DiskReport, Event, IoResult, LinkId, OpId, PastScrubs, PayloadId, Request,
 };
 use replication::local_copy::{Hot, MetaPage, PAGE_BYTES, Page};
 use replication::{Action, Notice, Refusal, Replica, Timing};
@@ -47,6 +47,7 @@ pub(crate) struct Store {
     pub(crate) hot: BTreeSet<u64>,
     pub(crate) bitmaps: Vec<Vec<u8>>,
     last_in_sync: ConfigVersion,
+    scrubs: PastScrubs,
 }
 
 impl Store {
@@ -150,16 +151,22 @@ impl Pair {
 
     /// Both opened, connected, and A serving.
     pub(crate) fn serving() -> Self {
-        Self::serving_on(&[A, B])
+        Self::serving_on(&[A, B], PastScrubs::default())
+    }
+
+    /// The same, with a store of A that remembers scrubs.
+    pub(crate) fn scrubbed(past: PastScrubs) -> Self {
+        Self::serving_on(&[A, B], past)
     }
 
     /// The same with three copies.
     pub(crate) fn three() -> Self {
-        Self::serving_on(&[A, B, C])
+        Self::serving_on(&[A, B, C], PastScrubs::default())
     }
 
-    fn serving_on(nodes: &[NodeId]) -> Self {
+    fn serving_on(nodes: &[NodeId], scrubs: PastScrubs) -> Self {
         let mut pair = Self::blank_of(nodes);
+        pair.stores.entry(A).or_default().scrubs = scrubs;
         pair.tell_config();
         for node in nodes.iter().copied() {
             pair.attach(node, pair.report(node));
@@ -174,7 +181,7 @@ impl Pair {
     pub(crate) fn attach(&mut self, node: NodeId, report: DiskReport) {
         let store = self.stores.entry(node).or_default();
         let hot = Hot::Extents(store.hot.iter().copied().collect());
-        let attachment = Attachment { report, hot, bitmaps: store.bitmaps.clone() };
+        let attachment = Attachment { report, hot, bitmaps: store.bitmaps.clone(), scrubs: store.scrubs };
         self.event(node, Event::DiskAttached(Box::new(attachment)));
     }
 
@@ -421,6 +428,7 @@ impl Pair {
                 self.moves.insert((from, to));
             }
             Action::Notify(_)
+            | Action::RecordScrub { .. }
             | Action::Release(_)
             | Action::Complete { .. }
             | Action::Refuse { .. }

@@ -256,7 +256,7 @@ async fn show_tells_counters_scrubs_and_dirty_blocks() {
         status,
         nbd_clients: 0,
         data_offset: 1 << 20,
-        copy: Some(CopyStatistics { counters, hot_extents: 6 }),
+        copy: Some(CopyStatistics { counters, hot_extents: 6, last_scrub: None }),
         scrub_left: Some(Micros::from_secs(3)),
         resync_left: vec![(NodeId(2), Micros::from_secs(4))],
     });

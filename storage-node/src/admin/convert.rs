@@ -134,11 +134,7 @@ fn local_replica(node: NodeId, name: &str, report: &ReplicaReport, clock: Clock)
             left_micros: report.scrub_left.map_or(0, |left| left.0.max(1)),
             ..scrub(&found)
         }),
-        last_scrub: status.last_scrub.map(|(at, found)| pb::ScrubView {
-            ended_unix_micros: clock.unix(at),
-            ended_boot_micros: at.0,
-            ..scrub(&found)
-        }),
+        last_scrub: last_scrub(report, clock),
         ..pb::ReplicaView::default()
     };
     let store = match &report.store {
@@ -159,9 +155,20 @@ fn local_replica(node: NodeId, name: &str, report: &ReplicaReport, clock: Clock)
     view
 }
 
+/// The last scrub by this run, or else the one that the copy remembers.
+fn last_scrub(report: &ReplicaReport, clock: Clock) -> Option<pb::ScrubView> {
+    let of_this_run = report.status.last_scrub.map(|(at, found)| pb::ScrubView {
+        ended_unix_micros: clock.unix(at),
+        ended_boot_micros: at.0,
+        ..scrub(&found)
+    });
+    let remembered = report.copy.and_then(|copy| copy.last_scrub);
+    of_this_run.or_else(|| remembered.map(|(ended, found)| pb::ScrubView { ended_unix_micros: ended, ..scrub(&found) }))
+}
+
 /// What a copy knows of its content, as a message.
 fn copy(copy: CopyStatistics) -> pb::CopyView {
-    let CopyStatistics { counters, hot_extents } = copy;
+    let CopyStatistics { counters, hot_extents, last_scrub: _ } = copy;
     pb::CopyView {
         checksum_errors: counters.mismatches,
         checksum_errors_reread: counters.reread,

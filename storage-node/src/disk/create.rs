@@ -15,6 +15,7 @@ use proto::{Boot, ConfigVersion};
 
 use super::backing::{Access, Backing, found, io_at, judge, refused, sync_directory};
 use super::layout::{Area, HEAD_BYTES, Layout, SLOT_OFFSETS, size_problem};
+use super::scrubs::Scrubs;
 use super::superblock::Superblock;
 use super::{FoundStore, StoreError, StoreSpec};
 use crate::fault::point;
@@ -192,6 +193,7 @@ fn format(
         suspect: false,
         failed: false,
         layout,
+        scrubs: Scrubs::default(),
     };
     let mut head = AlignedBuf::zeroed(HEAD_BYTES as usize);
     for offset in SLOT_OFFSETS {

@@ -19,6 +19,7 @@ mod pool;
 mod raw;
 mod rehome;
 mod ring;
+mod scrubs;
 mod store;
 mod superblock;
 #[cfg(test)]

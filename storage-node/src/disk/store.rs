@@ -19,6 +19,7 @@ use proto::checksum::Salt;
 use proto::peer::message::WriteKind;
 use proto::{BLOCK_BYTES, BlockRange, Boot, EXTENT_BYTES};
 use replication::local_copy::{Areas, CopyOp, Counters, Geometry, Hot, LocalCopy, MetaPage, Page};
+use replication::{PastScrubs, ScrubReport};
 use tokio::sync::{Mutex, Notify};
 
 use super::areas;
@@ -26,6 +27,7 @@ use super::backing::{Access, Backing, decode_slot, found, io_at, judge, refused}
 use super::layout::{Layout, SLOT_OFFSETS};
 use super::raw::{Data, Ended, Work};
 use super::ring::{Request, Ring};
+use super::scrubs::{Scrubs, unix_micros};
 use super::superblock::{self, Chosen, SLOT_BYTES, Superblock};
 use super::{DiskDone, DiskError, DiskOp, DiskSink, FoundStore, OpenedStore, StoreError};
 use crate::fault::point;
@@ -60,6 +62,8 @@ pub(super) struct Inner {
     idle: Notify,
     /// Why no later flush can be believed.
     flush_failed: RefCell<Option<DiskError>>,
+    /// What the superblock says, or will say, of scrubs.
+    scrubs: Cell<Scrubs>,
     /// As last written; locked while being written, so that one write of it follows the other.
     superblock: Mutex<Superblock>,
 }
@@ -86,7 +90,9 @@ impl Store {
         }
         let lost_power = !before.clean && before.boot != boot;
         let suspect = before.suspect || before.failed || lost_power;
-        let now = Superblock { generation: before.generation + 1, boot, clean: false, suspect, ..before.clone() };
+        let generation = before.generation + 1;
+        let scrubs = before.scrubs.opened(unix_micros());
+        let now = Superblock { generation, boot, clean: false, suspect, scrubs, ..before.clone() };
         // The slot that does not count goes first: if it was damaged, this repairs it before the good one is touched.
         write_superblock(&ring, &file, &now, 1 - slot).await.map_err(|e| io_at(path)(e.into()))?;
         let read = areas::Read::of(&ring, &file, &before.layout).await;
@@ -109,6 +115,7 @@ impl Store {
             in_flight: Cell::new(0),
             idle: Notify::new(),
             flush_failed: RefCell::new(None),
+            scrubs: Cell::new(scrubs),
             superblock: Mutex::new(now),
         };
         Ok(OpenedStore { store: Store { inner: Rc::new(inner) }, hot, bitmaps: read.bitmaps })
@@ -148,6 +155,35 @@ impl Store {
     /// Extents that are hot.
     pub fn hot_extents(&self) -> u64 {
         self.inner.copy.borrow().hot_extents()
+    }
+
+    /// What the copy remembers of scrubs, over restarts.
+    pub fn past_scrubs(&self) -> PastScrubs {
+        self.inner.scrubs.get().past(unix_micros())
+    }
+
+    /// The last scrub or verify that ended with this node as primary, and when: microseconds since 1970.
+    pub fn last_scrub(&self) -> Option<(u64, ScrubReport)> {
+        self.inner.scrubs.get().last
+    }
+
+    /// Has both superblocks say how far scrubs have come: one that has just ended, and the one in the background. Nobody
+    /// learns of its end; where it fails, so does what comes next.
+    pub fn record_scrubs(&self, ended: Option<ScrubReport>, under_way: Option<ScrubReport>) {
+        let inner = Rc::clone(&self.inner);
+        if inner.ring.has_ended() {
+            return;
+        }
+        let scrubs = inner.scrubs.get().recorded(ended, under_way, unix_micros());
+        inner.scrubs.set(scrubs);
+        inner.in_flight.set(inner.in_flight.get() + 1);
+        tokio::task::spawn_local(async move {
+            if let Err(why) = inner.change_superblock(|s| s.scrubs = scrubs).await {
+                tracing::warn!(path = %inner.path().display(), "how far the scrub has come is not recorded: {why:?}");
+            }
+            inner.in_flight.set(inner.in_flight.get() - 1);
+            inner.tell_if_idle();
+        });
     }
 
     /// Operations started and not ended.

@@ -3,6 +3,7 @@
 use proto::{BLOCK_BYTES, Boot, ClusterId, ConfigVersion, DiskId, EXTENT_BYTES, VolumeId};
 
 use super::layout::{Area, BITMAPS, Layout};
+use super::scrubs::Scrubs;
 
 /// Bytes of one slot.
 pub(super) const SLOT_BYTES: usize = 4096;
@@ -25,6 +26,7 @@ const BITMAPS_AT: usize = 132;
 const BLOCK_BYTES_AT: usize = 136;
 const EXTENT_BYTES_AT: usize = 140;
 const AREAS_AT: usize = 144;
+const SCRUBS_AT: usize = 240;
 
 const STATE_CLEAN: u32 = 1;
 const STATE_SUSPECT: u32 = 2;
@@ -48,6 +50,7 @@ pub(super) struct Superblock {
     pub(super) suspect: bool,
     pub(super) failed: bool,
     pub(super) layout: Layout,
+    pub(super) scrubs: Scrubs,
 }
 
 /// What is wrong with one slot.
@@ -91,6 +94,7 @@ impl Superblock {
             put(AREAS_AT + 16 * number, &area.offset.to_le_bytes());
             put(AREAS_AT + 16 * number + 8, &area.length.to_le_bytes());
         }
+        put(SCRUBS_AT, &self.scrubs.encode());
         let crc = checksum(&out);
         out[CRC_AT..CRC_AT + 4].copy_from_slice(&crc.to_le_bytes());
         out
@@ -143,6 +147,7 @@ impl Superblock {
             suspect: state & STATE_SUSPECT != 0,
             failed: state & STATE_FAILED != 0,
             layout,
+            scrubs: Scrubs::decode(&slot[SCRUBS_AT..], u64_at(slot, SIZE_AT) / BLOCK_BYTES),
         };
         let constants = [
             (u32_at(slot, BITMAPS_AT) == BITMAPS, "number of bitmaps"),
@@ -235,6 +240,7 @@ mod tests {
             suspect: false,
             failed: true,
             layout: Layout::for_volume(1 << 30),
+            scrubs: Scrubs { scrubbed_unix_micros: 5, ..Scrubs::default() },
         }
     }
 

@@ -246,12 +246,11 @@ impl Actor {
             Remote::Session(start) => self.start_session(start),
             Remote::Status(answer) => {
                 let replica = self.replica.status(boot_time());
-                let copy = self
-                    .shared
-                    .store
-                    .borrow()
-                    .as_ref()
-                    .map(|store| CopyStatistics { counters: store.counters(), hot_extents: store.hot_extents() });
+                let copy = self.shared.store.borrow().as_ref().map(|store| CopyStatistics {
+                    counters: store.counters(),
+                    hot_extents: store.hot_extents(),
+                    last_scrub: store.last_scrub(),
+                });
                 let (disk, clients) = (self.disk.clone(), self.shared.clients.get());
                 let _ = answer.send(VolumeStatus { replica, disk, copy, clients });
             }
@@ -329,7 +328,7 @@ impl Actor {
                 return self.answer_attach(Err(why.to_string()));
             }
         };
-        let found = store.found().clone();
+        let (found, scrubs) = (store.found().clone(), store.past_scrubs());
         // The mark of a failure a moment ago may still be on its way to the node's list.
         let suspect = suspect || self.copy_failed;
         let FoundStore { disk_id, last_in_sync, .. } = found;
@@ -339,7 +338,7 @@ impl Actor {
         self.shared.store.replace(Some(store));
         self.disk_error = None;
         self.copy_failed = suspect;
-        let attachment = Box::new(Attachment { report, hot, bitmaps });
+        let attachment = Box::new(Attachment { report, hot, bitmaps, scrubs });
         if suspect && !found.suspect {
             let mark = PendingIo::SuspectMark(attachment);
             self.start_io(mark, DiskOp::PersistState { last_in_sync, suspect: true });

@@ -73,6 +73,11 @@ impl Actor {
             Action::Complete { op, data } => self.complete(op, data),
             Action::Refuse { op, why } => self.refuse(op, why),
             Action::DetachDisk { failed } => self.detach_disk(failed),
+            Action::RecordScrub { ended, under_way } => {
+                if let Some(store) = self.shared.store.borrow().as_ref() {
+                    store.record_scrubs(ended, under_way);
+                }
+            }
             Action::Notify(notice) => self.notify(notice),
             Action::Stopped => self.ending = Ending::Stopped,
         }

@@ -8,7 +8,7 @@ use proto::{Boot, DiskId, VolumeId};
 use replication::config::{ClusterState, VolumeConfig};
 use replication::event::{Control, Event};
 use replication::local_copy::Counters;
-use replication::{Notice, Status, Timing};
+use replication::{Notice, ScrubReport, Status, Timing};
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
@@ -98,6 +98,8 @@ pub struct CopyStatistics {
     pub counters: Counters,
     /// Extents of 4 MiB that are hot in the activity log.
     pub hot_extents: u64,
+    /// The last scrub that its superblock remembers, and when it ended: microseconds since 1970.
+    pub last_scrub: Option<(u64, ScrubReport)>,
 }
 
 /// The local disk that an actor starts with, or is given later.

@@ -10,7 +10,9 @@ use std::rc::Rc;
 
 use proto::{Boot, ConfigVersion, DiskId, Epoch};
 use replication::local_copy::{Areas, Geometry, Hot, LocalCopy, MetaPage};
-use replication::{DiskReport, bitmap_pages};
+use replication::{DiskReport, ScrubReport, bitmap_pages};
+
+use super::scheduler::SimTime;
 
 pub use harm::Harm;
 pub use raw::{DiskFaults, DiskOp, Landed, Outcome, RawDisk, SilentFaults, Whose};
@@ -39,6 +41,8 @@ pub struct Store {
     pub raw: RawDisk,
     /// Stopped cleanly and not opened since.
     pub clean: bool,
+    /// When the last scrub ended that it remembers, and how far the one in the background is.
+    pub scrubs: (SimTime, Option<ScrubReport>),
     geometry: Geometry,
     /// Power-on under which the store was last opened and not closed cleanly.
     opened: Option<Boot>,
@@ -61,7 +65,7 @@ impl Store {
     /// A new store of zeros.
     pub fn new(disk_id: DiskId, geometry: Geometry) -> Self {
         let raw = RawDisk::new(geometry.blocks);
-        Self { disk_id, raw, clean: false, geometry, opened: None }
+        Self { disk_id, raw, clean: false, scrubs: (0, None), geometry, opened: None }
     }
 
     /// Number of blocks.

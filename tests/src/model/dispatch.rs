@@ -106,7 +106,7 @@ impl State {
                     worker.loaded.retain(|(loaded, _)| *loaded != io);
                 }
             }
-            Action::Release(_) | Action::Notify(_) => {}
+            Action::Release(_) | Action::Notify(_) | Action::RecordScrub { .. } => {}
             Action::Complete { op, data } => self.completed(node, op, data),
             Action::Refuse { op, .. } => self.ended_without_effect_known(op.0 as usize - 1),
             Action::RepairLocal { .. }

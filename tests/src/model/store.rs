@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use proto::{BlockRange, Boot, ConfigVersion, DiskId, EXTENT_BLOCKS, Epoch};
 use replication::local_copy::{Hot, MetaPage, PAGE_BYTES, Page};
-use replication::{Attachment, DiskReport, IoId};
+use replication::{Attachment, DiskReport, IoId, PastScrubs};
 
 /// Blocks that are written.
 pub const BLOCKS: usize = 2;
@@ -157,7 +157,12 @@ impl Store {
             failed: false,
             fence: self.fence,
         };
-        Attachment { report, hot: Hot::Extents(self.hot.iter().copied().collect()), bitmaps: self.areas() }
+        Attachment {
+            report,
+            hot: Hot::Extents(self.hot.iter().copied().collect()),
+            bitmaps: self.areas(),
+            scrubs: PastScrubs::default(),
+        }
     }
 
     /// The areas of the bitmaps, as read.

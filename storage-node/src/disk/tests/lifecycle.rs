@@ -6,6 +6,7 @@ use std::os::unix::fs::FileExt;
 use std::process::Stdio;
 
 use proto::ConfigVersion;
+use replication::ScrubReport;
 
 use super::super::layout::SLOT_OFFSETS;
 use super::super::ring::Fault;
@@ -57,12 +58,8 @@ fn a_failed_disk_is_suspect_until_its_copy_is_declared_good() {
     on_shard(async {
         let client = Client::open(&place.found).await;
         client.ring.inject(Fault::Flush(libc::EIO));
-        // Under way when the disk is marked, this must not take the mark back.
-        let good = client.start(DiskOp::PersistState { last_in_sync: ConfigVersion(1), suspect: false });
-        client.ring.submit();
         client.run(DiskOp::Flush).await.unwrap_err();
         client.store.mark_failed().await.unwrap();
-        drop(good.await);
         client.store.close(false).await.unwrap();
         assert!(place.rescan().suspect);
         let client = Client::open(&place.rescan()).await;
@@ -70,6 +67,22 @@ fn a_failed_disk_is_suspect_until_its_copy_is_declared_good() {
         client.run(DiskOp::PersistState { last_in_sync: ConfigVersion(1), suspect: false }).await.unwrap();
         client.store.close(true).await.unwrap();
         assert!(!place.rescan().suspect);
+    });
+}
+
+#[test]
+fn a_state_under_way_when_the_disk_is_marked_does_not_take_the_mark_back() {
+    let place = Place::new(SIZE);
+    on_shard(async {
+        let client = Client::open(&place.found).await;
+        let good = client.start(DiskOp::PersistState { last_in_sync: ConfigVersion(1), suspect: false });
+        client.ring.submit();
+        tokio::task::yield_now().await;
+        client.store.mark_failed().await.unwrap();
+        good.await.unwrap().result.unwrap();
+        client.store.close(false).await.unwrap();
+        let found = place.rescan();
+        assert_eq!((found.suspect, found.last_in_sync), (true, ConfigVersion(1)));
     });
 }
 
@@ -212,4 +225,32 @@ fn a_slot_that_cannot_be_read_is_borne_and_repaired_and_a_failing_write_refuses_
         // A refused opening holds no lock.
         Client::open_on(ring, &place.found, BOOT, Duration::ZERO).await.map(|_| ()).unwrap();
     });
+}
+
+#[test]
+fn scrubs_are_remembered_by_both_slots_whether_it_was_closed_in_order_or_not() {
+    let report =
+        |verify_only, done_blocks| ScrubReport { verify_only, done_blocks, repaired: 2, ..ScrubReport::default() };
+    for clean in [true, false] {
+        let place = Place::new(SIZE);
+        on_shard(async {
+            let client = Client::open(&place.found).await;
+            assert_eq!((client.store.last_scrub(), client.store.past_scrubs().under_way), (None, None));
+            client.store.record_scrubs(Some(report(true, SIZE / 4096)), Some(report(false, 7)));
+            client.store.close(clean).await.unwrap();
+            // Whichever slot is lost.
+            let good = std::fs::read(&place.found.path).unwrap();
+            for slot in SLOT_OFFSETS {
+                let file = OpenOptions::new().write(true).open(&place.found.path).unwrap();
+                file.write_all_at(&good, 0).unwrap();
+                file.write_all_at(&[0xee; 4096], slot).unwrap();
+                let again = Client::open(&place.rescan()).await;
+                let (_, last) = again.store.last_scrub().expect("it was recorded");
+                assert_eq!((last.verify_only, last.repaired, last.blocks), (true, 2, SIZE / 4096));
+                let under_way = again.store.past_scrubs().under_way.expect("it goes on");
+                assert_eq!((under_way.done_blocks, under_way.repaired), (7, 2));
+                again.store.close(false).await.unwrap();
+            }
+        });
+    }
 }

@@ -61,7 +61,7 @@ fn execute() -> Result<bool> {
             disk::serve(Path::new(mount_point))?;
             Ok(true)
         }
-        ("cuts", rest) => campaign("cuts", Cuts, &parse(rest)?),
+        ("cuts", rest) => campaign("cuts", Cuts::default(), &parse(rest)?),
         ("kills", rest) => campaign("kills", Kills { links: links() }, &parse(rest)?),
         ("points", rest) => all_points(&parse(rest)?),
         ("flips", rest) => all_flips(&parse(rest)?),

@@ -51,6 +51,8 @@ pub struct Tally {
 pub trait Rounds {
     /// What its faults are called.
     const FAULTS: &'static str;
+    /// Bytes at the end of the volume that the load leaves alone.
+    const SPARE_BYTES: u64 = 0;
 
     /// Does one round: faults, recovery, and the check. Writes its schedule into `told` as it goes, and gives the number
     /// of faults.
@@ -85,7 +87,7 @@ impl<'a> Campaign<'a> {
         let started = Instant::now();
         let mut rng = round_rng(self.plan.seed, number);
         let mut told = String::new();
-        let started_or_taken = caught(|| self.take_or_start(number));
+        let started_or_taken = caught(|| self.take_or_start(number, R::SPARE_BYTES));
         let outcome = started_or_taken.and_then(|(mut rig, age)| {
             let outcome = caught(|| rounds.round(&mut rig, &mut rng, &mut told));
             // A panic may go unnoticed by every client, since the parent starts another worker.
@@ -130,12 +132,13 @@ impl<'a> Campaign<'a> {
         self.tally
     }
 
-    fn take_or_start(&mut self, number: u64) -> Result<(Rig, u64), String> {
+    fn take_or_start(&mut self, number: u64, spare_bytes: u64) -> Result<(Rig, u64), String> {
         match self.rig.take() {
             Some((rig, age)) if age < ROUNDS_PER_CLUSTER => Ok((rig, age)),
             old => {
                 drop(old);
-                let rig = Rig::start(&options(self.plan, number)).map_err(|error| format!("no cluster: {error}"))?;
+                let options = RigOptions { spare_bytes, ..options(self.plan, number) };
+                let rig = Rig::start(&options).map_err(|error| format!("no cluster: {error}"))?;
                 Ok((rig, 0))
             }
         }
@@ -156,6 +159,7 @@ pub fn options(plan: &Plan, number: u64) -> RigOptions {
     RigOptions {
         program: plan.program.clone(),
         size_bytes: plan.size_bytes,
+        spare_bytes: 0,
         namespaces: plan.namespaces,
         lying: plan.lying,
         writers: 3,

@@ -1,5 +1,6 @@
 //! Power cuts: of one box, of both, of all three, at random moments of a load.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use rand::Rng;
@@ -7,6 +8,7 @@ use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
 
 use super::campaign::{Rounds, pause, tell};
+use super::fio::{FIO_BYTES, FioPart};
 use super::rig::Rig;
 use crate::e2e::cluster::{ALPHA, BETA, WITNESS};
 
@@ -19,9 +21,24 @@ const BETWEEN_MS: u64 = 1200;
 /// Between two boxes that come back.
 const APART_MS: u64 = 150;
 
+/// Rounds after which fio's part is filled anew.
+const FILL_ROUNDS: u64 = 4;
+
 /// The campaign.
 #[derive(Debug, Default)]
-pub struct Cuts;
+pub struct Cuts {
+    fio: Option<Part>,
+    /// fio is not installed.
+    without_fio: bool,
+}
+
+/// fio's part of the volume of a cluster, which is known by its directory.
+#[derive(Debug)]
+struct Part {
+    cluster: PathBuf,
+    rounds: u64,
+    fio: FioPart,
+}
 
 /// Which boxes lose power, in which order.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -43,9 +60,11 @@ fn choose(rng: &mut impl Rng) -> Targets {
 
 impl Rounds for Cuts {
     const FAULTS: &'static str = "cuts";
+    const SPARE_BYTES: u64 = FIO_BYTES;
 
     fn round(&mut self, rig: &mut Rig, rng: &mut ChaCha8Rng, told: &mut String) -> Result<u64, String> {
         let targets = choose(rng);
+        self.fill(rig)?;
         tell(told, format_args!("after {} ms", pause(rng, LOAD_MS)));
         let mut off = Vec::new();
         let faults = match targets {
@@ -79,7 +98,30 @@ impl Rounds for Cuts {
         }
         rig.wait_healthy()?;
         rig.check()?;
+        self.fio.iter().try_for_each(|part| part.fio.verify(&rig.cluster))?;
         Ok(faults)
+    }
+}
+
+impl Cuts {
+    /// Has fio fill its part: at first, and anew now and then. What it has flushed must outlast every cut.
+    fn fill(&mut self, rig: &Rig) -> Result<(), String> {
+        if self.fio.as_ref().is_none_or(|part| part.cluster != rig.cluster.home()) {
+            if self.without_fio || !FioPart::is_installed() {
+                if !std::mem::replace(&mut self.without_fio, true) {
+                    println!("skipped: fio's own verification: fio with its NBD engine is not installed");
+                }
+                return Ok(());
+            }
+            let fio = FioPart::at_the_end(rig.size_bytes());
+            self.fio = Some(Part { cluster: rig.cluster.home().to_owned(), rounds: 0, fio });
+        }
+        let Some(part) = self.fio.as_mut() else { return Ok(()) };
+        if part.rounds.is_multiple_of(FILL_ROUNDS) {
+            part.fio.fill(&rig.cluster)?;
+        }
+        part.rounds += 1;
+        Ok(())
     }
 }
 

@@ -3,6 +3,7 @@
 pub mod campaign;
 pub mod cuts;
 pub mod disk;
+pub mod fio;
 pub mod flips;
 pub mod image;
 pub mod kills;

@@ -38,6 +38,8 @@ pub struct RigOptions {
     pub program: PathBuf,
     /// Bytes of the volume.
     pub size_bytes: u64,
+    /// Bytes at its end that the load leaves alone.
+    pub spare_bytes: u64,
     /// Each box in its own network namespace, so that links can be cut.
     pub namespaces: bool,
     /// Whether the disks lie: a flush does nothing.
@@ -97,7 +99,7 @@ impl Rig {
         for disk in &mut disks {
             disk.set_faults(DiskFaults { lying: options.lying, ..DiskFaults::default() })?;
         }
-        let blocks = options.size_bytes / BLOCK_BYTES as u64;
+        let blocks = (options.size_bytes - options.spare_bytes) / BLOCK_BYTES as u64;
         let load = Load::start(connector(&cluster), blocks, options.writers, options.readers, options.seed);
         Ok(Self {
             load,

@@ -13,7 +13,7 @@ use replication::local_copy::{Areas, Geometry, Hot, LocalCopy, MetaPage};
 use replication::{DiskReport, bitmap_pages};
 
 pub use harm::Harm;
-pub use raw::{DiskFaults, DiskOp, Landed, Outcome, RawDisk, SilentFaults, Whose};
+pub use raw::{DiskFaults, DiskOp, Landed, NOBODYS, Outcome, RawDisk, SilentFaults, Whose};
 
 /// Values of the two halves of a block; 0 is zeros, everything else names the write that stored it.
 pub type Block = [u32; 2];

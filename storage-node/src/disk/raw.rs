@@ -8,7 +8,6 @@ use std::rc::Rc;
 
 use block_device::AlignedBuf;
 use bytes::Bytes;
-use proto::checksum::BlockSums;
 use proto::peer::message::WriteKind;
 use proto::{BLOCK_BYTES, BlockRange};
 use replication::local_copy::{CopyOp, CopyResult, MetaPage, Order, PAGE_BYTES, Page, RawId, RawOp, RawResult};

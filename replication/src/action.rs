@@ -184,6 +184,16 @@ pub enum Action {
         /// The peer's data; exactly as long as the range.
         payload: PayloadId,
     },
+    /// Set the checksums that blocks should have, those held with the payload, and leave the blocks as they are
+    /// (`CopyOp::Expect`). Answered by `LocalDone`.
+    ExpectLocal {
+        /// Its number.
+        io: IoId,
+        /// Blocks; their extents are hot.
+        range: BlockRange,
+        /// Data with as many blocks, which is not to be written, and the checksums.
+        payload: PayloadId,
+    },
     /// Make these extents cold (`CopyOp::Cool`). Answered by `LocalDone`.
     CoolExtents {
         /// Its number.

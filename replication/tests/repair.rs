@@ -346,3 +346,42 @@ fn a_scrub_given_up_in_the_middle_of_a_repair_keeps_its_range_until_the_repair_h
     pair.event(A, Event::LocalDone { io, result: replication::IoResult::Ok });
     assert_eq!((written(&pair), pair.answer(1)), (1, Some(Ok(()))));
 }
+
+/// The resync of a copy from the only one in sync, of which `BAD` does not match its sum: the target must keep what it
+/// holds, which may be right, and know what it should be.
+#[test]
+fn a_resync_overwrites_nothing_with_a_block_that_is_bad_at_the_source() {
+    let mut pair = Pair::serving();
+    pair.commits = true;
+    pair.cut();
+    pair.wait(1000);
+    pair.client(A, 1, write(4, 4));
+    assert_eq!(pair.answer(1), Some(Ok(())));
+    spoil(&mut pair, &[A]);
+    pair.connected = true;
+    pair.wait(2000);
+    let Some((_, Action::ReadLocal { io, .. })) = pair.held.pop() else { panic!("no step of a resync") };
+    pair.hold(|node, action| node == B && matches!(action, Action::PersistActivityLog { .. }));
+    pair.event(A, Event::Corrupt { io, bad: vec![BAD] });
+    let told = |action: &Action| matches!(action, Action::ExpectLocal { range, .. } if *range == BAD);
+    if !pair.held.is_empty() {
+        assert_eq!(pair.count(B, told), 0, "its extent is not hot yet");
+        pair.hold(|_, _| false);
+        pair.release(|_, _| true);
+    }
+    let written = |range: BlockRange| {
+        pair.count(B, |action| matches!(action, Action::WriteLocal { range: at, .. } if *at == range))
+    };
+    assert_eq!((pair.count(B, told), written(BlockRange::new(4, 1)), written(BlockRange::new(6, 2))), (1, 1, 1));
+    let over = |action: &Action| matches!(action, Action::WriteLocal { range, .. } if range.overlaps(BAD));
+    assert_eq!(pair.count(B, over), 0);
+    pair.hold(|_, _| false);
+    pair.wait(2000);
+    assert_eq!(pair.role(B), "secondary", "the block does not keep it out of sync");
+    spoil(&mut pair, &[A]);
+    pair.client(A, 2, read(5, 1));
+    let Some((_, Action::ReadLocal { io, .. })) = pair.held.pop() else { panic!("no read") };
+    pair.hold(|_, _| false);
+    pair.event(A, Event::Corrupt { io, bad: vec![BAD] });
+    assert_eq!((repairs(&pair, A), pair.answer(2)), (1, Some(Ok(()))), "and heals the source");
+}

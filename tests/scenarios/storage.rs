@@ -3,6 +3,8 @@
 use proto::{BlockRange, EXTENT_BLOCKS, Micros, NodeId};
 use replication::Timing;
 use replication::config::VolumeCommand;
+use replication::event::Control;
+use replication::local_copy::Counters;
 use tandem_tests::sim::client::Wish;
 use tandem_tests::sim::scenario::{Answer, Scenario};
 use tandem_tests::sim::setup::Setup;
@@ -189,5 +191,86 @@ fn rotten_block_of_a_sole_copy_fails_alone() {
     assert_eq!(s.read_done(1, 0), [500, 500]);
     s.write_done(1, EXTENT_BLOCKS, 44);
     assert_eq!(s.read_done(1, EXTENT_BLOCKS), [44, 44]);
+    s.finish();
+}
+
+/// Box 2 goes while an extent is hot on it, so that all of the extent is compared when it is back; meanwhile block
+/// `EXTENT_BLOCKS` rots on the only copy in sync.
+fn rotten_while_alone(last: Option<u32>) -> Scenario {
+    let mut s = filled();
+    s.world.setup.flawed = Some(0);
+    s.write_done(1, EXTENT_BLOCKS + 7, 77);
+    s.flush_done(1);
+    s.power_off(2);
+    s.run_until("the secondary is dropped", 10_000, |s| s.in_sync() == [1]);
+    if let Some(value) = last {
+        s.write_done(1, EXTENT_BLOCKS, value);
+    }
+    s.world.rot_block(0, 0, EXTENT_BLOCKS);
+    s.power_on(2);
+    s.both_in_sync();
+    s
+}
+
+fn counters(s: &mut Scenario, node: usize) -> Counters {
+    let run = s.world.boxes[node - 1].volume(0);
+    run.and_then(|run| run.engine.as_ref()).map_or(Counters::default(), |engine| engine.copy.counters())
+}
+
+/// A resync from the only copy in sync never puts its rot in the place of what may be the last good copy.
+#[test]
+fn rotten_block_of_a_sole_copy_is_healed_from_the_copy_that_it_resyncs() {
+    let mut s = rotten_while_alone(None);
+    assert_eq!(s.read_done(1, EXTENT_BLOCKS), [500 + EXTENT_BLOCKS as u32; 2]);
+    let healed = counters(&mut s, 1);
+    assert_eq!((healed.mismatches, healed.repaired), (1, 1));
+    assert_eq!(counters(&mut s, 2).mismatches, 0, "it was good there all the time");
+    assert_eq!(s.world.boxes[0].stores[0].as_ref().unwrap().raw.visible(EXTENT_BLOCKS)[0], 500 + EXTENT_BLOCKS as u32);
+    s.finish();
+}
+
+#[test]
+fn rotten_block_of_a_sole_copy_is_good_on_the_other_box_after_a_switchover() {
+    let mut s = rotten_while_alone(None);
+    s.control(1, Control::Switchover { to: NodeId(2) });
+    s.served_by(2, 20_000);
+    assert_eq!(s.read_done(2, EXTENT_BLOCKS), [500 + EXTENT_BLOCKS as u32; 2]);
+    s.finish();
+}
+
+/// What the target holds of such a block is old: nobody may take it for good.
+#[test]
+fn rotten_block_that_nobody_else_has_fails_on_both_copies_and_alone() {
+    for switch in [false, true] {
+        let mut s = rotten_while_alone(Some(900));
+        let primary = if switch { 2 } else { 1 };
+        if switch {
+            s.control(1, Control::Switchover { to: NodeId(2) });
+            s.served_by(2, 20_000);
+        }
+        let bad = s.read(primary, EXTENT_BLOCKS);
+        s.run_until("the read is answered", 10_000, |s| s.answer(bad) != Answer::Open);
+        assert_eq!(s.answer(bad), Answer::Refused);
+        assert_eq!(s.read_done(primary, EXTENT_BLOCKS + 7), [77, 77]);
+        if switch {
+            s.write_done(primary, EXTENT_BLOCKS, 44);
+            assert_eq!(s.read_done(primary, EXTENT_BLOCKS), [44, 44]);
+        }
+        s.finish();
+    }
+}
+
+/// The sums that were taken over are as durable as those of a write once the extent is cold.
+#[test]
+fn expected_sums_outlive_the_power_of_both_boxes() {
+    let mut s = rotten_while_alone(Some(900));
+    all_cold(&mut s, &[1, 2]);
+    s.power_off(1);
+    s.served_by(2, 20_000);
+    let bad = s.read(2, EXTENT_BLOCKS);
+    s.run(3_000);
+    assert_eq!(s.answer(bad), Answer::Refused);
+    s.power_on(1);
+    s.both_in_sync();
     s.finish();
 }

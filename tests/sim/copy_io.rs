@@ -18,6 +18,10 @@ impl World {
         {
             return self.violate(Some(volume), "unmerged_write", format!("{io:?} at node {}", node + 1));
         }
+        if let Some(block) = bad_block_of(volume, &work) {
+            let detail = format!("block {block} at node {} is overwritten with what does not match its sum", node + 1);
+            return self.violate(Some(volume), "I8_bad_data_written", detail);
+        }
         let mut next = std::mem::take(&mut self.next);
         match self.boxes[node].volume(volume).and_then(|run| run.engine.as_mut()) {
             Some(engine) => engine.start(io, work, &mut next),
@@ -115,6 +119,11 @@ impl World {
                     self.judge_harm(volume);
                 }
                 SumsNews::Known(extents) => store.raw.harm.cooled(&extents),
+                SumsNews::Expected(range, sums) => {
+                    for (block, sum) in range.blocks().zip(sums) {
+                        store.raw.expect(block, |holds| super::sums::sum(volume, block, holds) == sum);
+                    }
+                }
             }
         }
         let Some(run) = self.boxes[node].worker.as_deref().map(|worker| worker.run) else { return };
@@ -205,6 +214,17 @@ fn differing(range: BlockRange, same: impl Fn(usize) -> bool) -> Vec<BlockRange>
         }
     }
     differing
+}
+
+/// A block that a write would fill with what does not match the sum that comes with it.
+fn bad_block_of(volume: usize, work: &Work) -> Option<u64> {
+    let (blocks, payload): (Vec<u64>, _) = match work {
+        Work::Write { range, payload: Some(payload), .. } => (range.blocks().collect(), payload),
+        Work::Batch(groups, payload) => (groups.iter().flatten().flat_map(|range| range.blocks()).collect(), payload),
+        _ => return None,
+    };
+    let mut held = blocks.into_iter().zip(payload.blocks.iter().zip(payload.sums.iter()));
+    held.find(|(block, (holds, sum))| super::sums::sum(volume, *block, **holds) != **sum).map(|(block, _)| block)
 }
 
 /// What becomes of an order when the store is closed.

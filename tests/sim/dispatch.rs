@@ -42,6 +42,7 @@ impl World {
             Action::CompareSums { io, range, theirs } => self.compare_sums(node, volume, io, range, theirs),
             Action::ReadLocal { .. }
             | Action::RepairLocal { .. }
+            | Action::ExpectLocal { .. }
             | Action::WriteLocal { .. }
             | Action::WriteBatchLocal { .. }
             | Action::FlushLocal { .. }
@@ -105,6 +106,10 @@ impl World {
             Action::RepairLocal { io, range, payload } => {
                 let Some(payload) = self.payload_for(node, volume, payload, range.count) else { return };
                 (io, Work::Repair(range, payload))
+            }
+            Action::ExpectLocal { io, range, payload } => {
+                let Some(payload) = self.payload_for(node, volume, payload, range.count) else { return };
+                (io, Work::Expect(range, payload))
             }
             Action::WriteLocal { io, range, kind, fua, payload } => {
                 let payload = match payload {

@@ -58,6 +58,8 @@ pub enum Work {
     Bitmap(Vec<(MetaPage, Page)>),
     /// Puts a peer's copy in the place of bad blocks.
     Repair(BlockRange, Payload),
+    /// Sets the sums that blocks should have.
+    Expect(BlockRange, Payload),
 }
 
 /// A partial write, its blocks, and the old content of those that it covers in part.
@@ -85,6 +87,8 @@ pub enum SumsNews {
     TakenFromData(Vec<u64>),
     /// Those of these extents are known.
     Known(Vec<u64>),
+    /// These were taken over from a copy that has nothing better.
+    Expected(BlockRange, BlockSums),
 }
 
 /// What an operation of the engine is for.
@@ -95,6 +99,7 @@ enum Purpose {
     Edge(OpId),
     Heat,
     Cool(Vec<u64>),
+    Expect(BlockRange),
     Other,
 }
 
@@ -220,6 +225,10 @@ impl Engine {
                 let sums = BlockSums::from_slice(&payload.sums);
                 self.begin(io, 0, Purpose::Other, range.start, payload, CopyOp::Repair { range, sums });
             }
+            Work::Expect(range, payload) => {
+                let sums = BlockSums::from_slice(&payload.sums);
+                self.begin(io, 0, Purpose::Expect(range), range.start, payload, CopyOp::Expect { range, sums });
+            }
         }
         self.take_orders(next);
     }
@@ -296,15 +305,10 @@ impl Engine {
             }
             RawOp::WriteData { tag, first, range, kind, fua } => {
                 if kind != WriteKind::Data {
-                    return DiskOp::WriteData { range, data: None, fua, bad: Vec::new() };
+                    return DiskOp::WriteData { range, data: None, fua };
                 }
-                let Payload { blocks, sums } = self.open[&tag].payload.part(first, range.count);
-                let wrong = |(at, (block, content)): &(usize, (u64, &Block))| {
-                    sums[*at] != super::sums::sum(self.volume, *block, **content)
-                };
-                let bad = range.blocks().zip(blocks.iter()).enumerate().filter(wrong).map(|(_, (block, _))| block);
-                let bad = bad.collect();
-                DiskOp::WriteData { range, data: Some(blocks), fua, bad }
+                let data = Some(self.open[&tag].payload.part(first, range.count).blocks);
+                DiskOp::WriteData { range, data, fua }
             }
             RawOp::ReadPage { page } => DiskOp::ReadPage(page),
             RawOp::WritePage { page, bytes, durable } => DiskOp::WritePage { page, bytes: bytes.into(), durable },
@@ -340,17 +344,15 @@ impl Engine {
                 ended.sums = SumsNews::TakenFromData(range.blocks().collect());
                 Event::LocalDone { io, result: how }
             }
-            (Purpose::Read | Purpose::Resum(_), CopyResult::Corrupt { bad }) => {
-                // The sums are those that the blocks should have: bad ones stay bad wherever they are sent.
-                let blocks = (open.start..).zip(&open.read);
-                let sum = |(block, content): (u64, &Block)| {
-                    self.copy.sum_of(block).unwrap_or(!super::sums::sum(self.volume, block, *content))
-                };
-                let sums: Vec<u32> = blocks.map(sum).collect();
+            (Purpose::Read | Purpose::Resum(_), CopyResult::Corrupt { bad, sums }) => {
                 ended.data = read(open.read, &sums);
                 Event::Corrupt { io, bad }
             }
-            (_, CopyResult::Corrupt { bad }) => Event::Corrupt { io, bad },
+            (Purpose::Expect(range), CopyResult::Ok { .. }) => {
+                ended.sums = SumsNews::Expected(range, BlockSums::from_slice(&open.payload.sums));
+                Event::LocalDone { io, result: how }
+            }
+            (_, CopyResult::Corrupt { bad, .. }) => Event::Corrupt { io, bad },
             (Purpose::Cool(extents), CopyResult::Ok { .. }) => {
                 ended.sums = SumsNews::Known(extents);
                 Event::LocalDone { io, result: how }
@@ -375,7 +377,7 @@ impl Engine {
         }
         edges.failed |= how != IoResult::Ok;
         match result {
-            CopyResult::Corrupt { bad } => edges.bad.extend(bad),
+            CopyResult::Corrupt { bad, .. } => edges.bad.extend(bad),
             _ => edges.blocks.extend(read.into_iter().map(|content| (block, content))),
         }
         if edges.missing > 0 {
@@ -396,7 +398,7 @@ impl Engine {
 
 /// The news that sums of the `count` blocks from `start` may have been taken from what they hold: not those of bad ones.
 fn taken_from_data(start: u64, count: usize, result: &CopyResult) -> SumsNews {
-    let bad = |block: &u64| matches!(result, CopyResult::Corrupt { bad } if bad.iter().any(|range| range.blocks().contains(block)));
+    let bad = |block: &u64| matches!(result, CopyResult::Corrupt { bad, .. } if bad.iter().any(|range| range.blocks().contains(block)));
     SumsNews::TakenFromData((start..).take(count).filter(|block| !bad(block)).collect())
 }
 

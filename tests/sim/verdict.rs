@@ -10,7 +10,7 @@ use replication::config::VolumeConfig;
 use super::checker::OpKind;
 use super::client::Wish;
 use super::cluster::World;
-use super::disk::Block;
+use super::disk::{Block, NOBODYS, RawDisk};
 use super::scheduler::{NEVER, SimTime};
 use super::setup::BOXES;
 
@@ -160,6 +160,10 @@ impl World {
             let detail = format!("{op:?} is refused, but a good copy was in sync all the time");
             return self.violate(Some(read.volume), "I8_block_not_healed", detail);
         }
+        if let Some((volume, block, member)) = bad.iter().find_map(|read| self.good_copy(read)) {
+            let detail = format!("block {block} is refused, but {member} holds it as it was last written");
+            return self.violate(Some(volume), "I8_block_not_healed", detail);
+        }
         self.judge_histories();
         let good: Vec<LastRead> = good.into_iter().copied().collect();
         for volume in 0..self.volumes.len() {
@@ -172,6 +176,23 @@ impl World {
             }
         }
         self.operator.done = true;
+    }
+
+    /// A copy in sync that holds a refused block, which stands alone, as it was last written. Where metadata was harmed too
+    /// the sum that tells so may be lost.
+    fn good_copy(&self, read: &LastRead) -> Option<(usize, u64, NodeId)> {
+        let OpKind::Read { range, .. } = &self.volumes[read.volume].history.op(read.record).kind else { return None };
+        let config = self.volumes[read.volume].newest.as_ref()?;
+        let store = |member: &NodeId| self.boxes[member.0 as usize - 1].stores[read.volume].as_ref();
+        let disks: Vec<_> = config.in_sync.keys().filter_map(|id| Some((*id, &store(id)?.raw))).collect();
+        let whole = |disk: &RawDisk| disk.harm.pages == 0 && !disk.harm.doubtful && !disk.harm.log_lost;
+        if !disks.iter().all(|(_, disk)| whole(disk)) {
+            return None;
+        }
+        let last =
+            disks.iter().find_map(|(_, disk)| disk.harm.ever.get(&range.start).filter(|last| **last != NOBODYS))?;
+        let holder = disks.iter().find(|(_, disk)| disk.visible(range.start) == *last)?;
+        Some((read.volume, range.start, holder.0))
     }
 
     /// Judges what clients saw, for every volume.

@@ -68,6 +68,7 @@ pub(super) enum Op {
     Heat,
     Cool(Cool),
     Bitmap(Bitmaps),
+    Expect,
 }
 
 /// What a raw operation is for.
@@ -171,6 +172,7 @@ impl LocalCopy {
         let (op, next) = match op {
             CopyOp::Read { range, check } => self.start_read(tag, range, check, orders),
             CopyOp::Repair { range, sums } => self.start_repair(tag, range, sums, orders),
+            CopyOp::Expect { range, sums } => self.start_expect(range, &sums),
             CopyOp::Write { range, kind, fua, sums } => self.start_write(tag, range, kind, fua, &sums, orders),
             CopyOp::Batch { groups, sums } => self.start_batch(tag, groups, &sums, orders),
             CopyOp::Flush => {
@@ -320,7 +322,7 @@ impl LocalCopy {
             Op::Batch(batch) => self.advance_batch(tag, batch, orders),
             Op::Cool(cool) => self.advance_cool(tag, cool, orders),
             Op::Bitmap(bitmaps) => self.advance_bitmaps(tag, bitmaps, orders),
-            Op::Write(_) | Op::Flush | Op::Heat => done(),
+            Op::Write(_) | Op::Flush | Op::Heat | Op::Expect => done(),
         }
     }
 
@@ -329,7 +331,7 @@ impl LocalCopy {
             Op::Write(write) => self.extents.forget(write.range),
             Op::Batch(batch) => batch.ranges().for_each(|range| self.extents.forget(range)),
             Op::Cool(cool) => self.cooling_failed(cool, trouble, orders),
-            Op::Read(_) | Op::Repair(_) | Op::Flush | Op::Heat | Op::Bitmap(_) => {}
+            Op::Read(_) | Op::Repair(_) | Op::Flush | Op::Heat | Op::Bitmap(_) | Op::Expect => {}
         }
         Next::Done(match trouble {
             Trouble::NoSpace => CopyResult::NoSpace,
@@ -345,7 +347,7 @@ impl LocalCopy {
             Op::Write(write) => self.extents.write_ends(write.range),
             Op::Batch(batch) => batch.ranges().for_each(|range| self.extents.write_ends(range)),
             Op::Cool(_) => self.extents.evict(),
-            Op::Flush | Op::Heat | Op::Bitmap(_) => {}
+            Op::Flush | Op::Heat | Op::Bitmap(_) | Op::Expect => {}
         }
     }
 }

@@ -13,6 +13,7 @@
 pub(crate) mod codec;
 mod cool;
 mod engine;
+mod expect;
 mod extents;
 mod heat;
 mod index;
@@ -160,6 +161,14 @@ pub enum CopyOp {
         /// One sum a block, computed from the data at hand.
         sums: BlockSums,
     },
+    /// Sets the sums that blocks should have, and writes no data; their extents are hot. A block that holds something else
+    /// reads as bad from then on.
+    Expect {
+        /// Blocks.
+        range: BlockRange,
+        /// One sum a block.
+        sums: BlockSums,
+    },
 }
 
 /// How an operation ended.
@@ -174,6 +183,8 @@ pub enum CopyResult {
     Corrupt {
         /// Runs of bad blocks, ascending.
         bad: Vec<BlockRange>,
+        /// Of a read, the sums that its blocks should have, one a block; otherwise empty.
+        sums: BlockSums,
     },
     /// The store has no space left. Nothing was written (heat) or parts may have been.
     NoSpace,

@@ -70,7 +70,7 @@ impl LocalCopy {
             self.counters.reread += self.extents.newly_bad(&suspect) - self.extents.newly_bad(&bad);
             self.extents.note_bad(&bad);
             if !bad.is_empty() {
-                return Next::Done(CopyResult::Corrupt { bad });
+                return self.end_corrupt(read, bad);
             }
         }
         if bad.is_empty() {
@@ -84,6 +84,15 @@ impl LocalCopy {
         let runs = bad.len();
         read.suspect = Some(bad);
         Next::Wait(runs)
+    }
+
+    /// The sums of bad blocks are told as they should be: a peer that is told of the block may have it.
+    fn end_corrupt(&self, read: &mut Read, bad: Vec<BlockRange>) -> Next {
+        let mut sums = std::mem::take(&mut read.sums);
+        for block in bad.iter().flat_map(|run| run.blocks()) {
+            sums[(block - read.range.start) as usize] = self.extents.sum(block).expect("a bad block has a sum");
+        }
+        Next::Done(CopyResult::Corrupt { bad, sums })
     }
 
     /// Compares what was read with the sums; takes those that are unknown, or all, from it.
@@ -118,7 +127,7 @@ impl LocalCopy {
         if std::mem::replace(&mut repair.begun, true) {
             let bad = std::mem::take(&mut repair.bad);
             let good = CopyResult::Ok { sums: BlockSums::new() };
-            return Next::Done(if bad.is_empty() { good } else { CopyResult::Corrupt { bad } });
+            return Next::Done(if bad.is_empty() { good } else { CopyResult::Corrupt { bad, sums: BlockSums::new() } });
         }
         let mut matching = Vec::new();
         for (block, &sum) in repair.range.blocks().zip(&repair.sums) {

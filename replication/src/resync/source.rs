@@ -37,7 +37,7 @@ enum Stage {
 struct Chunk {
     range: BlockRange,
     stage: Stage,
-    /// Blocks that are bad in this copy too: they are sent as such.
+    /// Blocks that are bad in this copy: the peer is told their sums, for its own data may be what they should hold.
     bad: Vec<BlockRange>,
 }
 

@@ -30,6 +30,10 @@ enum Work {
     Batch {
         groups: Vec<Vec<BlockRange>>,
     },
+    /// The source's blocks are bad: only the sums that they should have are taken over.
+    Expect {
+        range: BlockRange,
+    },
     /// `resum`: blocks of it were found bad, so the checksums are taken from what it holds.
     Digest {
         range: BlockRange,
@@ -52,7 +56,12 @@ struct Operation {
 impl Operation {
     fn ranges(&self) -> Ranges {
         match &self.work {
-            Work::Write { range, .. } | Work::Digest { range, .. } | Work::Read { range, .. } => smallvec![*range],
+            Work::Write { range, .. }
+            | Work::Expect { range }
+            | Work::Digest { range, .. }
+            | Work::Read { range, .. } => {
+                smallvec![*range]
+            }
             Work::Batch { groups } => groups.iter().flatten().copied().collect(),
         }
     }
@@ -82,7 +91,8 @@ impl Stream {
     ) {
         let (seq, work, class) = match message {
             Message::Write { seq, range, kind, fua } => (seq, Work::Write { range, kind, fua }, Class::Write),
-            Message::ResyncData { seq, range, kind, .. } => {
+            Message::ResyncData { seq, range, known_bad: true, .. } => (seq, Work::Expect { range }, Class::Write),
+            Message::ResyncData { seq, range, kind, known_bad: false } => {
                 (seq, Work::Write { range, kind, fua: false }, Class::Write)
             }
             Message::WriteBatch { seq, groups } => (seq, Work::Batch { groups }, Class::Write),
@@ -138,7 +148,7 @@ impl Stream {
     pub(crate) fn issue_hot(&mut self, core: &mut Core, seq: Seq) {
         let Some(operation) = self.operations.get_mut(&seq) else { return };
         operation.pinned = true;
-        if matches!(operation.work, Work::Write { .. } | Work::Batch { .. }) {
+        if matches!(operation.work, Work::Write { .. } | Work::Batch { .. } | Work::Expect { .. }) {
             let ranges = operation.ranges();
             // As a member this copy knows what others lack, should its node become primary.
             core.trackers.iter_mut().for_each(|(_, tracker)| ranges.iter().for_each(|range| tracker.set(*range)));
@@ -159,6 +169,11 @@ impl Stream {
                 let payload = operation.payload.unwrap_or(PayloadId::Frame(0));
                 let io = core.start_io(Purpose::Stream(seq));
                 core.act(Action::WriteBatchLocal { io, groups, payload });
+            }
+            Work::Expect { range } => {
+                let (range, payload) = (*range, operation.payload.unwrap_or(PayloadId::Frame(0)));
+                let io = core.start_io(Purpose::Stream(seq));
+                core.act(Action::ExpectLocal { io, range, payload });
             }
             Work::Digest { range, resum } => {
                 let (range, resum) = (*range, *resum);

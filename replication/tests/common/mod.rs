@@ -408,6 +408,7 @@ impl Pair {
             }
             Action::ReadLocal { io, .. }
             | Action::RepairLocal { io, .. }
+            | Action::ExpectLocal { io, .. }
             | Action::WriteLocal { io, .. }
             | Action::WriteBatchLocal { io, .. }
             | Action::FlushLocal { io } => self.tell(node, Event::LocalDone { io, result }),

@@ -308,3 +308,35 @@ fn an_orderly_end_leaves_every_sum_known_and_right() {
         assert_eq!(rig.run(CopyOp::Flush), ok());
     }
 }
+
+/// Between the sums being taken over and the extent being cold a crash forgets them, but then the extent is hot, so that
+/// the source tells them again; and the blocks hold what they held.
+#[test]
+fn after_a_power_cut_expected_sums_are_known_or_their_extent_is_hot() {
+    let (mut known, mut forgotten) = (0, 0);
+    for (seed, raws) in (0..20).flat_map(|seed| (0..10).map(move |raws| (seed, raws))) {
+        let mut rig = Rig::new(geometry(3, 0, 4, 1), seed);
+        let range = BlockRange::new(EXTENT + 3, 8);
+        rig.heat(&[1]);
+        rig.write(range);
+        rig.cool(&[1]);
+        rig.heat(&[1]);
+        rig.write(BlockRange::new(EXTENT + 100, 3));
+        let held: Vec<u64> = range.blocks().map(|block| rig.store.block(block)).collect();
+        let mut should = held.clone();
+        should[5] = rig.token();
+        let sums = rig.sums_of(range, &should);
+        assert_eq!(rig.run(CopyOp::Expect { range, sums }), ok());
+        rig.start(CopyOp::Cool { extents: vec![1], bitmaps: Vec::new() }, Vec::new());
+        (0..raws).for_each(|_| _ = rig.step());
+        let (mut rig, hot) = rig.cut();
+        let now: Vec<u64> = range.blocks().map(|block| rig.store.block(block)).collect();
+        assert_eq!(now, held, "seed {seed}, {raws} steps");
+        let is_hot = hot != Hot::Extents(Vec::new());
+        let bad: BTreeSet<u64> = if is_hot { BTreeSet::new() } else { [range.start + 5].into() };
+        assert_eq!(rig.bad_blocks(0..3), bad, "seed {seed}, {raws} steps, {hot:?}");
+        known += u64::from(!is_hot);
+        forgotten += u64::from(is_hot);
+    }
+    assert!(known > 0 && forgotten > 0, "{known} {forgotten}");
+}

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use proto::BlockRange;
+use proto::checksum::BlockSums;
 use proto::peer::message::WriteKind;
 use replication::local_copy::{Areas, CopyOp, CopyResult, Hot, LocalCopy, MetaPage, PAGE_BYTES, ReadCheck};
 
@@ -362,11 +363,53 @@ fn a_peers_copy_that_does_not_match_our_sum_corrects_nothing() {
     let tag = rig.start(write, vec![token]);
     assert_eq!(rig.finish(tag), ok());
     rig.cool(&[1]);
-    assert_eq!(rig.read(range), CopyResult::Corrupt { bad: vec![range] });
+    let should = rig.sums_of(range, &[token + 1_000_000]);
+    assert_eq!(rig.read(range), CopyResult::Corrupt { bad: vec![range], sums: should });
+    let bad = || CopyResult::Corrupt { bad: vec![range], sums: BlockSums::new() };
     let other = rig.token();
     let around = BlockRange::new(block - 1, 3);
     let held: Vec<u64> = around.blocks().map(|block| rig.store.block(block)).collect();
-    assert_eq!(rig.repair(around, vec![held[0], other, held[2]]), CopyResult::Corrupt { bad: vec![range] });
-    assert_eq!(rig.repair(around, held), CopyResult::Corrupt { bad: vec![range] }, "it may be wrong as ours is");
+    assert_eq!(rig.repair(around, vec![held[0], other, held[2]]), bad());
+    assert_eq!(rig.repair(around, held), bad(), "it may be wrong as ours is");
     assert_eq!(rig.copy.counters().repaired, 4, "its neighbours match, both times");
+}
+
+/// The sums of a bad block are those that it should have, also where no sums are kept for long: a peer is told of them.
+#[test]
+fn a_read_of_bad_blocks_tells_what_their_sums_should_be() {
+    let mut rig = Rig::new(geometry(5, 0, 4, 0), 7);
+    rig.heat(&[0, 1]);
+    rig.write(BlockRange::new(3, 50));
+    rig.cool(&[0, 1]);
+    let range = BlockRange::new(0, 60);
+    let held: Vec<u64> = range.blocks().map(|block| rig.store.block(block)).collect();
+    let should = rig.sums_of(range, &held);
+    [10, 11, 55].into_iter().for_each(|block| rig.store.damage_block(block));
+    let bad = vec![BlockRange::new(10, 2), BlockRange::new(55, 1)];
+    assert_eq!(rig.read(range), CopyResult::Corrupt { bad, sums: should });
+}
+
+#[test]
+fn expected_sums_condemn_what_does_not_match_them_and_nothing_else() {
+    for round in 0..20 {
+        let mut rig = cooled(round);
+        let range = BlockRange::new(EXTENT + 10, 4);
+        let mut should: Vec<u64> = range.blocks().map(|block| rig.store.block(block)).collect();
+        let held = should.clone();
+        should[1] = rig.token();
+        rig.heat(&[1]);
+        // Blocks whose sums have been lost are known again, too.
+        let (mut rig, _) = if round % 2 == 0 { (rig, Hot::All) } else { rig.reopen() };
+        let sums = rig.sums_of(range, &should);
+        assert_eq!(rig.run(CopyOp::Expect { range, sums }), ok());
+        let bad = set([range.start + 1]);
+        assert_eq!(rig.bad_blocks(0..5), bad);
+        rig.cool(&[1]);
+        let (mut rig, _) = rig.reopen();
+        assert_eq!(rig.bad_blocks(0..5), bad, "also once all is cold and opened again");
+        let now: Vec<u64> = range.blocks().map(|block| rig.store.block(block)).collect();
+        assert_eq!(now, held, "no data was written");
+        repaired(&mut rig, range.start + 1, should[1]);
+        assert_eq!(rig.bad_blocks(0..5), set([]));
+    }
 }

@@ -230,7 +230,7 @@ impl Rig {
             let range = BlockRange::new(start, EXTENT.min(self.store.geometry.blocks - start));
             match self.read(range) {
                 CopyResult::Ok { .. } => {}
-                CopyResult::Corrupt { bad } => all.extend(bad.into_iter().flat_map(BlockRange::blocks)),
+                CopyResult::Corrupt { bad, .. } => all.extend(bad.into_iter().flat_map(BlockRange::blocks)),
                 other => panic!("a read of extent {extent} ended with {other:?}"),
             }
         }

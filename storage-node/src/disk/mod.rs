@@ -104,6 +104,13 @@ pub enum DiskOp {
         /// Its checksums, one a block.
         sums: BlockSums,
     },
+    /// Set the checksums that blocks of hot extents should have, and leave the blocks as they are.
+    Expect {
+        /// Blocks.
+        range: BlockRange,
+        /// One checksum a block.
+        sums: BlockSums,
+    },
     /// Record in both superblocks, durably.
     PersistState {
         /// Newest configuration version at which the copy is known to be in sync.
@@ -122,7 +129,7 @@ pub struct DiskDone {
     pub result: Result<(), DiskError>,
     /// What was read: of a read that ended well, or that found some blocks bad.
     pub data: Option<Bytes>,
-    /// The checksums of a read, one a block, all matching what was read. Of a bad block one that cannot match it.
+    /// The checksums of a read, one a block, all matching what was read; of a bad block the one that it should have.
     pub sums: BlockSums,
 }
 

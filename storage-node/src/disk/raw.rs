@@ -8,7 +8,6 @@ use std::rc::Rc;
 
 use block_device::AlignedBuf;
 use bytes::Bytes;
-use proto::checksum::BlockSums;
 use proto::peer::message::WriteKind;
 use proto::{BLOCK_BYTES, BlockRange};
 use replication::local_copy::{CopyOp, CopyResult, MetaPage, Order, PAGE_BYTES, Page, RawId, RawOp, RawResult};
@@ -174,27 +173,13 @@ impl Inner {
             (CopyResult::Ok { sums }, read) => {
                 DiskDone { tag, result: Ok(()), data: read.map(|(_, buf)| buf.freeze()), sums }
             }
-            (CopyResult::Corrupt { bad }, Some((range, buf))) => {
-                let sums = self.sums_of_corrupt(range, &buf, &bad);
-                DiskDone { tag, result: Err(DiskError::Corrupt(bad)), data: Some(buf.freeze()), sums }
+            (CopyResult::Corrupt { bad, sums }, read) => {
+                let data = read.map(|(_, buf)| buf.freeze());
+                DiskDone { tag, result: Err(DiskError::Corrupt(bad)), data, sums }
             }
-            (CopyResult::Corrupt { bad }, None) => DiskDone::bare(tag, Err(DiskError::Corrupt(bad))),
             (CopyResult::NoSpace, _) => DiskDone::bare(tag, Err(DiskError::OutOfSpace)),
             (CopyResult::Failed, _) => DiskDone::bare(tag, Err(error.unwrap_or(DiskError::Io(libc::EIO)))),
         }
-    }
-
-    /// The sums of what was read; of a bad block the one that it should have, or at least one that does not match, so that
-    /// whoever is given the block with its sum finds it bad too.
-    fn sums_of_corrupt(&self, range: BlockRange, data: &[u8], bad: &[BlockRange]) -> BlockSums {
-        let mut sums = self.salt.sums(range, data);
-        let copy = self.copy.borrow();
-        for block in bad.iter().flat_map(|run| run.blocks()) {
-            if let Some(sum) = block.checked_sub(range.start).and_then(|at| sums.get_mut(at as usize)) {
-                *sum = copy.sum_of(block).filter(|own| own != sum).unwrap_or(!*sum);
-            }
-        }
-        sums
     }
 
     /// Starts a raw operation, or has it wait for its turn.

@@ -368,6 +368,7 @@ impl Inner {
             DiskOp::Repair { range, data, sums } => {
                 self.begin(tag, CopyOp::Repair { range, sums }, Some(Data::Given(aligned(data))));
             }
+            DiskOp::Expect { range, sums } => self.begin(tag, CopyOp::Expect { range, sums }, None),
             DiskOp::PersistState { last_in_sync, suspect } => {
                 let inner = Rc::clone(self);
                 tokio::task::spawn_local(async move {
@@ -410,6 +411,10 @@ impl Inner {
                 self.check_range(*range)?;
                 let fits = data.len() as u64 == range.length_bytes() && sums.len() as u64 == range.count;
                 fits.then(|| some(range.count > 0)).ok_or(libc::EINVAL)
+            }
+            DiskOp::Expect { range, sums } => {
+                self.check_range(*range)?;
+                (sums.len() as u64 == range.count).then(|| some(range.count > 0)).ok_or(libc::EINVAL)
             }
             DiskOp::Heat { extents } => self.check_extents(extents).map(|()| some(!extents.is_empty())),
             DiskOp::Cool { extents, bitmaps } => {

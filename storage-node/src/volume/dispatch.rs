@@ -42,6 +42,9 @@ impl Actor {
             Action::RepairLocal { io, range, payload } => {
                 self.with_blocks(io, payload, |data, sums| DiskOp::Repair { range, data, sums });
             }
+            Action::ExpectLocal { io, range, payload } => {
+                self.with_blocks(io, payload, |_, sums| DiskOp::Expect { range, sums });
+            }
             Action::CoolExtents { io, extents, bitmaps } => {
                 self.start_io(PendingIo::Write(io), DiskOp::Cool { extents, bitmaps });
             }

@@ -52,7 +52,7 @@ pub enum DiskState {
 pub(crate) enum PendingIo {
     /// `ReadLocal`.
     Read(IoId),
-    /// `WriteLocal`, `WriteBatchLocal`, `FlushLocal`, `RepairLocal`, `CoolExtents`, `WriteBitmap`.
+    /// `WriteLocal`, `WriteBatchLocal`, `FlushLocal`, `RepairLocal`, `ExpectLocal`, `CoolExtents`, `WriteBitmap`.
     Write(IoId),
     /// One edge of `MergeEdges`.
     Edge { merge: IoId, block: u64 },

@@ -15,7 +15,7 @@ use replication::{DiskReport, ScrubReport, bitmap_pages};
 use super::scheduler::SimTime;
 
 pub use harm::Harm;
-pub use raw::{DiskFaults, DiskOp, Landed, Outcome, RawDisk, SilentFaults, Whose};
+pub use raw::{DiskFaults, DiskOp, Landed, NOBODYS, Outcome, RawDisk, SilentFaults, Whose};
 
 /// Values of the two halves of a block; 0 is zeros, everything else names the write that stored it.
 pub type Block = [u32; 2];

@@ -18,7 +18,7 @@ use super::{Block, Blocks, Harm};
 const SECTOR_BYTES: usize = 512;
 
 /// What a block should hold of which only bad copies are left.
-const NOBODYS: Block = [u32::MAX; 2];
+pub const NOBODYS: Block = [u32::MAX; 2];
 
 /// A page as the disk holds it.
 type Held = Rc<Page>;
@@ -67,8 +67,6 @@ pub enum DiskOp {
         data: Option<Blocks>,
         /// On the media when done.
         fua: bool,
-        /// Blocks that are known to be bad: a peer's only copy was, and said so.
-        bad: Vec<u64>,
     },
     /// Returns a page.
     ReadPage(MetaPage),
@@ -304,10 +302,7 @@ impl RawDisk {
         match op {
             DiskOp::ReadData(range) => return Outcome::Data(early.unwrap_or_else(|| self.content(range))),
             DiskOp::ReadPage(page) => return Outcome::Page((*self.pages.get(page)).clone()),
-            DiskOp::WriteData { range, data, fua, bad } => {
-                self.write(range, data.as_deref(), fua, rng);
-                self.expect_bad(bad);
-            }
+            DiskOp::WriteData { range, data, fua } => self.write(range, data.as_deref(), fua, rng),
             DiskOp::WritePage { page, bytes, durable } => {
                 if rng.chance(self.silent.lost_permille) {
                     self.harm.page_lost(page);
@@ -389,6 +384,16 @@ impl RawDisk {
         self.harm.page_damaged(page);
     }
 
+    /// The copy has taken over what the sum of a block should be; `matches` tells whether what it holds has that sum.
+    pub fn expect(&mut self, block: u64, matches: impl Fn(Block) -> bool) {
+        let holds = self.data.get(block);
+        if matches(holds) {
+            self.harm.written(block, holds);
+        } else {
+            self.harm.struck(block, Some(NOBODYS), NOBODYS, holds);
+        }
+    }
+
     fn content(&self, range: BlockRange) -> Blocks {
         let mut content = vec![[0, 0]; range.count as usize];
         for (block, value) in self.data.range(range.blocks()) {
@@ -441,13 +446,6 @@ impl RawDisk {
         self.pages.store(page, bytes, durable && !self.silent.lying, self.sequence);
     }
 
-    /// These blocks hold what is known to be bad.
-    fn expect_bad(&mut self, blocks: Vec<u64>) {
-        for block in blocks {
-            self.harm.struck(block, Some(NOBODYS), NOBODYS, self.data.get(block));
-        }
-    }
-
     /// A superblock has landed, unless a later one was there before it. One that calls the copy good takes back the mark
     /// of a failed disk.
     fn land_state(&mut self, token: u64, last_in_sync: ConfigVersion, suspect: bool) {
@@ -460,13 +458,12 @@ impl RawDisk {
     /// An operation that failed, or that a power cut caught: parts of it may have landed.
     fn land_failed(&mut self, op: DiskOp, rng: &mut Rng) {
         match op {
-            DiskOp::WriteData { range, data, bad, .. } => {
+            DiskOp::WriteData { range, data, .. } => {
                 for (index, block) in range.blocks().enumerate() {
                     if rng.chance(500) {
                         self.store_block(block, data.as_ref().map_or([0, 0], |data| data[index]), false);
                     }
                 }
-                self.expect_bad(bad);
             }
             DiskOp::WritePage { page, bytes, .. } => {
                 let bytes = if rng.chance(500) { self.pages.get(page).torn(&bytes, rng) } else { bytes };

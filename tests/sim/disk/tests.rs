@@ -39,12 +39,7 @@ impl Bench {
 
     fn write(&mut self, block: u64, value: u32) {
         let data: Blocks = Rc::from([[value, value]]);
-        let done = self.run(DiskOp::WriteData {
-            range: BlockRange::new(block, 1),
-            data: Some(data),
-            fua: false,
-            bad: Vec::new(),
-        });
+        let done = self.run(DiskOp::WriteData { range: BlockRange::new(block, 1), data: Some(data), fua: false });
         assert!(matches!(done, Some(Outcome::Done)));
     }
 
@@ -100,7 +95,7 @@ fn power_cut_tears_a_page_that_was_being_written_and_no_durable_one() {
 #[test]
 fn operation_of_a_dead_process_lands_soon_or_never() {
     let mut bench = Bench::new(1);
-    let write = DiskOp::WriteData { range: BlockRange::new(0, 1), data: None, fua: true, bad: Vec::new() };
+    let write = DiskOp::WriteData { range: BlockRange::new(0, 1), data: None, fua: true };
     bench.disk.submit(1, 1, Whose::State(IoId(1)), write.clone(), 10 * SECOND, &mut bench.rng);
     bench.disk.submit(2, 2, Whose::State(IoId(1)), write, 10 * SECOND, &mut bench.rng);
     bench.disk.abandon(1, 0, &mut bench.rng);

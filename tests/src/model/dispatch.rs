@@ -110,6 +110,7 @@ impl State {
             Action::Complete { op, data } => self.completed(node, op, data),
             Action::Refuse { op, .. } => self.ended_without_effect_known(op.0 as usize - 1),
             Action::RepairLocal { .. }
+            | Action::ExpectLocal { .. }
             | Action::WriteBatchLocal { .. }
             | Action::MergeEdges { .. }
             | Action::MergeFetched { .. }

@@ -321,3 +321,41 @@ fn a_failed_durable_write_of_metadata_is_like_a_failed_flush() {
         assert!(client.store.close(true).await.is_err());
     });
 }
+
+#[test]
+fn expected_sums_are_taken_over_without_a_write_and_kept_once_the_extent_is_cold() {
+    let place = Place::written();
+    let range = range(110, 4);
+    let mut should = content(110, 4).to_vec();
+    should[4096..8192].fill(9);
+    let expect = || DiskOp::Expect { range, sums: Salt::of(VOLUME).sums(range, &should) };
+    let bad = || Err(DiskError::Corrupt(vec![BlockRange::new(111, 1)]));
+    let before = place.raw_block(111);
+    on_shard(async {
+        let client = place.reopen().await;
+        client.run(DiskOp::Heat { extents: vec![0] }).await.unwrap();
+        client.ring.take_trace();
+        client.run(expect()).await.unwrap();
+        assert_eq!(client.ring.take_trace(), []);
+        assert_eq!(client.run(read_op(range)).await, bad());
+        assert_eq!(client.read(114, 50).await, content(114, 50), "the others are as they were");
+    });
+    // The process has died with the extent hot: it says so, nothing is known of its sums, and its blocks are untouched.
+    on_shard(async {
+        let client = place.reopen().await;
+        assert_eq!(client.hot, Hot::Extents(vec![0]));
+        assert_eq!(client.read(110, 4).await, content(110, 4));
+        client.run(expect()).await.unwrap();
+        client.write(120, content(7, 1)).await.unwrap();
+        client.run(DiskOp::Cool { extents: vec![0], bitmaps: vec![] }).await.unwrap();
+        client.store.close(true).await.unwrap();
+    });
+    on_shard(async {
+        let client = place.reopen().await;
+        assert_eq!(client.run(read_op(range)).await, bad());
+        assert_eq!(place.raw_block(111), before);
+        let data = Bytes::from(should.clone());
+        client.run(DiskOp::Repair { range, sums: Salt::of(VOLUME).sums(range, &data), data }).await.unwrap();
+        assert_eq!(client.read(110, 4).await, should);
+    });
+}

@@ -62,6 +62,8 @@ fn operations_that_do_not_fit_the_store_end_with_einval_and_only_later() {
             DiskOp::Batch { groups: vec![vec![range(0, 1)]], data: blocks(1, 1), sums: smallvec![] },
             DiskOp::Repair { range: range(0, 1), data: blocks(1, 1), sums: smallvec![] },
             DiskOp::Repair { range: range(256, 1), data: blocks(1, 1), sums: smallvec![1] },
+            DiskOp::Expect { range: range(0, 1), sums: smallvec![] },
+            DiskOp::Expect { range: range(256, 1), sums: smallvec![1] },
             DiskOp::Heat { extents: vec![1] },
             DiskOp::Heat { extents: vec![0, 0] },
             DiskOp::Bitmap { pages: vec![(MetaPage::Bitmap { slot: 3, page: 0 }, Box::new([0; 4096]))] },

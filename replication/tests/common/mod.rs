@@ -60,6 +60,9 @@ impl Store {
     }
 }
 
+/// Size of the volume unless a test says otherwise.
+const SIZE_BYTES: u64 = 16 << 20;
+
 /// See the module's header.
 pub(crate) struct Pair {
     pub(crate) now: Timestamp,
@@ -101,10 +104,10 @@ fn record(name: &str, node: NodeId) -> NodeRecord {
 impl Pair {
     /// Two replicas that know nothing yet; the volume is active with both in sync.
     pub(crate) fn blank() -> Self {
-        Self::blank_of(&[A, B])
+        Self::blank_of(&[A, B], SIZE_BYTES)
     }
 
-    fn blank_of(nodes: &[NodeId]) -> Self {
+    fn blank_of(nodes: &[NodeId], size_bytes: u64) -> Self {
         let mut state = ClusterState::default();
         let mut apply = |request, body| {
             assert!(!matches!(state.apply(&Command { request: RequestId(request), body }), Outcome::Refused(_)));
@@ -116,7 +119,7 @@ impl Pair {
         let create = NodeCommand::CreateVolume {
             volume: V,
             name: "v".to_owned(),
-            size_bytes: 16 << 20,
+            size_bytes,
             ack_policy: AckPolicy::Flush,
             preallocate: false,
             replicas,
@@ -150,16 +153,21 @@ impl Pair {
 
     /// Both opened, connected, and A serving.
     pub(crate) fn serving() -> Self {
-        Self::serving_on(&[A, B])
+        Self::serving_on(&[A, B], SIZE_BYTES)
     }
 
     /// The same with three copies.
     pub(crate) fn three() -> Self {
-        Self::serving_on(&[A, B, C])
+        Self::serving_on(&[A, B, C], SIZE_BYTES)
     }
 
-    fn serving_on(nodes: &[NodeId]) -> Self {
-        let mut pair = Self::blank_of(nodes);
+    /// A pair with a volume of so many bytes.
+    pub(crate) fn serving_size(size_bytes: u64) -> Self {
+        Self::serving_on(&[A, B], size_bytes)
+    }
+
+    fn serving_on(nodes: &[NodeId], size_bytes: u64) -> Self {
+        let mut pair = Self::blank_of(nodes, size_bytes);
         pair.tell_config();
         for node in nodes.iter().copied() {
             pair.attach(node, pair.report(node));

@@ -134,15 +134,15 @@ pub enum Action {
         /// The data to digest.
         of: PayloadId,
     },
-    /// Compare the digests of what read `io` returned with the 16-byte digests in `theirs`; answer `DigestsCompared`.
-    /// Neither payload is released by it.
+    /// Compare the digests of what read `io` returned with the 16-byte digests in `theirs`, or what it returned with
+    /// zeros; answer `DigestsCompared`. Neither payload is released by it.
     CompareDigests {
         /// The read.
         io: IoId,
         /// Blocks compared, in the volume.
         range: BlockRange,
-        /// The peer's digests.
-        theirs: PayloadId,
+        /// The peer's digests; `None`: those of zeros.
+        theirs: Option<PayloadId>,
     },
     /// Send a message whose payload is the 4-byte checksums (little-endian), one per block, that read `of` has verified.
     SendSums {

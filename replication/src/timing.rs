@@ -23,10 +23,13 @@ pub struct Timing {
     pub readmit_backoff: (Micros, Micros),
     /// A read is answered only after an ack of a beacon sent after it arrived.
     pub confirmed_reads: bool,
-    /// Blocks in one step of a resync.
+    /// Blocks in one step of a resync while no client is active.
     pub resync_chunk_blocks: u64,
-    /// Steps of a resync in flight at once.
+    /// Steps of a resync in flight at once while no client is active. Enough of them that what the target does for each
+    /// extent before it writes (space, log) is done for several together.
     pub resync_chunks_in_flight: usize,
+    /// Steps of a resync in a row of which no block was equal, after which the following ones are not compared.
+    pub resync_compares_in_vain: u32,
     /// An extent that nobody has written to for so long becomes cold.
     pub extent_idle: Micros,
     /// Every block of every copy in sync is looked at within this time; `None`: only on request.
@@ -47,8 +50,9 @@ impl Default for Timing {
             cold_wait: Micros::from_secs(30),
             readmit_backoff: (Micros::from_secs(1), Micros::from_secs(60)),
             confirmed_reads: false,
-            resync_chunk_blocks: 64,
-            resync_chunks_in_flight: 8,
+            resync_chunk_blocks: 256,
+            resync_chunks_in_flight: 16,
+            resync_compares_in_vain: 16,
             extent_idle: Micros::from_secs(30),
             scrub_period: Some(Micros::from_secs(14 * 24 * 3600)),
             check_invariants: cfg!(debug_assertions),

@@ -187,11 +187,21 @@ impl World {
         self.compared(node, volume, Event::SumsCompared { io, differing });
     }
 
-    /// The data that a read returned and a peer's, which stands for its digests, are compared.
-    pub fn compare_digests(&mut self, node: usize, volume: usize, io: IoId, range: BlockRange, theirs: PayloadId) {
+    /// The data that a read returned and a peer's, which stands for its digests, or zeros are compared.
+    pub fn compare_digests(
+        &mut self,
+        node: usize,
+        volume: usize,
+        io: IoId,
+        range: BlockRange,
+        theirs: Option<PayloadId>,
+    ) {
         let Some(ours) = self.payload(node, volume, PayloadId::Io(io)) else { return };
-        let Some(theirs) = self.payload(node, volume, theirs) else { return };
-        let differing = differing(range, |index| ours.blocks.get(index) == theirs.blocks.get(index));
+        let differing = match theirs.map(|theirs| self.payload(node, volume, theirs)) {
+            Some(None) => return,
+            Some(Some(theirs)) => differing(range, |index| ours.blocks.get(index) == theirs.blocks.get(index)),
+            None => differing(range, |index| ours.blocks.get(index) == Some(&[0, 0])),
+        };
         self.compared(node, volume, Event::DigestsCompared { io, differing });
     }
 

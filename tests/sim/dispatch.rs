@@ -36,7 +36,7 @@ impl World {
                 self.send(node, volume, link, Frame { envelope, message, payload });
             }
             Action::CompareDigests { io, range, theirs } => {
-                self.volumes[volume].resynced.compared += range.count;
+                self.volumes[volume].resynced.compared += theirs.map_or(0, |_| range.count);
                 self.compare_digests(node, volume, io, range, theirs);
             }
             Action::CompareSums { io, range, theirs } => self.compare_sums(node, volume, io, range, theirs),

@@ -169,13 +169,17 @@ impl Setup {
 
 /// Short waits, so that what takes minutes in service fits into a run; their relations are those of the defaults.
 fn timing(rng: &mut Rng, confirmed_reads: bool) -> Timing {
+    let extent_idle = Micros::from_millis(rng.pick(&[200, 700, 2_000, 8_000]));
+    // Steps as short as what clients write are those that hold no zeros, and so may go without a comparison.
+    let (resync_chunk_blocks, resync_compares_in_vain) = rng.pick(&[(64, 16), (256, 0), (64, 1), (8, 0)]);
     Timing {
         cold_wait: Micros::from_secs(5),
         readmit_backoff: (Micros::from_millis(500), Micros::from_secs(4)),
         io_timeout: Micros::from_secs(2),
         confirmed_reads,
-        extent_idle: Micros::from_millis(rng.pick(&[200, 700, 2_000, 8_000])),
-        resync_chunk_blocks: rng.pick(&[64, 256]),
+        extent_idle,
+        resync_chunk_blocks,
+        resync_compares_in_vain,
         resync_chunks_in_flight: rng.pick(&[1, 4]) as usize,
         scrub_period: rng.pick(&[None, None, None, Some(Micros::from_secs(6))]),
         check_invariants: true,

@@ -19,6 +19,8 @@ use crate::write::overlap::Class;
 
 use super::throttle::Throttle;
 
+/// Where steps are no longer compared, one of so many still is: what follows may be equal again.
+const COMPARE_ONE_IN: u32 = 32;
 /// Blocks acknowledged after which the peer is asked to flush, so that an interruption costs little (64 MiB).
 const FLUSH_EVERY_BLOCKS: u64 = 16_384;
 
@@ -28,9 +30,21 @@ enum Stage {
     /// Waits for its range.
     Held,
     /// At the disk, and with digests at the peer's disk too.
-    Loading { io: IoId, read: bool, theirs: Option<PayloadId>, compare: bool },
+    Loading { io: IoId, read: bool, theirs: Option<PayloadId>, check: Check },
     /// Its data is on the way; so many acks are awaited.
     Sending { io: IoId, acks: usize },
+}
+
+/// What a step finds out before it sends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Check {
+    /// Nothing: the peer lacks all of it.
+    Nothing,
+    /// Whether every block holds something. If so all of it is sent; otherwise it is compared after all, so that holes
+    /// stay holes.
+    Zeros,
+    /// Which blocks have other digests at the peer.
+    Digests,
 }
 
 #[derive(Clone, Debug, Hash)]
@@ -49,6 +63,10 @@ pub(crate) struct Source {
     throttle: Throttle,
     acked_since_flush: u64,
     flushing: bool,
+    /// Steps compared since one of them had an equal block.
+    compared_in_vain: u32,
+    /// Steps begun while those were enough.
+    uncompared: u32,
     pub(crate) sent_blocks: u64,
     reported_blocks: u64,
 }
@@ -103,10 +121,11 @@ impl Primary {
             let (Some(peer), Some(tracker)) = (self.peers.get_mut(&node), core.trackers.get(node)) else { return };
             let Sync::Resyncing(source) = &mut peer.sync else { return };
             let allowed = source.throttle.steps_allowed(core.now, last_client, timing.resync_chunks_in_flight);
-            if source.chunks.len() >= allowed || source.flushing {
+            if source.chunks.len() >= allowed {
                 return;
             }
-            let Some(range) = source.next_range(&tracker.dirty, timing.resync_chunk_blocks) else { return };
+            let blocks_max = Throttle::blocks_allowed(core.now, last_client, timing.resync_chunk_blocks);
+            let Some(range) = source.next_range(&tracker.dirty, blocks_max) else { return };
             source.throttle.on_step(core.now, last_client, range.count);
             source.chunks.insert(number, Chunk { range, stage: Stage::Held, bad: Vec::new() });
             if self.overlap.admit(Holder::Chunk(node, number), Class::Resync, smallvec![range]) {
@@ -121,11 +140,18 @@ impl Primary {
         let (Sync::Resyncing(source), Some(session)) = (&mut peer.sync, &mut peer.session) else { return };
         let Some(chunk) = source.chunks.get_mut(&number) else { return };
         let range = chunk.range;
-        let compare = core.trackers.get(node).is_none_or(|tracker| tracker.compare);
+        let may_be_equal = core.trackers.get(node).is_none_or(|tracker| tracker.compare);
         let io = core.start_io(Purpose::Chunk(node, number));
-        chunk.stage = Stage::Loading { io, read: false, theirs: None, compare };
+        let in_vain = source.compared_in_vain >= core.timing.resync_compares_in_vain;
+        source.uncompared += u32::from(may_be_equal && in_vain);
+        let check = match may_be_equal {
+            false => Check::Nothing,
+            true if in_vain && !source.uncompared.is_multiple_of(COMPARE_ONE_IN) => Check::Zeros,
+            true => Check::Digests,
+        };
+        chunk.stage = Stage::Loading { io, read: false, theirs: None, check };
         core.act(Action::ReadLocal { io, range, check: ReadCheck::Verify });
-        if compare {
+        if check == Check::Digests {
             let seq = session.await_ack(Awaited::Digest(number), core.active);
             core.send(session.link, session.id, Message::DigestRequest { seq, range }, None);
         }
@@ -176,10 +202,13 @@ impl Primary {
         let Some(chunk) = source.chunks.get(&number) else { return };
         let range = chunk.range;
         match &chunk.stage {
-            Stage::Loading { io, read: true, theirs: Some(theirs), compare: true } => {
+            Stage::Loading { io, read: true, theirs: theirs @ Some(_), check: Check::Digests } => {
                 core.act(Action::CompareDigests { io: *io, range, theirs: *theirs });
             }
-            Stage::Loading { io, read: true, compare: false, .. } => {
+            Stage::Loading { io, read: true, check: Check::Zeros, .. } => {
+                core.act(Action::CompareDigests { io: *io, range, theirs: None });
+            }
+            Stage::Loading { io, read: true, check: Check::Nothing, .. } => {
                 let io = *io;
                 self.send_chunk(core, node, number, io, vec![range]);
             }
@@ -196,9 +225,23 @@ impl Primary {
             at.map(|(number, _)| (*node, *number))
         });
         let Some((node, number)) = found else { return };
-        if let Some(Stage::Loading { theirs, .. }) = self.chunk_stage(node, number) {
-            let theirs = theirs.take();
-            core.release(theirs);
+        let Some(peer) = self.peers.get_mut(&node) else { return };
+        let (Sync::Resyncing(source), Some(session)) = (&mut peer.sync, &mut peer.session) else { return };
+        let Some(Chunk { range, stage: Stage::Loading { theirs, check, .. }, .. }) = source.chunks.get_mut(&number)
+        else {
+            return;
+        };
+        let (range, differs_wholly) = (*range, differing == [*range]);
+        let theirs = theirs.take();
+        core.release(theirs);
+        if *check == Check::Zeros && !differs_wholly {
+            *check = Check::Digests;
+            let seq = session.await_ack(Awaited::Digest(number), core.active);
+            return core.send(session.link, session.id, Message::DigestRequest { seq, range }, None);
+        }
+        if *check == Check::Digests {
+            let in_vain = source.compared_in_vain.saturating_add(1);
+            source.compared_in_vain = if differs_wholly { in_vain } else { 0 };
         }
         self.send_chunk(core, node, number, io, differing);
     }

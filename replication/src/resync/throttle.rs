@@ -1,5 +1,6 @@
 //! How fast a resync may go beside clients: as fast as disk and network allow when nobody asks for anything, and at a low
-//! steady rate while clients do.
+//! steady rate while clients do. In between it grows wider the longer nobody has asked, so that one who asks now and then
+//! does not meet all of it each time.
 
 use proto::{Micros, Timestamp};
 
@@ -7,6 +8,10 @@ use proto::{Micros, Timestamp};
 const ACTIVE_FOR: Micros = Micros::from_millis(200);
 /// Blocks per second beside active clients (32 MiB/s).
 const BLOCKS_PER_SECOND_BESIDE_CLIENTS: u64 = 8192;
+/// Blocks in one step beside active clients: a client's operation waits for no more of a resync than this.
+const STEP_BLOCKS_BESIDE_CLIENTS: u64 = 64;
+/// Once clients are no longer active, one more step in flight is allowed after each of these.
+const WIDENS_EVERY: Micros = Micros::from_millis(20);
 
 /// Decides when the next step may begin.
 #[derive(Clone, Copy, Debug, Default, Hash)]
@@ -17,12 +22,23 @@ pub(crate) struct Throttle {
 impl Throttle {
     /// How many steps may be in flight now, of `steps_max`; 0 until `next_allowed`.
     pub(crate) fn steps_allowed(&self, now: Timestamp, last_client: Timestamp, steps_max: usize) -> usize {
-        if !Self::clients_active(now, last_client) {
+        if last_client == Timestamp(0) {
             steps_max
+        } else if !Self::clients_active(now, last_client) {
+            let wider = (now.since(last_client).0 - ACTIVE_FOR.0) / WIDENS_EVERY.0;
+            usize::try_from(wider).unwrap_or(usize::MAX).saturating_add(1).min(steps_max)
         } else if now >= self.next_allowed {
             1
         } else {
             0
+        }
+    }
+
+    /// How many blocks the next step may have, of `blocks_max`.
+    pub(crate) fn blocks_allowed(now: Timestamp, last_client: Timestamp, blocks_max: u64) -> u64 {
+        match Self::clients_active(now, last_client) {
+            true => blocks_max.min(STEP_BLOCKS_BESIDE_CLIENTS),
+            false => blocks_max,
         }
     }
 
@@ -57,6 +73,16 @@ mod tests {
         throttle.on_step(now, now, 64);
         assert_eq!(throttle.steps_allowed(now + Micros(1000), now, 8), 0);
         assert_eq!(throttle.steps_allowed(now + Micros(7900), now, 8), 1);
-        assert_eq!(throttle.steps_allowed(now + Micros(300_000), now, 8), 8);
+        assert_eq!(Throttle::blocks_allowed(now, now, 256), 64);
+        assert_eq!(Throttle::blocks_allowed(now, now, 16), 16);
+        assert_eq!(Throttle::blocks_allowed(now + ACTIVE_FOR, now, 256), 256);
+        assert_eq!(Throttle::blocks_allowed(now, Timestamp(0), 256), 256);
+    }
+
+    #[test]
+    fn the_longer_nobody_has_asked_the_more_steps_are_in_flight() {
+        let (throttle, asked) = (Throttle::default(), Timestamp(10_000_000));
+        let steps = |quiet: u64| throttle.steps_allowed(asked + ACTIVE_FOR + Micros(quiet * WIDENS_EVERY.0), asked, 8);
+        assert_eq!([0, 1, 2, 6, 7, 8, 1000].map(steps), [1, 2, 3, 7, 8, 8, 8]);
     }
 }

@@ -61,6 +61,9 @@ impl Store {
     }
 }
 
+/// Size of the volume unless a test says otherwise.
+const SIZE_BYTES: u64 = 16 << 20;
+
 /// See the module's header.
 pub(crate) struct Pair {
     pub(crate) now: Timestamp,
@@ -102,10 +105,10 @@ fn record(name: &str, node: NodeId) -> NodeRecord {
 impl Pair {
     /// Two replicas that know nothing yet; the volume is active with both in sync.
     pub(crate) fn blank() -> Self {
-        Self::blank_of(&[A, B])
+        Self::blank_of(&[A, B], SIZE_BYTES)
     }
 
-    fn blank_of(nodes: &[NodeId]) -> Self {
+    fn blank_of(nodes: &[NodeId], size_bytes: u64) -> Self {
         let mut state = ClusterState::default();
         let mut apply = |request, body| {
             assert!(!matches!(state.apply(&Command { request: RequestId(request), body }), Outcome::Refused(_)));
@@ -117,7 +120,7 @@ impl Pair {
         let create = NodeCommand::CreateVolume {
             volume: V,
             name: "v".to_owned(),
-            size_bytes: 16 << 20,
+            size_bytes,
             ack_policy: AckPolicy::Flush,
             preallocate: false,
             replicas,
@@ -151,21 +154,26 @@ impl Pair {
 
     /// Both opened, connected, and A serving.
     pub(crate) fn serving() -> Self {
-        Self::serving_on(&[A, B], PastScrubs::default())
+        Self::serving_on(&[A, B], SIZE_BYTES, PastScrubs::default())
     }
 
     /// The same, with a store of A that remembers scrubs.
     pub(crate) fn scrubbed(past: PastScrubs) -> Self {
-        Self::serving_on(&[A, B], past)
+        Self::serving_on(&[A, B], SIZE_BYTES, past)
     }
 
-    /// The same with three copies.
+    /// A pair with a volume of so many bytes.
+    pub(crate) fn serving_size(size_bytes: u64) -> Self {
+        Self::serving_on(&[A, B], size_bytes, PastScrubs::default())
+    }
+
+    /// The same as `serving` with three copies.
     pub(crate) fn three() -> Self {
-        Self::serving_on(&[A, B, C], PastScrubs::default())
+        Self::serving_on(&[A, B, C], SIZE_BYTES, PastScrubs::default())
     }
 
-    fn serving_on(nodes: &[NodeId], scrubs: PastScrubs) -> Self {
-        let mut pair = Self::blank_of(nodes);
+    fn serving_on(nodes: &[NodeId], size_bytes: u64, scrubs: PastScrubs) -> Self {
+        let mut pair = Self::blank_of(nodes, size_bytes);
         pair.stores.entry(A).or_default().scrubs = scrubs;
         pair.tell_config();
         for node in nodes.iter().copied() {

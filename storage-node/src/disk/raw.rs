@@ -372,7 +372,7 @@ impl Inner {
     }
 
     fn read_at(&self, offset: u64, length: u64, done: Completion) {
-        let buf = AlignedBuf::zeroed(length as usize);
+        let buf = AlignedBuf::recycled(length as usize);
         self.ring.request(&self.file, Request::Read { offset, buf }, done);
     }
 

@@ -53,9 +53,9 @@ impl PayloadPool {
         let memory = match class_of(length) {
             Some(class) => {
                 let found = self.spare.lock().unwrap_or_else(PoisonError::into_inner).take(class);
-                found.unwrap_or_else(|| AlignedBuf::zeroed(SPARE_BUFFER_BYTES_MIN << class))
+                found.unwrap_or_else(|| AlignedBuf::recycled(SPARE_BUFFER_BYTES_MIN << class))
             }
-            None => AlignedBuf::zeroed(length),
+            None => AlignedBuf::recycled(length),
         };
         PayloadBuffer { memory: Some(memory), length, filled: 0, held: false, pool: self.clone() }
     }

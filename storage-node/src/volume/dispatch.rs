@@ -109,9 +109,11 @@ impl Actor {
         }
     }
 
-    fn compare_digests(&mut self, io: IoId, range: BlockRange, theirs: PayloadId) {
-        let differing = match (self.payloads.whole(PayloadId::Io(io)), self.payloads.whole(theirs)) {
-            (Some(ours), Some(theirs)) => payloads::differing(range, ours, theirs),
+    fn compare_digests(&mut self, io: IoId, range: BlockRange, theirs: Option<PayloadId>) {
+        let held = theirs.map(|theirs| self.payloads.whole(theirs));
+        let differing = match (self.payloads.whole(PayloadId::Io(io)), held) {
+            (Some(ours), Some(Some(theirs))) => payloads::differing(range, ours, theirs),
+            (Some(ours), None) => payloads::not_zeros(range, ours),
             _ => vec![range],
         };
         self.inbox.push(Input::Fact(Event::DigestsCompared { io, differing }));

@@ -1,5 +1,7 @@
 //! The bytes that the shell holds on the replica's behalf, by the name the replica knows them under.
 
+use std::sync::OnceLock;
+
 use block_device::AlignedBuf;
 use bytes::Bytes;
 use proto::checksum::BlockSums;
@@ -10,6 +12,8 @@ use rustc_hash::FxHashMap;
 
 /// Bytes in the digest of one block (blake3, cut).
 pub(crate) const DIGEST_BYTES: usize = 16;
+/// A block of zeros.
+static ZEROS: [u8; BLOCK_BYTES as usize] = [0; BLOCK_BYTES as usize];
 /// Payload bytes of received frames held for one volume; a peer that sends more loses its link.
 pub(crate) const FRAME_BYTES_HELD_MAX: u64 = 256 << 20;
 
@@ -112,8 +116,37 @@ pub(crate) fn merge(range: BlockRange, skip: usize, data: &[u8], edges: &[(u64, 
 pub(crate) fn digests(data: &[u8]) -> Bytes {
     let blocks = data.chunks_exact(BLOCK_BYTES as usize);
     let mut out = Vec::with_capacity(data.len() / BLOCK_BYTES as usize * DIGEST_BYTES);
-    blocks.for_each(|block| out.extend_from_slice(&blake3::hash(block).as_bytes()[..DIGEST_BYTES]));
+    blocks.for_each(|block| out.extend_from_slice(&digest(block)));
     Bytes::from(out)
+}
+
+/// The digest of one block. Holes are most of what a new copy is asked about, and looking is much faster than hashing.
+fn digest(block: &[u8]) -> [u8; DIGEST_BYTES] {
+    if is_zero(block) { *digest_of_zeros() } else { hash(block) }
+}
+
+/// Whether `block` has this digest. One that is not zeros is not hashed to be told from one that is.
+fn has_digest(block: &[u8], wanted: &[u8]) -> bool {
+    match (is_zero(block), wanted == digest_of_zeros()) {
+        (false, false) => hash(block) == wanted,
+        (ours, theirs) => ours == theirs,
+    }
+}
+
+fn hash(block: &[u8]) -> [u8; DIGEST_BYTES] {
+    let mut digest = [0; DIGEST_BYTES];
+    digest.copy_from_slice(&blake3::hash(block).as_bytes()[..DIGEST_BYTES]);
+    digest
+}
+
+fn digest_of_zeros() -> &'static [u8; DIGEST_BYTES] {
+    static DIGEST: OnceLock<[u8; DIGEST_BYTES]> = OnceLock::new();
+    DIGEST.get_or_init(|| hash(&ZEROS))
+}
+
+/// True when the block holds nothing but zeros; most others show in their first bytes.
+fn is_zero(block: &[u8]) -> bool {
+    block.chunks(ZEROS.len()).all(|part| *part == ZEROS[..part.len()])
 }
 
 /// The blocks of `range` whose content in `ours` has another digest than in `theirs`, as runs. Digests that are missing
@@ -123,10 +156,12 @@ pub(crate) fn differing(range: BlockRange, ours: &[u8], theirs: &[u8]) -> Vec<Bl
         return vec![range];
     }
     let pairs = ours.chunks_exact(BLOCK_BYTES as usize).zip(theirs.chunks_exact(DIGEST_BYTES));
-    let digest_of = |content: &[u8]| blake3::hash(content);
-    runs_of(
-        range.blocks().zip(pairs).filter(|(_, (ours, theirs))| digest_of(ours).as_bytes()[..DIGEST_BYTES] != **theirs),
-    )
+    runs_of(range.blocks().zip(pairs).filter(|(_, (ours, theirs))| !has_digest(ours, theirs)))
+}
+
+/// The blocks of `range` that hold anything but zeros, as runs.
+pub(crate) fn not_zeros(range: BlockRange, ours: &[u8]) -> Vec<BlockRange> {
+    runs_of(range.blocks().zip(ours.chunks_exact(BLOCK_BYTES as usize)).filter(|(_, block)| !is_zero(block)))
 }
 
 /// Checksums as they travel: 4 bytes each, little-endian.
@@ -184,6 +219,21 @@ mod tests {
         let theirs = digests(&[block(1), block(7), block(8), block(4)].concat());
         assert_eq!(differing(range, &ours, &theirs), [BlockRange::new(6, 2)]);
         assert!(differing(range, &ours, &digests(&ours)).is_empty());
+    }
+
+    #[test]
+    fn zeros_are_told_from_data_as_by_their_hash() {
+        let mut nearly = vec![0; BLOCK_BYTES as usize];
+        *nearly.last_mut().unwrap() = 1;
+        let nearly = Bytes::from(nearly);
+        let hashed: Vec<u8> =
+            [block(0), nearly.clone()].iter().flat_map(|b| blake3::hash(b).as_bytes()[..DIGEST_BYTES].to_vec()).collect();
+        assert_eq!(digests(&[block(0), nearly.clone()].concat()), hashed);
+        let range = BlockRange::new(5, 4);
+        let ours = [block(0), block(0), nearly.clone(), nearly.clone()].concat();
+        let theirs = digests(&[block(0), nearly.clone(), block(0), nearly].concat());
+        assert_eq!(differing(range, &ours, &theirs), [BlockRange::new(6, 2)]);
+        assert_eq!(not_zeros(range, &ours), [BlockRange::new(7, 2)]);
     }
 
     #[test]

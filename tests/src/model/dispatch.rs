@@ -57,7 +57,10 @@ impl State {
                 Arc::make_mut(&mut self.net).send(node, link, Item::Frame { envelope, message, payload });
             }
             Action::CompareDigests { io, range, theirs } => {
-                let differing = self.differing(node, io, range, theirs);
+                let differing = match theirs {
+                    Some(theirs) => self.differing(node, io, range, theirs),
+                    None => self.not_zeros(node, io, range),
+                };
                 events.push_back(Event::DigestsCompared { io, differing });
             }
             Action::CompareSums { io, range, theirs } => {
@@ -161,6 +164,11 @@ impl State {
     fn differing(&mut self, node: usize, io: IoId, range: BlockRange, theirs: PayloadId) -> Vec<BlockRange> {
         let (ours, theirs) = (self.payload(node, PayloadId::Io(io)), self.payload(node, theirs));
         covered(range).filter(|b| ours[*b] != theirs[*b]).map(|b| BlockRange::new(PLACES[b], 1)).collect()
+    }
+
+    fn not_zeros(&mut self, node: usize, io: IoId, range: BlockRange) -> Vec<BlockRange> {
+        let ours = self.payload(node, PayloadId::Io(io));
+        covered(range).filter(|b| ours[*b] != 0).map(|b| BlockRange::new(PLACES[b], 1)).collect()
     }
 
     /// A proposal reaches Raft if its proposer reaches the witness; otherwise it vanishes.

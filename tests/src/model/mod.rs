@@ -66,6 +66,7 @@ impl Pair {
         confirmed_reads: false,
         resync_chunk_blocks: EXTENT_BLOCKS,
         resync_chunks_in_flight: 2,
+        resync_compares_in_vain: 1,
         check_invariants: true,
     };
 

@@ -121,7 +121,12 @@ pub(crate) fn run(options: &ResyncOptions) -> Result<()> {
     for round in 1..=options.rounds {
         let disk = |name: &str| fio::run(&raw, &jobs.join(name), written_bytes.min(1024 * MIB), 2, home.path());
         let (write, read) = (disk("write-1m-qd8.fio")?, disk("read-1m-qd8.fio")?);
+        // Both boxes' stores are on one disk: it reads every byte for the one and writes it for the other.
+        let copy_bytes_per_second = disk("copy-1m-qd16.fio")?.bytes_per_second / 2.0;
+        let added = Instant::now();
         pair.begin_resync()?;
+        wait("the resync begins", || Ok(pair.replica(BOX)?["role"] == "resyncing" || pair.in_sync()?))?;
+        let began_after_seconds = added.elapsed().as_secs_f64();
         let started = Instant::now();
         wait("the resync ends", || pair.in_sync())?;
         let idle = written_bytes as f64 / started.elapsed().as_secs_f64();
@@ -135,11 +140,13 @@ pub(crate) fn run(options: &ResyncOptions) -> Result<()> {
         let busy_seconds = started.elapsed().as_secs_f64();
         let allocated = pair.allocated_bytes()?;
         println!(
-            "round {round}: idle {:.0} MB/s (disk writes {:.0}, reads {:.0}); clients' p99 {:.0} us alone, {:.0} us beside \
+            "round {round}: idle {:.0} MB/s (disk writes {:.0}, reads {:.0}, copies {:.0}; begun {began_after_seconds:.1} s \
+             after the copy was taken away); clients' p99 {:.0} us alone, {:.0} us beside \
              the resync ({:.2} x), {:.0} and {:.0} IOPS; it took {busy_seconds:.1} s{}; {:.0} and {:.0} MiB allocated",
             idle / 1e6,
             write.bytes_per_second / 1e6,
             read.bytes_per_second / 1e6,
+            copy_bytes_per_second / 1e6,
             alone.latency_p99_us,
             beside.latency_p99_us,
             beside.latency_p99_us / alone.latency_p99_us,
@@ -153,6 +160,8 @@ pub(crate) fn run(options: &ResyncOptions) -> Result<()> {
             "idle_bytes_per_second": idle,
             "disk_write_bytes_per_second": write.bytes_per_second,
             "disk_read_bytes_per_second": read.bytes_per_second,
+            "disk_copy_bytes_per_second": copy_bytes_per_second,
+            "began_after_seconds": began_after_seconds,
             "clients_alone": alone,
             "clients_beside": beside,
             "resync_outlasted_clients": outlasted,

@@ -100,7 +100,10 @@ fn what_follows_an_equal_block_is_compared_again() {
     // Only the first quarter differs; after it, all that is not zeros is equal.
     const DIFFERS: BlockRange = BlockRange { start: 0, count: BLOCKS / 4 };
     let mut pair = begun();
-    finish(&mut pair, |range, theirs| if theirs.is_none() || range.overlaps(DIFFERS) { vec![range] } else { Vec::new() });
+    finish(
+        &mut pair,
+        |range, theirs| if theirs.is_none() || range.overlaps(DIFFERS) { vec![range] } else { Vec::new() },
+    );
     let in_vain = blocks(&sent(&pair, B)) - DIFFERS.count;
     assert!(in_vain < BLOCKS / 2, "{in_vain} equal blocks are sent");
 }
@@ -116,7 +119,8 @@ fn steps_go_on_while_a_flush_is_under_way() {
     for _ in 0..300 {
         pair.wait(10);
         let held = std::mem::take(&mut pair.held);
-        let (compare, flushes) = held.into_iter().partition(|(_, action)| matches!(action, Action::CompareDigests { .. }));
+        let (compare, flushes) =
+            held.into_iter().partition(|(_, action)| matches!(action, Action::CompareDigests { .. }));
         pair.held = flushes;
         for (node, action) in compare {
             let Action::CompareDigests { io, range, .. } = action else { unreachable!("just picked") };

@@ -226,8 +226,10 @@ mod tests {
         let mut nearly = vec![0; BLOCK_BYTES as usize];
         *nearly.last_mut().unwrap() = 1;
         let nearly = Bytes::from(nearly);
-        let hashed: Vec<u8> =
-            [block(0), nearly.clone()].iter().flat_map(|b| blake3::hash(b).as_bytes()[..DIGEST_BYTES].to_vec()).collect();
+        let hashed: Vec<u8> = [block(0), nearly.clone()]
+            .iter()
+            .flat_map(|b| blake3::hash(b).as_bytes()[..DIGEST_BYTES].to_vec())
+            .collect();
         assert_eq!(digests(&[block(0), nearly.clone()].concat()), hashed);
         let range = BlockRange::new(5, 4);
         let ours = [block(0), block(0), nearly.clone(), nearly.clone()].concat();

@@ -72,7 +72,10 @@ pub(crate) struct ActivityLog {
 pub(crate) fn extents_of(ranges: &[BlockRange]) -> Extents {
     let mut extents = Extents::new();
     for range in ranges.iter().filter(|range| range.count > 0) {
-        extents.extend(range.start / EXTENT_BLOCKS..=(range.end() - 1) / EXTENT_BLOCKS);
+        extents.extend(range.start / EXTENT_BLOCKS..(range.end() - 1) / EXTENT_BLOCKS + 1);
+    }
+    if extents.len() == 1 {
+        return extents;
     }
     extents.sort_unstable();
     extents.dedup();
@@ -147,9 +150,19 @@ impl ActivityLog {
 
     /// Pins `extents` for `user` if all are hot: `None`. Otherwise it waits; gives those that are cold.
     pub(crate) fn admit(&mut self, user: User, extents: Extents) -> Option<Vec<u64>> {
-        if self.are_hot(&extents) {
-            self.pin(&extents);
-            return None;
+        // Nearly every operation touches one extent, which is hot: one search.
+        match extents[..] {
+            [extent] => {
+                if let Some(entry) = self.extents.get_mut(&extent).filter(|entry| entry.state == State::Hot) {
+                    entry.pins += 1;
+                    return None;
+                }
+            }
+            _ if self.are_hot(&extents) => {
+                self.pin(&extents);
+                return None;
+            }
+            _ => {}
         }
         let cold = self.cold(&extents);
         self.waiting.insert(user, extents);

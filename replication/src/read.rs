@@ -172,10 +172,13 @@ impl Primary {
         for node in lessors {
             let Some(session) = self.peers.get(&node).and_then(|peer| peer.session.as_ref()) else { continue };
             let lease = &session.lease;
+            if lease.last_number() != lease.acked() {
+                continue;
+            }
             let wanted = self.reads.values().any(|read| {
                 read.needs.iter().any(|need| need.0 == node && need.1 == session.id && need.2 > lease.last_number())
             });
-            if wanted && lease.last_number() == lease.acked() {
+            if wanted {
                 self.send_beacon(core, node);
             }
         }

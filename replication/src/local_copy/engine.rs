@@ -4,7 +4,8 @@
 //! operation goes on to its next phase, or ends. Reserving, loading a checksum page, a log transaction and an index page's
 //! write are shared: any number of operations wait for one of them.
 
-use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, VecDeque};
 
 use proto::BlockRange;
 use proto::checksum::BlockSums;
@@ -34,10 +35,36 @@ pub struct LocalCopy {
     pub(super) loads: BTreeMap<u64, Vec<Waiter>>,
     pub(super) counters: Counters,
     ops: BTreeMap<u64, Running>,
-    raws: BTreeMap<RawId, Purpose>,
-    raw_next: u64,
+    raws: Raws,
     /// A raw operation has failed; every operation fails from then on.
     failed: bool,
+}
+
+/// What the raw operations in flight are for: a window over their numbers, which are given in order and end in about that
+/// order. It is as long as there were operations since the oldest that has not ended; the shell gives a disk up that
+/// leaves one without an end.
+#[derive(Debug, Default)]
+struct Raws {
+    window: VecDeque<Option<Purpose>>,
+    /// The number of the first in the window.
+    first: u64,
+}
+
+impl Raws {
+    fn insert(&mut self, purpose: Purpose) -> RawId {
+        self.window.push_back(Some(purpose));
+        RawId(self.first + self.window.len() as u64 - 1)
+    }
+
+    fn remove(&mut self, raw: RawId) -> Option<Purpose> {
+        let at = usize::try_from(raw.0.checked_sub(self.first)?).ok()?;
+        let purpose = self.window.get_mut(at)?.take();
+        while let Some(None) = self.window.front() {
+            self.window.pop_front();
+            self.first += 1;
+        }
+        purpose
+    }
 }
 
 /// An operation in flight.
@@ -151,8 +178,7 @@ impl LocalCopy {
             loads: BTreeMap::new(),
             counters: Counters { pages_damaged, ..Counters::default() },
             ops: BTreeMap::new(),
-            raws: BTreeMap::new(),
-            raw_next: 0,
+            raws: Raws::default(),
             failed: false,
         };
         (copy, hot)
@@ -189,7 +215,7 @@ impl LocalCopy {
 
     /// A raw operation has ended.
     pub fn raw_done(&mut self, raw: RawId, result: RawResult, orders: &mut Vec<Order>) {
-        let purpose = self.raws.remove(&raw).expect("a raw operation that was given out");
+        let purpose = self.raws.remove(raw).expect("a raw operation that was given out");
         let trouble = match result {
             RawResult::NoSpace => Some(Trouble::NoSpace),
             RawResult::Failed => {
@@ -273,21 +299,20 @@ impl LocalCopy {
     }
 
     pub(super) fn give(&mut self, op: RawOp, purpose: Purpose, orders: &mut Vec<Order>) {
-        let raw = RawId(self.raw_next);
-        self.raw_next += 1;
-        self.raws.insert(raw, purpose);
+        let raw = self.raws.insert(purpose);
         orders.push(Order::Raw { raw, op });
     }
 
     /// Something that operation `tag` waits for has ended.
     pub(super) fn step(&mut self, tag: u64, trouble: Option<Trouble>, orders: &mut Vec<Order>) {
-        let running = self.ops.get_mut(&tag).expect("an operation in flight");
+        let Entry::Occupied(mut entry) = self.ops.entry(tag) else { unreachable!("an operation in flight") };
+        let running = entry.get_mut();
         running.pending -= 1;
         running.trouble = running.trouble.max(trouble);
         if running.pending > 0 {
             return;
         }
-        let mut running = self.ops.remove(&tag).expect("just seen");
+        let mut running = entry.remove();
         let next = match running.trouble {
             Some(trouble) => self.end_badly(&mut running.op, trouble, orders),
             None => self.advance(tag, &mut running.op, orders),
@@ -349,5 +374,23 @@ impl LocalCopy {
             Op::Cool(_) => self.extents.evict(),
             Op::Flush | Op::Heat | Op::Bitmap(_) | Op::Expect => {}
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn raw_operations_are_found_by_their_number_in_whatever_order_they_end() {
+        let mut raws = Raws::default();
+        let given: Vec<RawId> = (0..6).map(|tag| raws.insert(Purpose::Step { tag })).collect();
+        for at in [3, 0, 5, 1, 2, 4] {
+            let purpose = raws.remove(given[at]);
+            assert!(matches!(purpose, Some(Purpose::Step { tag }) if tag == at as u64), "{purpose:?}");
+            assert!(raws.remove(given[at]).is_none(), "ended once");
+        }
+        assert!(raws.window.is_empty());
+        assert!(!given.contains(&raws.insert(Purpose::Step { tag: 6 })), "a number is given once");
     }
 }

@@ -48,8 +48,12 @@ pub(super) struct Sums {
 }
 
 impl Sums {
+    fn knows(&self, at: usize) -> bool {
+        self.known[at / 64] & 1 << (at % 64) != 0
+    }
+
     fn get(&self, at: usize) -> Option<u32> {
-        (self.known[at / 64] & 1 << (at % 64) != 0).then(|| self.sums[at])
+        self.knows(at).then(|| self.sums[at])
     }
 
     fn set(&mut self, at: usize, sum: u32) {
@@ -234,13 +238,41 @@ impl Extents {
 
     /// Sets the sum of a block. Its extent needs no load.
     pub(super) fn set_sum(&mut self, block: u64, sum: u32) {
-        let sums = self.sums_mut(block / EXTENT_BLOCKS);
-        sums.set((block % EXTENT_BLOCKS) as usize, sum);
-        sums.learned = true;
-        if self.heat(block / EXTENT_BLOCKS) == Heat::Cold {
-            self.unsettled.insert(block / EXTENT_BLOCKS);
+        self.set_sums(BlockRange::new(block, 1), &[sum]);
+    }
+
+    /// Sets the sums of blocks, one for each. Their extents need no load.
+    pub(super) fn set_sums(&mut self, range: BlockRange, sums: &[u32]) {
+        assert_eq!(sums.len() as u64, range.count, "one sum a block");
+        let mut left = sums;
+        for (extent, first, count) in parts(range) {
+            let (now, rest) = left.split_at(count);
+            let own = self.sums_mut(extent);
+            for (at, &sum) in (first..).zip(now) {
+                own.set(at, sum);
+            }
+            own.learned = true;
+            if self.heat(extent) == Heat::Cold {
+                self.unsettled.insert(extent);
+            }
+            left = rest;
         }
-        self.bad.remove(&block);
+        self.mended(range);
+    }
+
+    /// True when the sums of all these blocks are known and are `sums`. Their extents need no load.
+    pub(super) fn are(&self, range: BlockRange, sums: &[u32]) -> bool {
+        let mut left = sums;
+        parts(range).all(|(extent, first, count)| {
+            let (now, rest) = left.split_at(count);
+            left = rest;
+            match &self.all[extent as usize].sums {
+                Some(own) => own.sums[first..first + count] == *now && (first..first + count).all(|at| own.knows(at)),
+                None => {
+                    (extent * EXTENT_BLOCKS + first as u64..).zip(now).all(|(block, sum)| self.sum(block) == Some(*sum))
+                }
+            }
+        })
     }
 
     /// How many of these blocks were not known to be bad.
@@ -256,7 +288,9 @@ impl Extents {
 
     /// These blocks were written anew as they should be.
     pub(super) fn mended(&mut self, range: BlockRange) {
-        range.blocks().for_each(|block| _ = self.bad.remove(&block));
+        if !self.bad.is_empty() {
+            range.blocks().for_each(|block| _ = self.bad.remove(&block));
+        }
     }
 
     /// The blocks may hold anything.
@@ -362,6 +396,9 @@ impl Extents {
 
     /// Forgets sums of cold extents until no more than the most allowed are held, or all that are left are in use.
     pub(super) fn evict(&mut self) {
+        if self.cached <= self.cached_max {
+            return;
+        }
         let mut tries = 2 * self.clock.len();
         while self.cached > self.cached_max && tries > 0 {
             tries -= 1;
@@ -398,10 +435,45 @@ impl Extents {
     }
 }
 
+/// The parts of a range by extent: its number, the first block within it, how many blocks.
+fn parts(range: BlockRange) -> impl Iterator<Item = (u64, usize, usize)> {
+    Extents::of(range).map(move |extent| {
+        let start = extent * EXTENT_BLOCKS;
+        let first = range.start.max(start) - start;
+        (extent, first as usize, ((range.end() - start).min(EXTENT_BLOCKS) - first) as usize)
+    })
+}
+
 /// Adds a block beyond the last one to runs.
 pub(super) fn push_block(runs: &mut Vec<BlockRange>, block: u64) {
     match runs.last_mut() {
         Some(last) if last.end() == block => last.count += 1,
         _ => runs.push(BlockRange::new(block, 1)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sums_of_a_range_over_several_extents_are_set_and_compared_as_one() {
+        let geometry = Geometry { volume: VolumeId(3), blocks: 3 * EXTENT_BLOCKS, log_pages: 1, cached_pages_max: 3 };
+        let mut extents = Extents::new(&geometry, vec![Entry::Never, Entry::Unknown, Entry::Never]);
+        let range = BlockRange::new(EXTENT_BLOCKS - 2, EXTENT_BLOCKS + 3);
+        let sums: Vec<u32> = (0..range.count as u32).collect();
+        assert!(!extents.are(range, &sums));
+        extents.set_sums(range, &sums);
+        assert!(extents.are(range, &sums));
+        assert!(range.blocks().zip(&sums).all(|(block, sum)| extents.sum(block) == Some(*sum)));
+        let last = range.end() - 1;
+        extents.set_sum(last, 7);
+        assert!(!extents.are(range, &sums), "one differs");
+        extents.set_sum(last, *sums.last().unwrap());
+        extents.forget(BlockRange::new(EXTENT_BLOCKS, 1));
+        assert!(!extents.are(range, &sums), "one is unknown");
+        let untouched = BlockRange::new(2 * EXTENT_BLOCKS + 9, 2);
+        let zeros: Vec<u32> = untouched.blocks().map(|block| extents.zeros(block)).collect();
+        assert!(extents.are(untouched, &zeros));
     }
 }

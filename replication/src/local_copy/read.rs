@@ -97,6 +97,9 @@ impl LocalCopy {
 
     /// Compares what was read with the sums; takes those that are unknown, or all, from it.
     fn compare(&mut self, range: BlockRange, read: &[u32], check: ReadCheck, bad: &mut Vec<BlockRange>) {
+        if self.extents.are(range, &read[..range.count as usize]) {
+            return;
+        }
         for (block, &sum) in range.blocks().zip(read) {
             match (self.extents.sum(block), check) {
                 (Some(own), _) if own == sum => {}
@@ -144,11 +147,14 @@ impl LocalCopy {
 
     /// Has checksum pages loaded that the range needs and memory lacks. Gives how many there are to wait for.
     fn load_missing(&mut self, tag: u64, range: BlockRange, orders: &mut Vec<Order>) -> usize {
-        let missing: Vec<u64> = Extents::of(range).filter(|extent| self.extents.must_load(*extent)).collect();
-        for &extent in &missing {
-            self.load(extent, Waiter::Op(tag), orders);
+        let mut missing = 0;
+        for extent in Extents::of(range) {
+            if self.extents.must_load(extent) {
+                self.load(extent, Waiter::Op(tag), orders);
+                missing += 1;
+            }
         }
-        missing.len()
+        missing
     }
 
     /// Has a checksum page loaded, or waits for a load in flight.

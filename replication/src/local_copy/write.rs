@@ -49,7 +49,7 @@ impl LocalCopy {
     ) -> (Op, Next) {
         self.extents.write_begins(range);
         match kind {
-            WriteKind::Data => self.set_sums(range, sums),
+            WriteKind::Data => self.extents.set_sums(range, sums),
             WriteKind::Zeroes | WriteKind::Discard => {
                 for block in range.blocks() {
                     let sum = self.extents.zeros(block);
@@ -72,7 +72,7 @@ impl LocalCopy {
         let mut at = 0;
         for range in batch.ranges() {
             self.extents.write_begins(range);
-            self.set_sums(range, &sums[at..at + range.count as usize]);
+            self.extents.set_sums(range, &sums[at..at + range.count as usize]);
             at += range.count as usize;
         }
         assert_eq!(at, sums.len(), "one sum a block");
@@ -112,12 +112,5 @@ impl LocalCopy {
         let Some((page, bytes)) = bitmaps.left.pop() else { return done() };
         self.give(RawOp::WritePage { page, bytes, durable: true }, Purpose::Step { tag }, orders);
         Next::Wait(1)
-    }
-
-    fn set_sums(&mut self, range: BlockRange, sums: &[u32]) {
-        assert_eq!(sums.len() as u64, range.count, "one sum a block");
-        for (block, &sum) in range.blocks().zip(sums) {
-            self.extents.set_sum(block, sum);
-        }
     }
 }

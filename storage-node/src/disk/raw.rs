@@ -372,7 +372,8 @@ impl Inner {
     }
 
     fn read_at(&self, offset: u64, length: u64, done: Completion) {
-        let buf = AlignedBuf::recycled(length as usize);
+        // A read that ends well has overwritten all of it.
+        let buf = AlignedBuf::to_overwrite(length as usize);
         self.ring.request(&self.file, Request::Read { offset, buf }, done);
     }
 

@@ -98,7 +98,7 @@ impl Receiver {
         length: usize,
     ) -> Poll<Result<Bytes, ReceiveError>> {
         let mut payload =
-            self.payload.take().unwrap_or_else(|| Payload { buffer: AlignedBuf::zeroed(length), filled: 0 });
+            self.payload.take().unwrap_or_else(|| Payload { buffer: AlignedBuf::to_overwrite(length), filled: 0 });
         loop {
             let take = (length - payload.filled).min(self.end - self.start);
             payload.buffer[payload.filled..][..take].copy_from_slice(&self.input[self.start..][..take]);

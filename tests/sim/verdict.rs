@@ -271,6 +271,10 @@ impl World {
         let Some(worker) = b.worker.as_deref_mut() else { return };
         let Some(engine) = worker.volumes[volume].as_mut().and_then(|run| run.engine.as_mut()) else { return };
         let Some(store) = b.stores[volume].as_mut() else { return };
+        // A scrub in the background is at its disk, whose answers do not come any more: reads may wait for them.
+        if !store.raw.idle() {
+            return;
+        }
         let bad = engine.bad_blocks(store, &mut self.rng);
         let harm = &store.raw.harm;
         let detail = match bad {

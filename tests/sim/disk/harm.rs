@@ -12,7 +12,8 @@
 //!    and the checker leaves these blocks out from then on.
 //! 3. A disk that has lied about a flush, or has lost a write to the log or to a bitmap, is *doubtful* from its next crash
 //!    on: it may be a consistent image of the past. What it holds counts for nothing as long as another copy serves; if
-//!    it becomes primary of a new epoch, that epoch may begin with any earlier content, as after a forced primary.
+//!    it becomes primary of a new epoch, that epoch may begin with any earlier content, as after a forced primary. Its
+//!    sums are of the past too, and may be unknown: damage there can become its truth.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -127,7 +128,7 @@ impl Harm {
 
     /// The process that used the copy has died.
     pub fn crashed(&mut self) {
-        self.doubtful |= self.log_lost;
+        self.doubt_if(self.log_lost);
     }
 
     /// The box has lost power; `holds` tells what a block holds now.
@@ -138,7 +139,8 @@ impl Harm {
 
     /// The disk has dropped what was not flushed: what it only called flushed may be among it.
     pub fn dropped(&mut self, holds: impl Fn(u64) -> Block) {
-        self.doubtful |= std::mem::take(&mut self.promises_broken);
+        let broken = std::mem::take(&mut self.promises_broken);
+        self.doubt_if(broken);
         let blocks: Vec<u64> = self.ever.keys().copied().collect();
         blocks.into_iter().for_each(|block| self.judge(block, holds(block)));
     }
@@ -146,6 +148,15 @@ impl Harm {
     /// True when nothing was ever wrong.
     pub fn none(&self) -> bool {
         self.ever.is_empty() && self.pages == 0 && !self.doubtful && !self.promises_broken && !self.log_lost
+    }
+
+    /// An image of the past knows the sums of the past, and perhaps none.
+    fn doubt_if(&mut self, doubtful: bool) {
+        if doubtful {
+            self.doubtful = true;
+            self.bad_pages.extend(0..self.extents);
+            self.seal();
+        }
     }
 
     fn seal(&mut self) {

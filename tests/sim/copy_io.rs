@@ -25,13 +25,13 @@ impl World {
         let mut next = std::mem::take(&mut self.next);
         match self.boxes[node].volume(volume).and_then(|run| run.engine.as_mut()) {
             Some(engine) => engine.start(io, work, &mut next),
-            None => next.push(Next::Ended(without_engine(io, &work))),
+            None => next.push(Next::Ended(Box::new(without_engine(io, &work)))),
         }
         for step in next.drain(..) {
             match step {
                 Next::Raw(raw, op) => self.give_disk(node, volume, Whose::Raw(raw), op),
                 // The replica is not called back from within its own order.
-                Next::Ended(ended) => self.tell(node, volume, ended, 0),
+                Next::Ended(ended) => self.tell(node, volume, *ended, 0),
             }
         }
         self.next = next;
@@ -99,7 +99,7 @@ impl World {
         for step in next.drain(..) {
             match step {
                 Next::Raw(raw, op) => self.give_disk(node, volume, Whose::Raw(raw), op),
-                Next::Ended(ended) => self.tell(node, volume, ended, 0),
+                Next::Ended(ended) => self.tell(node, volume, *ended, 0),
             }
         }
         self.next = next;
@@ -120,7 +120,7 @@ impl World {
                 }
                 SumsNews::Known(extents) => store.raw.harm.cooled(&extents),
                 SumsNews::Expected(range, sums) => {
-                    for (block, sum) in range.blocks().zip(sums) {
+                    for (block, &sum) in range.blocks().zip(sums.iter()) {
                         store.raw.expect(block, |holds| super::sums::sum(volume, block, holds) == sum);
                     }
                 }

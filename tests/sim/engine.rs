@@ -4,6 +4,7 @@
 //! The disk under it is in `disk`; when raw operations land is the scheduler's business (`copy_io`).
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::rc::Rc;
 
 use proto::checksum::BlockSums;
 use proto::peer::message::WriteKind;
@@ -88,7 +89,7 @@ pub enum SumsNews {
     /// Those of these extents are known.
     Known(Vec<u64>),
     /// These were taken over from a copy that has nothing better.
-    Expected(BlockRange, BlockSums),
+    Expected(BlockRange, Rc<[u32]>),
 }
 
 /// What an operation of the engine is for.
@@ -150,7 +151,7 @@ pub enum Next {
     /// An operation of the disk.
     Raw(RawId, DiskOp),
     /// An end.
-    Ended(Ended),
+    Ended(Box<Ended>),
 }
 
 impl Engine {
@@ -174,12 +175,14 @@ impl Engine {
                         let outcome = store.raw.at_once(op, rng);
                         self.raw_done(raw, outcome, &mut steps);
                     }
-                    Next::Ended(Ended { event: Event::LocalDone { result: IoResult::Ok, .. }, .. }) => ended = true,
-                    Next::Ended(Ended { event: Event::Corrupt { bad: runs, .. }, .. }) => {
-                        bad.extend(runs.into_iter().flat_map(BlockRange::blocks));
-                        ended = true;
-                    }
-                    Next::Ended(Ended { event, .. }) => return Err(format!("read of {range} ended in {event:?}")),
+                    Next::Ended(end) => match end.event {
+                        Event::LocalDone { result: IoResult::Ok, .. } => ended = true,
+                        Event::Corrupt { bad: runs, .. } => {
+                            bad.extend(runs.iter().flat_map(|run| run.blocks()));
+                            ended = true;
+                        }
+                        event => return Err(format!("read of {range} ended in {event:?}")),
+                    },
                 }
             }
             if !ended {
@@ -286,7 +289,9 @@ impl Engine {
                 Order::Done { tag: SETTLE_TAG, result } => {
                     self.settling = !matches!(result, CopyResult::Ok { .. });
                 }
-                Order::Done { tag, result } => next.extend(self.ended(tag, result).map(Next::Ended)),
+                Order::Done { tag, result } => {
+                    next.extend(self.ended(tag, result).map(|ended| Next::Ended(Box::new(ended))))
+                }
             }
         }
         self.orders = orders;
@@ -349,7 +354,7 @@ impl Engine {
                 Event::Corrupt { io, bad }
             }
             (Purpose::Expect(range), CopyResult::Ok { .. }) => {
-                ended.sums = SumsNews::Expected(range, BlockSums::from_slice(&open.payload.sums));
+                ended.sums = SumsNews::Expected(range, Rc::clone(&open.payload.sums));
                 Event::LocalDone { io, result: how }
             }
             (_, CopyResult::Corrupt { bad, .. }) => Event::Corrupt { io, bad },

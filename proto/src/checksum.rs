@@ -53,6 +53,12 @@ impl Salt {
     }
 }
 
+/// The checksum to set for a block of which nobody has the right data, when `sum` is what it should have had: neither what
+/// has `sum` fits it nor anything else but by chance, and it does not lead back to `sum`.
+pub fn of_lost(sum: u32) -> u32 {
+    sum.wrapping_add(1)
+}
+
 /// CRC-32 (IEEE) of these parts, one after the other.
 pub fn crc32(parts: &[&[u8]]) -> u32 {
     let mut hasher = crc32fast::Hasher::new();

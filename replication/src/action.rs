@@ -193,6 +193,8 @@ pub enum Action {
         range: BlockRange,
         /// Data with as many blocks, which is not to be written, and the checksums.
         payload: PayloadId,
+        /// What fits these checksums is not the right data either: set others in their place (`proto::checksum::of_lost`).
+        lost: bool,
     },
     /// Make these extents cold (`CopyOp::Cool`). Answered by `LocalDone`.
     CoolExtents {

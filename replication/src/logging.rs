@@ -10,7 +10,7 @@ use crate::core::{Core, Disk, Purpose};
 use crate::dirty_bitmap::DirtyBitmap;
 use crate::event::{IoId, IoResult};
 use crate::local_copy::Hot;
-use crate::tracker::{Beginning, set_runs};
+use crate::tracker::Beginning;
 
 impl Core {
     /// Pins `extents` for `user`, or has them heated and lets it wait. Returns `None` when it may go on, else the extents
@@ -157,7 +157,10 @@ impl Core {
             tracker.restart_dirty(blocks, generation);
         }
         if let Uncertain::Runs(runs) = uncertain {
-            set_runs(tracker, runs);
+            for (first, count) in runs {
+                let first = u64::from(*first);
+                tracker.doubt_extents(first..first + u64::from(*count));
+            }
         }
     }
 

@@ -4,7 +4,7 @@
 //! either side and a difference is a difference. A block that is bad on one copy is taken from one that is good; where both
 //! are good by themselves and differ, the primary's is kept. A *verify* does the same and mends nothing.
 
-use proto::peer::message::{Message, WriteKind};
+use proto::peer::message::{Message, Worth, WriteKind};
 use proto::{BlockRange, Micros, NodeId, Timestamp};
 use smallvec::smallvec;
 
@@ -264,7 +264,7 @@ impl Primary {
                 let seq = session.await_ack(Awaited::Scrub(number), core.active);
                 let first = range.start - step.range.start;
                 let slice = PayloadSlice { id: PayloadId::Io(io), first, blocks: range.count };
-                let message = Message::ResyncData { seq, range, kind: WriteKind::Data, known_bad: false };
+                let message = Message::ResyncData { seq, range, kind: WriteKind::Data, worth: Worth::Sound };
                 core.send(session.link, session.id, message, Some(slice));
                 step.found.repaired += range.count;
                 awaited += 1;

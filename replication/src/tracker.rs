@@ -27,6 +27,9 @@ pub(crate) struct Tracker {
     header_written: bool,
     /// Blocks that the copy may lack.
     pub(crate) dirty: DirtyBitmap,
+    /// Of those, the blocks that nobody is known to have written without it: it does not vouch for them itself. Only in
+    /// memory; what is on disk counts as written.
+    doubted: DirtyBitmap,
     /// Blocks it has acknowledged outside membership, and not flushed.
     pub(crate) unflushed: DirtyBitmap,
     /// Of those, what the flush under way covers.
@@ -38,8 +41,8 @@ pub(crate) struct Tracker {
 impl Tracker {
     fn new(header: Header, slot: u8, dirty: DirtyBitmap, blocks: u64) -> Self {
         let clean = DirtyBitmap::clean(blocks);
-        let (unflushed, flushing) = (clean.clone(), clean);
-        Self { header, slot, header_written: false, dirty, unflushed, flushing, compare: true }
+        let (doubted, unflushed, flushing) = (clean.clone(), clean.clone(), clean);
+        Self { header, slot, header_written: false, dirty, doubted, unflushed, flushing, compare: true }
     }
 
     /// The copy was a member from here on, when it was one last; it must have recorded at least that.
@@ -53,6 +56,7 @@ impl Tracker {
             return;
         }
         self.dirty = DirtyBitmap::dirty(blocks);
+        self.doubted = DirtyBitmap::clean(blocks);
         self.unflushed = DirtyBitmap::clean(blocks);
         self.flushing = DirtyBitmap::clean(blocks);
         self.compare = true;
@@ -62,17 +66,42 @@ impl Tracker {
         self.header_written = false;
     }
 
-    /// These extents may differ, and may as well be equal.
+    /// These extents may differ, and may as well be equal. Writes that the copy has not got may be among what differs.
     pub(crate) fn set_extents(&mut self, extents: impl Iterator<Item = u64>) {
         for extent in extents {
+            self.set(extent_range(extent));
+            self.compare = true;
+        }
+    }
+
+    /// The copy does not vouch for these extents; all writes that it has not got are known besides.
+    pub(crate) fn doubt_extents(&mut self, extents: impl Iterator<Item = u64>) {
+        let known = self.dirty.extents();
+        for extent in extents.take_while(|extent| *extent < known) {
+            let (dirty, mut doubted) = (self.dirty.extent_bits(extent), self.doubted.extent_bits(extent));
+            doubted.iter_mut().zip(dirty).for_each(|(doubted, dirty)| *doubted |= !dirty);
+            self.doubted.set_extent_bits(extent, &doubted);
             self.dirty.set_extent(extent);
             self.compare = true;
         }
     }
 
+    /// True for a dirty block that nobody is known to have written without the copy.
+    pub(crate) fn is_only_doubted(&self, block: u64) -> bool {
+        self.doubted.next_run(block, 1).is_some_and(|run| run.start == block)
+    }
+
     /// A write that the copy does not get.
     pub(crate) fn set(&mut self, range: BlockRange) {
         self.dirty.set(range);
+        self.doubted.clear(range);
+    }
+
+    /// The copy has what it lacked of a range, though not on stable media.
+    pub(crate) fn acked(&mut self, range: BlockRange) {
+        self.dirty.clear(range);
+        self.doubted.clear(range);
+        self.unflushed.set(range);
     }
 
     /// The session with the copy is over: what it has not flushed is lacking.
@@ -300,15 +329,6 @@ fn load(areas: &[Vec<u8>], blocks: u64, same: impl Fn(&Header) -> bool) -> Optio
     Some(tracker)
 }
 
-/// Marks the extents of `runs` (first extent, number) in a tracker.
-pub(crate) fn set_runs(tracker: &mut Tracker, runs: &[(u32, u32)]) {
-    for (first, count) in runs {
-        let (first, count) = (extent_range(u64::from(*first)), u64::from(*count));
-        tracker.set(BlockRange::new(first.start, count * first.count));
-        tracker.compare = true;
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;
@@ -405,6 +425,26 @@ mod tests {
         let trackers = areas.open(&newest);
         assert_eq!((dirty(&trackers, B), dirty(&trackers, C)), (1, 2));
         (newest, areas)
+    }
+
+    #[test]
+    fn what_a_copy_only_doubts_is_told_from_what_was_written_without_it() {
+        let (config, areas) = two_outside();
+        let mut trackers = areas.open(&config);
+        let tracker = trackers.get_mut(C).expect("tracked");
+        let doubted = |tracker: &Tracker| (8..13).filter(|block| tracker.is_only_doubted(*block)).collect::<Vec<_>>();
+        tracker.doubt_extents([0, 3, 4, u64::from(u32::MAX)].into_iter());
+        assert_eq!((doubted(tracker), tracker.is_only_doubted(3 * EXTENT_BLOCKS)), (vec![8, 11, 12], true));
+        assert_eq!(tracker.dirty.count(), 2 * EXTENT_BLOCKS);
+        // Its next session finds the same, unless there were writes.
+        tracker.set(BlockRange::new(11, 1));
+        tracker.doubt_extents([0].into_iter());
+        assert_eq!(doubted(tracker), [8, 12]);
+        tracker.acked(BlockRange::new(8, 4));
+        tracker.absorb_unflushed();
+        assert_eq!((doubted(tracker), tracker.dirty.count()), (vec![12], 2 * EXTENT_BLOCKS));
+        tracker.restart_dirty(BLOCKS, 9);
+        assert_eq!(doubted(tracker), []);
     }
 
     fn slot_of(config: &VolumeConfig, areas: &Areas, node: NodeId) -> u8 {

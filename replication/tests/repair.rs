@@ -347,23 +347,38 @@ fn a_scrub_given_up_in_the_middle_of_a_repair_keeps_its_range_until_the_repair_h
     assert_eq!((written(&pair), pair.answer(1)), (1, Some(Ok(()))));
 }
 
+/// B leaves while the extent of `BAD` is hot on it, and is restarted: it will not vouch for any of it.
+fn leave_hot(pair: &mut Pair) {
+    pair.client(A, 1, write(20, 1));
+    assert_eq!(pair.answer(1), Some(Ok(())));
+    pair.cut();
+    pair.wait(1000);
+    pair.control(B, Control::Detach);
+    assert_eq!(pair.stores[&B].hot.len(), 1);
+    pair.attach(B, pair.report(B));
+}
+
 /// The resync of a copy from the only one in sync, of which `BAD` does not match its sum: the target must keep what it
 /// holds, which may be right, and know what it should be.
 #[test]
 fn a_resync_overwrites_nothing_with_a_block_that_is_bad_at_the_source() {
     let mut pair = Pair::serving();
     pair.commits = true;
-    pair.cut();
-    pair.wait(1000);
-    pair.client(A, 1, write(4, 4));
-    assert_eq!(pair.answer(1), Some(Ok(())));
+    leave_hot(&mut pair);
     spoil(&mut pair, &[A]);
     pair.connected = true;
     pair.wait(2000);
     let Some((_, Action::ReadLocal { io, .. })) = pair.held.pop() else { panic!("no step of a resync") };
-    pair.hold(|node, action| node == B && matches!(action, Action::PersistActivityLog { .. }));
+    pair.hold(|node, action| match action {
+        Action::PersistActivityLog { .. } => node == B,
+        Action::CompareDigests { .. } => node == A,
+        _ => false,
+    });
     pair.event(A, Event::Corrupt { io, bad: vec![BAD] });
-    let told = |action: &Action| matches!(action, Action::ExpectLocal { range, .. } if *range == BAD);
+    let compared = pair.held.iter().position(|(node, _)| *node == A).map(|at| pair.held.remove(at));
+    let Some((_, Action::CompareDigests { io, .. })) = compared else { panic!("not compared") };
+    pair.event(A, Event::DigestsCompared { io, differing: vec![BlockRange::new(4, 4)] });
+    let told = |action: &Action| matches!(action, Action::ExpectLocal { range, lost: false, .. } if *range == BAD);
     if !pair.held.is_empty() {
         assert_eq!(pair.count(B, told), 0, "its extent is not hot yet");
         pair.hold(|_, _| false);
@@ -384,4 +399,27 @@ fn a_resync_overwrites_nothing_with_a_block_that_is_bad_at_the_source() {
     pair.hold(|_, _| false);
     pair.event(A, Event::Corrupt { io, bad: vec![BAD] });
     assert_eq!((repairs(&pair, A), pair.answer(2)), (1, Some(Ok(()))), "and heals the source");
+}
+
+/// The same when the block was written while the target was away: whatever it holds is old, and must not be taken for good
+/// though it fit the checksum, which may be as old if the disk has lost a write of it.
+#[test]
+fn a_block_that_is_bad_at_the_source_and_old_at_the_target_is_lost() {
+    let mut pair = Pair::serving();
+    pair.commits = true;
+    leave_hot(&mut pair);
+    pair.client(A, 2, write(BAD.start, 1));
+    assert_eq!(pair.answer(2), Some(Ok(())));
+    spoil(&mut pair, &[A]);
+    pair.connected = true;
+    pair.wait(2000);
+    let Some((_, Action::ReadLocal { io, .. })) = pair.held.pop() else { panic!("no step of a resync") };
+    pair.hold(|_, _| false);
+    pair.event(A, Event::Corrupt { io, bad: vec![BlockRange::new(4, 3)] });
+    let expected = pair.orders.iter().filter_map(|(node, action)| match action {
+        Action::ExpectLocal { range, lost, .. } if *node == B => Some((*range, *lost)),
+        _ => None,
+    });
+    let expected: Vec<(BlockRange, bool)> = expected.collect();
+    assert_eq!(expected, [(BlockRange::new(4, 1), false), (BAD, true), (BlockRange::new(6, 1), false)]);
 }

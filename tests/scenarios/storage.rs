@@ -6,6 +6,7 @@ use replication::config::VolumeCommand;
 use replication::event::Control;
 use replication::local_copy::Counters;
 use tandem_tests::sim::client::Wish;
+use tandem_tests::sim::disk::SilentFaults;
 use tandem_tests::sim::scenario::{Answer, Scenario};
 use tandem_tests::sim::setup::Setup;
 
@@ -258,6 +259,39 @@ fn rotten_block_that_nobody_else_has_fails_on_both_copies_and_alone() {
         }
         s.finish();
     }
+}
+
+/// The disk of the only copy in sync loses writes of checksums: those of a block written meanwhile are old, and fit what the
+/// other box still holds of it, which is not to be served for that.
+#[test]
+fn old_block_that_fits_an_old_checksum_is_refused_and_not_served() {
+    let mut s = filled();
+    s.world.setup.flawed = Some(0);
+    s.power_off(2);
+    s.run_until("the secondary is dropped", 10_000, |s| s.in_sync() == [1]);
+    let lose_sums = |s: &mut Scenario, lost_sums| {
+        s.world.boxes[0].stores[0].as_mut().unwrap().raw.silent = SilentFaults { lost_sums, ..SilentFaults::default() };
+    };
+    lose_sums(&mut s, true);
+    s.write_done(1, EXTENT_BLOCKS, 900);
+    s.flush_done(1);
+    all_cold(&mut s, &[1]);
+    lose_sums(&mut s, false);
+    s.kill_worker(1);
+    s.power_on(2);
+    s.both_in_sync();
+    for primary in [1, 2] {
+        if s.primary() != primary {
+            s.control(s.primary(), Control::Switchover { to: NodeId(primary as u64) });
+        }
+        s.served_by(primary, 20_000);
+        let bad = s.read(primary, EXTENT_BLOCKS);
+        s.run_until("the read is answered", 10_000, |s| s.answer(bad) != Answer::Open);
+        assert_eq!(s.answer(bad), Answer::Refused, "at {primary}");
+    }
+    s.write_done(2, EXTENT_BLOCKS, 44);
+    assert_eq!(s.read_done(2, EXTENT_BLOCKS), [44, 44]);
+    s.finish();
 }
 
 /// The sums that were taken over are as durable as those of a write once the extent is cold.

@@ -1,5 +1,6 @@
 //! Carries out what a replica orders: network, payloads, answers; what concerns its disk goes on to `copy_io`.
 
+use proto::checksum::of_lost;
 use proto::peer::message::Message;
 use proto::peer::version::ProtocolVersion;
 use proto::{ConfigVersion, Epoch};
@@ -107,9 +108,10 @@ impl World {
                 let Some(payload) = self.payload_for(node, volume, payload, range.count) else { return };
                 (io, Work::Repair(range, payload))
             }
-            Action::ExpectLocal { io, range, payload } => {
+            Action::ExpectLocal { io, range, payload, lost } => {
                 let Some(payload) = self.payload_for(node, volume, payload, range.count) else { return };
-                (io, Work::Expect(range, payload))
+                let sums = payload.sums.iter().map(|sum| if lost { of_lost(*sum) } else { *sum }).collect();
+                (io, Work::Expect(range, sums))
             }
             Action::WriteLocal { io, range, kind, fua, payload } => {
                 let payload = match payload {

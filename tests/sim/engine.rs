@@ -4,7 +4,6 @@
 //! The disk under it is in `disk`; when raw operations land is the scheduler's business (`copy_io`).
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::rc::Rc;
 
 use proto::checksum::BlockSums;
 use proto::peer::message::WriteKind;
@@ -60,7 +59,7 @@ pub enum Work {
     /// Puts a peer's copy in the place of bad blocks.
     Repair(BlockRange, Payload),
     /// Sets the sums that blocks should have.
-    Expect(BlockRange, Payload),
+    Expect(BlockRange, BlockSums),
 }
 
 /// A partial write, its blocks, and the old content of those that it covers in part.
@@ -89,7 +88,7 @@ pub enum SumsNews {
     /// Those of these extents are known.
     Known(Vec<u64>),
     /// These were taken over from a copy that has nothing better.
-    Expected(BlockRange, Rc<[u32]>),
+    Expected(BlockRange, BlockSums),
 }
 
 /// What an operation of the engine is for.
@@ -100,7 +99,7 @@ enum Purpose {
     Edge(OpId),
     Heat,
     Cool(Vec<u64>),
-    Expect(BlockRange),
+    Expect(BlockRange, BlockSums),
     Other,
 }
 
@@ -228,9 +227,9 @@ impl Engine {
                 let sums = BlockSums::from_slice(&payload.sums);
                 self.begin(io, 0, Purpose::Other, range.start, payload, CopyOp::Repair { range, sums });
             }
-            Work::Expect(range, payload) => {
-                let sums = BlockSums::from_slice(&payload.sums);
-                self.begin(io, 0, Purpose::Expect(range), range.start, payload, CopyOp::Expect { range, sums });
+            Work::Expect(range, sums) => {
+                let purpose = Purpose::Expect(range, sums.clone());
+                self.begin(io, 0, purpose, range.start, none, CopyOp::Expect { range, sums });
             }
         }
         self.take_orders(next);
@@ -353,8 +352,8 @@ impl Engine {
                 ended.data = read(open.read, &sums);
                 Event::Corrupt { io, bad }
             }
-            (Purpose::Expect(range), CopyResult::Ok { .. }) => {
-                ended.sums = SumsNews::Expected(range, Rc::clone(&open.payload.sums));
+            (Purpose::Expect(range, sums), CopyResult::Ok { .. }) => {
+                ended.sums = SumsNews::Expected(range, sums);
                 Event::LocalDone { io, result: how }
             }
             (_, CopyResult::Corrupt { bad, .. }) => Event::Corrupt { io, bad },

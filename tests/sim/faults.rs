@@ -307,7 +307,10 @@ impl World {
             _ => {
                 let lost_permille = self.rng.pick(&[0, 10, 100]);
                 let misdirected_permille = self.rng.pick(&[0, 10, 50]);
-                self.silent_faults(node, SilentFaults { lost_permille, misdirected_permille, lying: false });
+                self.silent_faults(
+                    node,
+                    SilentFaults { lost_permille, misdirected_permille, ..SilentFaults::default() },
+                );
             }
         }
     }

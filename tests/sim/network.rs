@@ -6,7 +6,7 @@
 
 use std::collections::VecDeque;
 
-use proto::peer::message::{Envelope, Message, Seq, Uncertain};
+use proto::peer::message::{Envelope, Message, Seq, Uncertain, Worth};
 use replication::LinkId;
 
 use super::payload::Payload;
@@ -38,7 +38,7 @@ impl Frame {
             | Message::ReadFailed { .. }
             | Message::SumsRequest { .. }
             | Message::Sums { .. }
-            | Message::ResyncData { known_bad: true, .. } => return None,
+            | Message::ResyncData { worth: Worth::Bad | Worth::Lost, .. } => return None,
             Message::HelloReply { uncertain, .. } => *uncertain = Uncertain::All,
             Message::Beacon { settled, .. } => *settled = Seq(0),
             Message::Write { range, .. } | Message::ResyncData { range, .. } => {

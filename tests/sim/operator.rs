@@ -13,7 +13,7 @@ use super::verdict::LastRead;
 const WATCH: SimTime = 250 * MILLISECOND;
 /// Clients go on for this long after everything is healed.
 const CLIENTS_GO_ON: SimTime = 4 * SECOND;
-/// A healed cluster must be in order within this.
+/// A healed cluster must be in order within this and what a full resync takes.
 const STUCK_AFTER: SimTime = 60 * SECOND;
 /// An operator waits this long for a forced primary.
 const FORCE_PATIENCE: SimTime = 8 * SECOND;
@@ -79,7 +79,7 @@ impl World {
             }
             self.operator.quiet = self.now >= heal_at + CLIENTS_GO_ON;
             if self.operator.quiet && self.now + 2 * SECOND >= self.setup.lasts {
-                self.conclude(heal_at + STUCK_AFTER);
+                self.conclude(heal_at + STUCK_AFTER + self.setup.longest_resync());
             }
         }
         if !self.operator.done {

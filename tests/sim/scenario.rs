@@ -233,9 +233,11 @@ impl Scenario {
         });
     }
 
-    /// Waits until both copies are in sync.
+    /// Waits until both copies are in sync and the primary knows it: it is not always the first to learn.
     pub fn both_in_sync(&mut self) {
-        self.run_until("both copies are in sync", 30_000, |s| s.in_sync() == [1, 2]);
+        self.run_until("both copies are in sync", 30_000, |s| {
+            s.in_sync() == [1, 2] && s.in_sync_at(s.primary()) == [NodeId(1), NodeId(2)]
+        });
     }
 
     /// Heals everything, waits until all is in order, and checks the history and the copies.

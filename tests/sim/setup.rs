@@ -165,6 +165,15 @@ impl Setup {
     pub fn stores(&self, node: usize) -> bool {
         node + 1 < BOXES || self.third_stores
     }
+
+    /// The longest that a full resync takes with nobody else at the disks: as long as the run with the shortest steps, one
+    /// at a time, between slow disks.
+    pub fn longest_resync(&self) -> SimTime {
+        let blocks = self.volumes.iter().map(|volume| volume.blocks).max().unwrap_or(0);
+        let in_flight = self.timing.resync_chunks_in_flight as u64;
+        let steps = blocks.div_ceil(self.timing.resync_chunk_blocks).div_ceil(in_flight);
+        steps * 2 * (self.latency.1 + self.disk_delay.1)
+    }
 }
 
 /// Short waits, so that what takes minutes in service fits into a run; their relations are those of the defaults.

@@ -178,14 +178,16 @@ impl World {
         self.operator.done = true;
     }
 
-    /// A copy in sync that holds a refused block, which stands alone, as it was last written. Where metadata was harmed too
-    /// the sum that tells so may be lost.
+    /// A copy in sync that holds a refused block, which stands alone, as it was last written. Where metadata was harmed too,
+    /// or damage has become the truth of a copy, the sum that tells so may be lost.
     fn good_copy(&self, read: &LastRead) -> Option<(usize, u64, NodeId)> {
         let OpKind::Read { range, .. } = &self.volumes[read.volume].history.op(read.record).kind else { return None };
         let config = self.volumes[read.volume].newest.as_ref()?;
         let store = |member: &NodeId| self.boxes[member.0 as usize - 1].stores[read.volume].as_ref();
         let disks: Vec<_> = config.in_sync.keys().filter_map(|id| Some((*id, &store(id)?.raw))).collect();
-        let whole = |disk: &RawDisk| disk.harm.pages == 0 && !disk.harm.doubtful && !disk.harm.log_lost;
+        let sealed = |disk: &RawDisk| disk.harm.sealed.contains(&range.start);
+        let whole =
+            |disk: &RawDisk| disk.harm.pages == 0 && !disk.harm.doubtful && !disk.harm.log_lost && !sealed(disk);
         if !disks.iter().all(|(_, disk)| whole(disk)) {
             return None;
         }

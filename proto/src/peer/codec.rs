@@ -8,7 +8,7 @@
 //! | 0..4 | magic `TDPF` |
 //! | 4 | protocol version, as agreed by the handshake |
 //! | 5 | message type |
-//! | 6 | flag: `fua`, `suspect`, `granted` or `known_bad`; 0 or 1 |
+//! | 6 | flag: `fua`, `suspect` or `granted`, 0 or 1; or `worth`, 0 to 2 |
 //! | 7 | write kind or nack reason |
 //! | 8..12 | length of the body, its checksum included |
 //! | 12..16 | length of the payload |
@@ -120,8 +120,7 @@ impl FrameHead {
         if found != self.payload.length {
             return Err(Invalid::PayloadLength { expected: self.payload.length, found }.into());
         }
-        let known_bad = matches!(self.message, Message::ResyncData { known_bad: true, .. });
-        if self.sums.is_empty() || known_bad {
+        if self.sums.is_empty() || rules::is_unsound(&self.message) {
             return if crc32fast::hash(payload) == self.payload.crc {
                 Ok(())
             } else {

@@ -3,7 +3,7 @@
 mod versions;
 
 use super::codec::*;
-use super::message::{Envelope, Message, NackReason, Seq, UNCERTAIN_RUNS_MAX, Uncertain, WriteKind};
+use super::message::{Envelope, Message, NackReason, Seq, UNCERTAIN_RUNS_MAX, Uncertain, Worth, WriteKind};
 use super::test_random::Random;
 use super::version::ProtocolVersion;
 use crate::checksum::Salt;
@@ -38,8 +38,8 @@ fn batch() -> Message {
     Message::WriteBatch { seq: Seq(42), groups }
 }
 
-fn known_bad() -> Message {
-    Message::ResyncData { seq: Seq(42), range: BlockRange::new(7, 2), kind: WriteKind::Data, known_bad: true }
+fn unsound(worth: Worth) -> Message {
+    Message::ResyncData { seq: Seq(42), range: BlockRange::new(7, 2), kind: WriteKind::Data, worth }
 }
 
 /// Every message of version 1, with the length of its payload.
@@ -66,7 +66,7 @@ fn every_message_of_version_1() -> Vec<(Message, u64)> {
     }
     for kind in [WriteKind::Data, WriteKind::Zeroes, WriteKind::Discard] {
         let length = if kind == WriteKind::Data { 2 * BLOCK } else { 0 };
-        all.push((Message::ResyncData { seq, range, kind, known_bad: false }, length));
+        all.push((Message::ResyncData { seq, range, kind, worth: Worth::Sound }, length));
         for fua in [false, true] {
             all.push((Message::Write { seq, range, kind, fua }, length));
         }
@@ -89,7 +89,8 @@ fn every_message_new_in_version_2() -> Vec<(Message, u64)> {
         (Message::ReadFailed { seq, bad: vec![BlockRange::new(7, 1), BlockRange::new(1 << 40, 3)] }, 0),
         (Message::SumsRequest { seq, range }, 0),
         (Message::Sums { seq, range }, 8),
-        (known_bad(), 2 * BLOCK),
+        (unsound(Worth::Bad), 2 * BLOCK),
+        (unsound(Worth::Lost), 2 * BLOCK),
     ]
 }
 
@@ -109,7 +110,7 @@ fn payload_for(message: &Message, length: u64) -> Vec<u8> {
     Random(length ^ format!("{message:?}").len() as u64).bytes(length as usize)
 }
 
-/// The checksums that travel with the payload; of blocks known to be bad, ones that do not fit.
+/// The checksums that travel with the payload; of blocks that are bad, ones that do not fit.
 fn sums_for(protocol: ProtocolVersion, message: &Message, payload: &[u8]) -> Vec<u32> {
     let ranges = match message {
         _ if !carries_sums(protocol, message) => vec![],
@@ -121,7 +122,7 @@ fn sums_for(protocol: ProtocolVersion, message: &Message, payload: &[u8]) -> Vec
     };
     let blocks = ranges.into_iter().flat_map(BlockRange::blocks);
     let sums = blocks.zip(payload.chunks(BLOCK as usize)).map(|(block, data)| salt().sum(block, data));
-    let bad = matches!(message, Message::ResyncData { known_bad: true, .. });
+    let bad = matches!(message, Message::ResyncData { worth: Worth::Bad | Worth::Lost, .. });
     sums.map(|sum| if bad { !sum } else { sum }).collect()
 }
 
@@ -362,8 +363,8 @@ fn ranges_and_payloads_that_do_not_fit_each_other_are_refused() {
     assert!(try_encode(&Message::ReadReply { seq: Seq(1), range: range(2) }, BLOCK).is_err());
     assert!(try_encode(&Message::ReadFailed { seq: Seq(1), bad: vec![range(0)] }, 0).is_err());
     for kind in [WriteKind::Zeroes, WriteKind::Discard] {
-        let hole = Message::ResyncData { seq: Seq(1), range: range(2), kind, known_bad: true };
-        assert_eq!(try_encode(&hole, 0), Err(Invalid::KnownBadWithoutData));
+        let hole = Message::ResyncData { seq: Seq(1), range: range(2), kind, worth: Worth::Bad };
+        assert_eq!(try_encode(&hole, 0), Err(Invalid::UnsoundWithoutData));
     }
 }
 

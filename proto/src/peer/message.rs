@@ -20,6 +20,20 @@ pub struct Envelope {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Seq(pub u64);
 
+/// What the data that a resync brings is worth.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Worth {
+    /// To be stored.
+    #[default]
+    Sound,
+    /// The source's own copy of these blocks is bad, and the checksums that come with it are those it should have. The
+    /// target may hold the right data: nobody is known to have written since the target had everything.
+    Bad,
+    /// The same, but the target lacks writes to these blocks: its data is old even where it fits the checksums, which may
+    /// be old themselves. Nobody has the right data.
+    Lost,
+}
+
 /// What a write does to its range.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum WriteKind {
@@ -207,9 +221,8 @@ pub enum Message {
         range: BlockRange,
         /// Data, or Discard for a hole.
         kind: WriteKind,
-        /// The source's own copy of these blocks is bad: the checksums that come with the data are those it should have,
-        /// so that the target's copy reads as bad too. Version 1 has no such data.
-        known_bad: bool,
+        /// What the data is worth. Version 1 has sound data only.
+        worth: Worth,
     },
     /// P → S: nothing is dirty any more; from here on P waits for S's acks, and S grants leases.
     PreSync,

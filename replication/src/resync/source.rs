@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 
-use proto::peer::message::{Message, WriteKind};
+use proto::peer::message::{Message, Worth, WriteKind};
 use proto::{BlockRange, NodeId};
 use smallvec::smallvec;
 
@@ -15,6 +15,7 @@ use crate::event::{IoId, PayloadId};
 use crate::link::{Awaited, Recorded, Sync};
 use crate::local_copy::ReadCheck;
 use crate::primary::{Holder, Primary};
+use crate::tracker::Tracker;
 use crate::write::overlap::Class;
 
 use super::throttle::Throttle;
@@ -52,7 +53,7 @@ struct Chunk {
     range: BlockRange,
     stage: Stage,
     /// Blocks that are bad in this copy: the peer is told their sums, for its own data may be what they should hold.
-    bad: Vec<BlockRange>,
+    bad: Vec<(BlockRange, Worth)>,
 }
 
 /// One resync.
@@ -179,7 +180,8 @@ impl Primary {
         if let Some(Sync::Resyncing(source)) = self.peers.get_mut(&node).map(|peer| &mut peer.sync)
             && let Some(chunk) = source.chunks.get_mut(&number)
         {
-            chunk.bad = bad;
+            let tracker = core.trackers.get(node);
+            chunk.bad = bad.iter().flat_map(|range| by_worth(tracker, *range)).collect();
         }
         self.on_chunk_read(core, node, number, io);
     }
@@ -257,14 +259,15 @@ impl Primary {
         let (Sync::Resyncing(source), Some(session)) = (&mut peer.sync, &mut peer.session) else { return };
         let Some(chunk) = source.chunks.get_mut(&number) else { return };
         // What is known to be bad is sent though it be equal: the target has taken its sums from what it holds.
-        let good = split(&ranges, &chunk.bad).into_iter().filter(|(_, known_bad)| !known_bad);
-        let ranges: Vec<(BlockRange, bool)> = good.chain(chunk.bad.iter().map(|range| (*range, true))).collect();
+        let bad: Vec<BlockRange> = chunk.bad.iter().map(|(range, _)| *range).collect();
+        let good = split(&ranges, &bad).into_iter().filter(|(_, bad)| !bad).map(|(range, _)| (range, Worth::Sound));
+        let ranges: Vec<(BlockRange, Worth)> = good.chain(chunk.bad.iter().copied()).collect();
         chunk.stage = Stage::Sending { io, acks: ranges.len() };
-        for (range, known_bad) in &ranges {
+        for (range, worth) in &ranges {
             let seq = session.await_ack(Awaited::Chunk(number), core.active);
             let slice =
                 PayloadSlice { id: PayloadId::Io(io), first: range.start - chunk.range.start, blocks: range.count };
-            let message = Message::ResyncData { seq, range: *range, kind: WriteKind::Data, known_bad: *known_bad };
+            let message = Message::ResyncData { seq, range: *range, kind: WriteKind::Data, worth: *worth };
             core.send(session.link, session.id, message, Some(slice));
             source.sent_blocks += range.count;
         }
@@ -289,8 +292,7 @@ impl Primary {
         source.chunks.remove(&number);
         core.release(Some(PayloadId::Io(io)));
         let Some(tracker) = core.trackers.get_mut(node) else { return };
-        tracker.dirty.clear(range);
-        tracker.unflushed.set(range);
+        tracker.acked(range);
         source.acked_since_flush += range.count;
         let remaining_blocks = tracker.dirty.count();
         if source.acked_since_flush >= FLUSH_EVERY_BLOCKS && !source.flushing {
@@ -397,6 +399,21 @@ impl Primary {
             .min()
             .unwrap_or(proto::Timestamp::NEVER)
     }
+}
+
+/// Cuts a bad range by what the peer may hold: of blocks that it may only have missed in flight perhaps the right data, of
+/// blocks written without it what is old.
+fn by_worth(tracker: Option<&Tracker>, range: BlockRange) -> Vec<(BlockRange, Worth)> {
+    let mut parts: Vec<(BlockRange, Worth)> = Vec::new();
+    for block in range.blocks() {
+        let doubted = tracker.is_some_and(|tracker| tracker.is_only_doubted(block));
+        let worth = if doubted { Worth::Bad } else { Worth::Lost };
+        match parts.last_mut() {
+            Some((part, kind)) if *kind == worth => part.count += 1,
+            _ => parts.push((BlockRange::new(block, 1), worth)),
+        }
+    }
+    parts
 }
 
 /// Cuts `ranges` so that each part is either bad or free of bad blocks.

@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 
-use proto::peer::message::{Message, Seq, WriteKind};
+use proto::peer::message::{Message, Seq, Worth, WriteKind};
 use proto::{BlockRange, SessionId};
 use smallvec::smallvec;
 
@@ -30,9 +30,10 @@ enum Work {
     Batch {
         groups: Vec<Vec<BlockRange>>,
     },
-    /// The source's blocks are bad: only the sums that they should have are taken over.
+    /// The source's blocks are bad: only the sums that they should have are taken over. `lost`: this copy's are old.
     Expect {
         range: BlockRange,
+        lost: bool,
     },
     /// `resum`: blocks of it were found bad, so the checksums are taken from what it holds.
     Digest {
@@ -57,7 +58,7 @@ impl Operation {
     fn ranges(&self) -> Ranges {
         match &self.work {
             Work::Write { range, .. }
-            | Work::Expect { range }
+            | Work::Expect { range, .. }
             | Work::Digest { range, .. }
             | Work::Read { range, .. } => {
                 smallvec![*range]
@@ -91,9 +92,11 @@ impl Stream {
     ) {
         let (seq, work, class) = match message {
             Message::Write { seq, range, kind, fua } => (seq, Work::Write { range, kind, fua }, Class::Write),
-            Message::ResyncData { seq, range, known_bad: true, .. } => (seq, Work::Expect { range }, Class::Write),
-            Message::ResyncData { seq, range, kind, known_bad: false } => {
+            Message::ResyncData { seq, range, kind, worth: Worth::Sound } => {
                 (seq, Work::Write { range, kind, fua: false }, Class::Write)
+            }
+            Message::ResyncData { seq, range, worth, .. } => {
+                (seq, Work::Expect { range, lost: worth == Worth::Lost }, Class::Write)
             }
             Message::WriteBatch { seq, groups } => (seq, Work::Batch { groups }, Class::Write),
             Message::DigestRequest { seq, range } => (seq, Work::Digest { range, resum: false }, Class::Read),
@@ -170,10 +173,10 @@ impl Stream {
                 let io = core.start_io(Purpose::Stream(seq));
                 core.act(Action::WriteBatchLocal { io, groups, payload });
             }
-            Work::Expect { range } => {
-                let (range, payload) = (*range, operation.payload.unwrap_or(PayloadId::Frame(0)));
+            Work::Expect { range, lost } => {
+                let (range, lost, payload) = (*range, *lost, operation.payload.unwrap_or(PayloadId::Frame(0)));
                 let io = core.start_io(Purpose::Stream(seq));
-                core.act(Action::ExpectLocal { io, range, payload });
+                core.act(Action::ExpectLocal { io, range, payload, lost });
             }
             Work::Digest { range, resum } => {
                 let (range, resum) = (*range, *resum);

@@ -251,10 +251,7 @@ impl Primary {
             write.acked.push(node);
         }
         if let Some(tracker) = core.trackers.get_mut(node) {
-            for range in &write.ranges {
-                tracker.dirty.clear(*range);
-                tracker.unflushed.set(*range);
-            }
+            write.ranges.iter().for_each(|range| tracker.acked(*range));
         }
         self.complete_write_if_acked(core, number);
     }

@@ -5,7 +5,7 @@ use std::future::Future;
 use block_device::AlignedBuf;
 use bytes::Bytes;
 use proto::peer::codec::{self, PAYLOAD_BYTES_MAX, PayloadSum, RANGES_MAX};
-use proto::peer::message::{Message, NackReason, Seq, WriteKind};
+use proto::peer::message::{Message, NackReason, Seq, Worth, WriteKind};
 use proto::peer::version::SUPPORTED;
 use proto::{BLOCK_BYTES, BlockRange};
 use smallvec::{SmallVec, smallvec};
@@ -121,7 +121,7 @@ fn checksums_of_blocks_that_are_known_to_be_bad_arrive_as_sent() {
     on_shard(async {
         let (one, mut two) = links().await;
         let range = BlockRange::new(5, 2);
-        let message = Message::ResyncData { seq: Seq(1), range, kind: WriteKind::Data, known_bad: true };
+        let message = Message::ResyncData { seq: Seq(1), range, kind: WriteKind::Data, worth: Worth::Bad };
         one.sender.send(&envelope(), &message, smallvec![content(1, 2)], &[11, 12]);
         let Some(LinkEvent::Frame { message: found, payload, sums, .. }) = two.events.recv().await else {
             panic!("no frame")

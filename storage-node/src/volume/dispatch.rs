@@ -5,7 +5,7 @@ use std::rc::Rc;
 
 use bytes::Bytes;
 use proto::BlockRange;
-use proto::checksum::{BlockSums, Salt};
+use proto::checksum::{BlockSums, Salt, of_lost};
 use proto::peer::message::{Envelope, Message, WriteKind};
 use replication::action::PayloadSlice;
 use replication::event::{Event, IoId, IoResult, LinkId, OpId, PayloadId};
@@ -42,8 +42,13 @@ impl Actor {
             Action::RepairLocal { io, range, payload } => {
                 self.with_blocks(io, payload, |data, sums| DiskOp::Repair { range, data, sums });
             }
-            Action::ExpectLocal { io, range, payload } => {
-                self.with_blocks(io, payload, |_, sums| DiskOp::Expect { range, sums });
+            Action::ExpectLocal { io, range, payload, lost } => {
+                self.with_blocks(io, payload, |_, mut sums| {
+                    if lost {
+                        sums.iter_mut().for_each(|sum| *sum = of_lost(*sum));
+                    }
+                    DiskOp::Expect { range, sums }
+                });
             }
             Action::CoolExtents { io, extents, bitmaps } => {
                 self.start_io(PendingIo::Write(io), DiskOp::Cool { extents, bitmaps });

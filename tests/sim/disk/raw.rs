@@ -169,6 +169,8 @@ pub struct SilentFaults {
     pub misdirected_permille: u64,
     /// Flushes and durable writes stay in the volatile cache.
     pub lying: bool,
+    /// Writes of checksums and of where they are are dropped.
+    pub lost_sums: bool,
 }
 
 /// One raw disk.
@@ -304,7 +306,8 @@ impl RawDisk {
             DiskOp::ReadPage(page) => return Outcome::Page((*self.pages.get(page)).clone()),
             DiskOp::WriteData { range, data, fua } => self.write(range, data.as_deref(), fua, rng),
             DiskOp::WritePage { page, bytes, durable } => {
-                if rng.chance(self.silent.lost_permille) {
+                let of_sums = matches!(page, MetaPage::Sums { .. } | MetaPage::Index { .. });
+                if rng.chance(self.silent.lost_permille) || (self.silent.lost_sums && of_sums) {
                     self.harm.page_lost(page);
                 } else {
                     self.store_page(page, bytes, durable);

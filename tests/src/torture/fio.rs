@@ -12,7 +12,7 @@ pub const FIO_BYTES: u64 = 8 << 20;
 /// The longest that a healthy volume may refuse it: on a busy machine leases end and another box takes over.
 const LIMIT: Duration = Duration::from_secs(60);
 /// What fio's messages hold, as an error number, when it has read something else than it wrote (`EILSEQ`).
-const WRONG_DATA: &str = "error=84/";
+const WRONG_DATA: &str = "err=84/";
 
 /// fio's part of the volume.
 #[derive(Debug)]

@@ -78,7 +78,7 @@ pub enum Invalid {
     },
     /// Blocks that are known to be bad must come with data.
     #[error("blocks known to be bad without data")]
-    KnownBadWithoutData,
+    UnsoundWithoutData,
     /// The agreed version cannot say this.
     #[error("message type {message_type} cannot say this in protocol version {protocol}")]
     NotInVersion {
@@ -123,7 +123,7 @@ pub enum DecodeError {
         /// The message type.
         message_type: u8,
     },
-    /// A field that the message does not use is not zero, or a flag is neither 0 nor 1.
+    /// A field that the message does not use is not zero, or a flag is none of its values.
     #[error("unused fields of message type {message_type} are not zero")]
     NotCanonical {
         /// The message type.

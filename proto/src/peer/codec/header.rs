@@ -1,6 +1,6 @@
 //! The header's part of a message: its type, flag, kind and words.
 
-use super::super::message::{Message, NackReason, Seq, WriteKind};
+use super::super::message::{Message, NackReason, Seq, Worth, WriteKind};
 use super::super::version::ProtocolVersion;
 use super::super::wire::{Cursor, u64_at};
 use super::{DecodeError, VERSION_2, body};
@@ -80,8 +80,8 @@ impl Fields {
             Message::ResyncBegin => plain(types::RESYNC_BEGIN, [0; 3]),
             Message::DigestRequest { seq, range } => plain(types::DIGEST_REQUEST, span(seq, range)),
             Message::Digest { seq, range } => plain(types::DIGEST, span(seq, range)),
-            Message::ResyncData { seq, range, kind, known_bad } => {
-                let flag = u8::from(*known_bad && protocol >= VERSION_2);
+            Message::ResyncData { seq, range, kind, worth } => {
+                let flag = if protocol < VERSION_2 { 0 } else { worth_to_wire(*worth) };
                 Fields { flag, kind: kind_to_wire(*kind), ..plain(types::RESYNC_DATA, span(seq, range)) }
             }
             Message::PreSync => plain(types::PRE_SYNC, [0; 3]),
@@ -126,7 +126,9 @@ impl Fields {
             types::RESYNC_BEGIN => Message::ResyncBegin,
             types::DIGEST_REQUEST => Message::DigestRequest { seq, range },
             types::DIGEST => Message::Digest { seq, range },
-            types::RESYNC_DATA => Message::ResyncData { seq, range, kind: self.write_kind()?, known_bad: flag },
+            types::RESYNC_DATA => {
+                Message::ResyncData { seq, range, kind: self.write_kind()?, worth: worth_from_wire(self.flag) }
+            }
             types::PRE_SYNC => Message::PreSync,
             types::PRE_SYNC_ACK => Message::PreSyncAck,
             types::HANDOFF_PREPARE => Message::HandoffPrepare,
@@ -167,6 +169,19 @@ fn kind_to_wire(kind: WriteKind) -> u8 {
         WriteKind::Zeroes => 2,
         WriteKind::Discard => 3,
     }
+}
+
+fn worth_to_wire(worth: Worth) -> u8 {
+    match worth {
+        Worth::Sound => 0,
+        Worth::Bad => 1,
+        Worth::Lost => 2,
+    }
+}
+
+/// Of a number that is none, the default: the header is then found not to be canonical.
+fn worth_from_wire(flag: u8) -> Worth {
+    [Worth::Bad, Worth::Lost].into_iter().find(|worth| worth_to_wire(*worth) == flag).unwrap_or_default()
 }
 
 fn reason_to_wire(reason: NackReason) -> u8 {

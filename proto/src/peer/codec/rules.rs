@@ -1,6 +1,6 @@
 //! The rules that hold for every message, whichever way it travels.
 
-use super::super::message::{Message, UNCERTAIN_RUNS_MAX, Uncertain, WriteKind};
+use super::super::message::{Message, UNCERTAIN_RUNS_MAX, Uncertain, Worth, WriteKind};
 use super::super::version::ProtocolVersion;
 use super::header::{Fields, types};
 use super::{DIGEST_BYTES, GROUPS_MAX, HEAT_EXTENTS_MAX, Invalid, PAYLOAD_BYTES_MAX, RANGES_MAX, SUM_BYTES, VERSION_2};
@@ -23,7 +23,12 @@ pub fn carries_sums(protocol: ProtocolVersion, message: &Message) -> bool {
 /// True when the header's CRC is what protects the payload, and not its blocks' checksums: those of blocks that are
 /// known to be bad are not meant to fit.
 pub(super) fn payload_has_crc(protocol: ProtocolVersion, message: &Message) -> bool {
-    !carries_sums(protocol, message) || matches!(message, Message::ResyncData { known_bad: true, .. })
+    !carries_sums(protocol, message) || is_unsound(message)
+}
+
+/// True for the data of blocks that the source itself does not trust.
+pub(super) fn is_unsound(message: &Message) -> bool {
+    matches!(message, Message::ResyncData { worth: Worth::Bad | Worth::Lost, .. })
 }
 
 /// The blocks that the payload of a message with data holds, in order.
@@ -45,8 +50,8 @@ pub(super) fn check(protocol: ProtocolVersion, message: &Message, payload_bytes:
     }
     check_version(protocol, message)?;
     let expected = match message {
-        Message::ResyncData { kind, known_bad: true, .. } if *kind != WriteKind::Data => {
-            return Err(Invalid::KnownBadWithoutData);
+        Message::ResyncData { kind, .. } if *kind != WriteKind::Data && is_unsound(message) => {
+            return Err(Invalid::UnsoundWithoutData);
         }
         Message::Write { range, kind, .. } | Message::ResyncData { range, kind, .. } => {
             check_range(*range)?;
@@ -85,8 +90,7 @@ pub(super) fn check_sums(
 
 fn check_version(protocol: ProtocolVersion, message: &Message) -> Result<(), Invalid> {
     let message_type = Fields::of(protocol, message).message_type;
-    let known_bad = matches!(message, Message::ResyncData { known_bad: true, .. });
-    if !types::exist(protocol, message_type) || (known_bad && protocol < VERSION_2) {
+    if !types::exist(protocol, message_type) || (is_unsound(message) && protocol < VERSION_2) {
         return Err(Invalid::NotInVersion { message_type, protocol: protocol.0 });
     }
     Ok(())

@@ -14,7 +14,7 @@ fn version_1_bytes() -> Vec<(Message, u64, Vec<u8>)> {
     let bytes =
         |start: &str, rest: &str| unhex(&format!("{start} 0300000000000000 ffffffffffffffff efcdab8967452301 {rest}"));
     let (seq, range) = (Seq(42), BlockRange::new(7, 2));
-    let resync = |kind| Message::ResyncData { seq, range, kind, known_bad: false };
+    let resync = |kind| Message::ResyncData { seq, range, kind, worth: Worth::Sound };
     let span = "2a00000000000000 0700000000000000 0200000000000000";
     vec![
         (
@@ -122,7 +122,7 @@ fn what_only_version_2_can_say_is_refused_by_version_1_in_both_directions() {
                 seq: Seq(1),
                 range: BlockRange::new(7, 1),
                 kind: WriteKind::Discard,
-                known_bad: false,
+                worth: Worth::Sound,
             },
         ),
         (56, Message::Beacon { number: 8, echo: Timestamp(9), settled: Seq(0) }),
@@ -139,7 +139,7 @@ fn what_only_version_2_can_say_is_refused_by_version_1_in_both_directions() {
 fn messages_with_data() -> Vec<(Message, u64)> {
     let with_data = |(message, _): &(Message, u64)| carries_sums(V2, message);
     let all: Vec<_> = every_message(V2).into_iter().filter(with_data).filter(|(_, length)| *length > 0).collect();
-    assert_eq!(all.len(), 6, "write twice, batch, resync data twice, read reply");
+    assert_eq!(all.len(), 7, "write twice, batch, resync data thrice, read reply");
     all
 }
 
@@ -175,7 +175,10 @@ fn data_comes_with_one_checksum_per_block_in_version_2_and_nothing_else_does() {
 
 #[test]
 fn every_block_is_verified_against_its_own_checksum() {
-    for (message, length) in messages_with_data().into_iter().filter(|(message, _)| *message != known_bad()) {
+    for (message, length) in messages_with_data()
+        .into_iter()
+        .filter(|(message, _)| !matches!(message, Message::ResyncData { worth: Worth::Bad | Worth::Lost, .. }))
+    {
         let payload = payload_for(&message, length);
         let sum = PayloadSum::for_message(V2, &message, &[&payload]);
         assert_eq!(sum, PayloadSum::length_only(length), "no second pass over the data");
@@ -205,13 +208,19 @@ fn every_block_is_verified_against_its_own_checksum() {
 }
 
 #[test]
-fn blocks_known_to_be_bad_keep_their_checksums_and_the_header_protects_them_on_the_way() {
-    let mut payload = payload_for(&known_bad(), 2 * BLOCK);
-    let bytes = frame(V2, &known_bad(), &payload);
-    let Ok(Decoded::Head(head)) = decode(V2, &bytes) else { panic!("a good frame") };
-    let fitting = salt().sums(BlockRange::new(7, 2), &payload);
-    assert!(head.sums.len() == 2 && head.sums.iter().zip(&fitting).all(|(carried, fitting)| carried != fitting));
-    assert_eq!(head.check_payload(salt(), &payload), Ok(()));
-    payload[5000] ^= 4;
-    assert_eq!(head.check_payload(salt(), &payload), Err(DecodeError::PayloadChecksum));
+fn bad_blocks_keep_their_checksums_and_the_header_protects_them_on_the_way() {
+    for worth in [Worth::Bad, Worth::Lost] {
+        let mut payload = payload_for(&unsound(worth), 2 * BLOCK);
+        let mut bytes = frame(V2, &unsound(worth), &payload);
+        let Ok(Decoded::Head(head)) = decode(V2, &bytes) else { panic!("a good frame") };
+        assert_eq!(head.message, unsound(worth));
+        let fitting = salt().sums(BlockRange::new(7, 2), &payload);
+        assert!(head.sums.len() == 2 && head.sums.iter().zip(&fitting).all(|(carried, fitting)| carried != fitting));
+        assert_eq!(head.check_payload(salt(), &payload), Ok(()));
+        payload[5000] ^= 4;
+        assert_eq!(head.check_payload(salt(), &payload), Err(DecodeError::PayloadChecksum));
+        bytes[6] = 3;
+        reseal(&mut bytes);
+        assert!(matches!(decode(V2, &bytes), Err(DecodeError::NotCanonical { .. })));
+    }
 }

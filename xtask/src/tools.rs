@@ -22,6 +22,7 @@ const TOOLS: &[Tool] = &[
     Tool { package: "fio", probe: Probe::Program("fio") },
     Tool { package: "qemu-utils", probe: Probe::Program("qemu-img") },
     Tool { package: "qemu-system-common", probe: Probe::Program("qemu-storage-daemon") },
+    Tool { package: "nbdkit", probe: Probe::Program("nbdkit") },
     Tool { package: "libnbd-bin", probe: Probe::Program("nbdcopy") },
     Tool { package: "python3-libnbd", probe: Probe::Python("nbd") },
     Tool { package: "user-mode-linux", probe: Probe::Program("linux.uml") },

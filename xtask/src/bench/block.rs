@@ -8,7 +8,7 @@ use clap::Args;
 
 use super::report::{Report, Row};
 use super::targets::Target;
-use super::{fio, report};
+use super::{fio, plot, report};
 use crate::{shell, tools};
 
 /// The job files of `benches/fio`; the first ones make up `--quick`.
@@ -29,6 +29,17 @@ const WORKLOADS: &[&str] = &[
 ];
 const QUICK: usize = 5;
 
+/// Jobs on several volumes of Tandem at once: name, job file, volumes.
+const VOLUMES: &[(&str, &str, usize)] = &[
+    ("randwrite-4k-qd32-x1", "randwrite-4k-qd32", 1),
+    ("randwrite-4k-qd32-x2", "randwrite-4k-qd32", 2),
+    ("randwrite-4k-qd32-x4", "randwrite-4k-qd32", 4),
+];
+const VOLUMES_MAX: usize = 4;
+
+/// What the disk itself is asked before and after everything else: whether it was the same disk all the time.
+const DISK: &[&str] = &["randwrite-4k-qd1", "randwrite-4k-qd32", "randread-4k-qd32", "write-1m-qd8"];
+
 const MIB: u64 = 1 << 20;
 
 #[derive(Args)]
@@ -45,7 +56,7 @@ pub(crate) struct BlockOptions {
     /// Size of each target in MiB.
     #[arg(long)]
     size_mib: Option<u64>,
-    /// Only these targets: raw, qemu, quorum, tandem (and `--compare`'s).
+    /// Only these targets: raw, qemu, quorum, nbdkit, tandem (and `--compare`'s).
     #[arg(long, value_delimiter = ',')]
     targets: Vec<String>,
     /// Only workloads whose names contain one of these; all of them are measured, also with `--quick`.
@@ -61,11 +72,14 @@ pub(crate) struct BlockOptions {
     /// Where the figures go.
     #[arg(long, default_value = "bench-block.json")]
     output: PathBuf,
+    /// Draws the ratios into this file, as SVG.
+    #[arg(long)]
+    plot: Option<PathBuf>,
 }
 
 /// Measures, prints a table, and writes the figures.
 pub(crate) fn run(options: &BlockOptions) -> Result<()> {
-    let missing = tools::ensure(&["fio", "qemu-utils", "qemu-system-common"])?;
+    let missing = tools::ensure(&["fio", "qemu-utils", "qemu-system-common", "nbdkit"])?;
     if missing.contains(&"fio") {
         bail!("fio is not installed");
     }
@@ -82,6 +96,16 @@ pub(crate) fn run(options: &BlockOptions) -> Result<()> {
     }
     let jobs = shell::workspace_root().join("benches/fio");
     let mut report = Report::new(size_bytes, seconds, rounds);
+    let disk = |report: &mut Report, when| -> Result<()> {
+        let raw = targets.iter().filter(|target| target.name == "raw");
+        for (target, workload) in raw.flat_map(|target| DISK.iter().map(move |workload| (target, *workload))) {
+            let sample = fio::run(target, &jobs.join(format!("{workload}.fio")), size_bytes, 2, home.path())?;
+            println!("the disk {when}, {workload}: {:.0} IOPS", sample.iops);
+            report.add_disk(when, workload, sample);
+        }
+        Ok(())
+    };
+    disk(&mut report, "before")?;
     for round in 1..=rounds {
         for workload in workloads(options) {
             // Targets take turns within a round, so that a drift of the machine hits all alike.
@@ -99,9 +123,47 @@ pub(crate) fn run(options: &BlockOptions) -> Result<()> {
             }
         }
     }
+    disk(&mut report, "after")?;
+    drop(targets);
+    measure_volumes(options, &mut report, size_bytes / VOLUMES_MAX as u64, &jobs, home.path())?;
     println!("{}", report::table(&report));
+    if let Some(plot) = &options.plot {
+        plot::draw(&report, plot)?;
+        println!("drew {}", plot.display());
+    }
     fs::write(&options.output, serde_json::to_string_pretty(&report.summary())? + "\n")?;
     println!("wrote {}", options.output.display());
+    Ok(())
+}
+
+/// Tandem alone, with a job on one of its volumes, on two, and on four at once.
+fn measure_volumes(
+    options: &BlockOptions,
+    report: &mut Report,
+    size_bytes: u64,
+    jobs: &Path,
+    scratch: &Path,
+) -> Result<()> {
+    let named = |name: &str| options.workload.iter().any(|wanted| name.contains(wanted.as_str()));
+    let tandem = options.targets.is_empty() || options.targets.iter().any(|target| target == "tandem");
+    let wanted = |name: &str| if options.workload.is_empty() { !options.quick } else { named(name) };
+    let wanted: Vec<_> = VOLUMES.iter().filter(|(name, _, _)| tandem && wanted(name)).collect();
+    if wanted.is_empty() {
+        return Ok(());
+    }
+    let target = Target::tandem_volumes(scratch, size_bytes, VOLUMES_MAX)?;
+    println!("filling {VOLUMES_MAX} volumes");
+    fio::fill(&target, size_bytes, scratch)?;
+    for round in 1..=report.rounds() {
+        for (name, job, volumes) in &wanted {
+            let before = target.cpu_seconds()?;
+            let job = jobs.join(format!("{job}.fio"));
+            let mut sample = fio::run_on(&target.take_volumes(*volumes), &job, size_bytes, report.seconds(), scratch)?;
+            sample.cpu_per_operation_us = cpu_per_operation(&target, before, &sample, report.seconds())?;
+            println!("round {round} {name}: {:.0} IOPS, least share {:.2}", sample.iops, sample.least_share);
+            report.add(Row { workload: name, target: target.name, sample });
+        }
+    }
     Ok(())
 }
 
@@ -125,18 +187,24 @@ fn measure(
     let before = target.cpu_seconds()?;
     let mut sample = fio::run(target, &jobs.join(format!("{workload}.fio")), size, seconds, scratch)
         .with_context(|| format!("{workload} on {}", target.name))?;
+    sample.cpu_per_operation_us = cpu_per_operation(target, before, &sample, seconds)?;
+    Ok(sample)
+}
+
+/// In microseconds, since a moment when the target had used `before` seconds.
+fn cpu_per_operation(target: &Target, before: f64, sample: &fio::Sample, seconds: u64) -> Result<f64> {
     // fio counts operations after its first second only, the kernel counts time from the start.
     let measured = seconds as f64 / (seconds + fio::RAMP_SECONDS) as f64;
-    sample.cpu_per_operation_us = (target.cpu_seconds()? - before) * measured * 1e6 / sample.operations;
-    Ok(sample)
+    Ok((target.cpu_seconds()? - before) * measured * 1e6 / sample.operations)
 }
 
 fn start_targets(options: &BlockOptions, home: &Path, size_bytes: u64) -> Result<Vec<Target>> {
     type Start = fn(&Path, u64) -> Result<Target>;
-    let known: [(&str, Start); 4] = [
+    let known: [(&str, Start); 5] = [
         ("raw", Target::raw),
         ("qemu", Target::qemu_single),
         ("quorum", Target::qemu_quorum),
+        ("nbdkit", Target::nbdkit),
         ("tandem", Target::tandem),
     ];
     let mut targets = Vec::new();
@@ -144,8 +212,13 @@ fn start_targets(options: &BlockOptions, home: &Path, size_bytes: u64) -> Result
         if !options.targets.is_empty() && !options.targets.iter().any(|wanted| wanted == name) {
             continue;
         }
-        if name.starts_with('q') && !shell::program_exists("qemu-storage-daemon") {
-            println!("skipped: {name}: no qemu-storage-daemon");
+        let program = match name {
+            "qemu" | "quorum" => Some("qemu-storage-daemon"),
+            "nbdkit" => Some("nbdkit"),
+            _ => None,
+        };
+        if let Some(missing) = program.filter(|program| !shell::program_exists(program)) {
+            println!("skipped: {name}: no {missing}");
             continue;
         }
         targets.push(start(home, size_bytes).with_context(|| format!("starting {name}"))?);
@@ -154,7 +227,7 @@ fn start_targets(options: &BlockOptions, home: &Path, size_bytes: u64) -> Result
         targets.push(Target::other_tandem(release, home, size_bytes).context("starting the build to compare with")?);
     }
     if targets.is_empty() {
-        bail!("no target; known are raw, qemu, quorum and tandem");
+        bail!("no target; known are raw, qemu, quorum, nbdkit and tandem");
     }
     Ok(targets)
 }

@@ -74,9 +74,9 @@ impl DemoCluster {
         }
     }
 
-    /// The first volume's export.
-    pub(super) fn uri(&self) -> &str {
-        self.ready.uris.first().map_or("", String::as_str)
+    /// The export of each volume.
+    pub(super) fn uris(&self) -> &[String] {
+        &self.ready.uris
     }
 
     pub(super) fn nodes(&self) -> &[NodeProcess] {

@@ -27,22 +27,32 @@ pub(super) struct Sample {
     pub(super) cpu_per_operation_us: f64,
     /// Operations that were counted.
     pub(super) operations: f64,
+    /// The operations of the volume that had the fewest, as a part of what an equal share would be; 1 with one volume.
+    pub(super) least_share: f64,
 }
 
-/// Runs a job file of `benches/fio` on a target for some seconds.
+/// Runs a job file of `benches/fio` on a target for some seconds; on all of its volumes at once.
 pub(super) fn run(target: &Target, job: &Path, size_bytes: u64, seconds: u64, scratch: &Path) -> Result<Sample> {
+    run_on(&target.fio_volumes(), job, size_bytes, seconds, scratch)
+}
+
+/// The same on volumes given by fio's options for each (`Target::fio_volumes`).
+pub(super) fn run_on(volumes: &[String], job: &Path, size: u64, seconds: u64, scratch: &Path) -> Result<Sample> {
     let body = fs::read_to_string(job).with_context(|| format!("reading {}", job.display()))?;
     let header = format!(
-        "[global]\n{}size={size_bytes}\nruntime={seconds}\ntime_based=1\nramp_time={RAMP_SECONDS}\nnorandommap=1\nrandrepeat=0\n",
-        target.fio_globals()
+        "[global]\nsize={size}\nruntime={seconds}\ntime_based=1\nramp_time={RAMP_SECONDS}\nnorandommap=1\nrandrepeat=0\n"
     );
-    parse(&invoke(&format!("{header}{body}"), scratch)?)
+    let options: Vec<&str> = body.lines().filter(|line| !line.starts_with(['[', ';'])).collect();
+    let section = |volume: &String| format!("[volume]\n{volume}{}\n", options.join("\n"));
+    parse(&invoke(&(header + &volumes.iter().map(section).collect::<String>()), scratch)?)
 }
 
 /// Writes the whole target once, so that nobody is measured on blocks that are not allocated yet.
 pub(super) fn fill(target: &Target, size_bytes: u64, scratch: &Path) -> Result<()> {
-    let job = format!("[global]\n{}size={size_bytes}\n[fill]\nrw=write\nbs=1m\niodepth=8\n", target.fio_globals());
-    invoke(&job, scratch).map(|_| ())
+    for volume in target.fio_volumes() {
+        invoke(&format!("[fill]\n{volume}size={size_bytes}\nrw=write\nbs=1m\niodepth=8\n"), scratch)?;
+    }
+    Ok(())
 }
 
 fn invoke(job: &str, scratch: &Path) -> Result<Vec<u8>> {
@@ -58,23 +68,28 @@ fn parse(output: &[u8]) -> Result<Sample> {
     let text = String::from_utf8_lossy(output);
     let start = text.find('{').context("fio printed no JSON")?;
     let json: Value = serde_json::from_str(&text[start..]).context("fio's JSON")?;
-    let job = &json["jobs"][0];
+    let jobs = json["jobs"].as_array().context("fio's JSON has no jobs")?;
     let number = |value: &Value| value.as_f64().context("a figure is missing in fio's JSON");
-    let sides: Vec<&Value> =
-        [&job["read"], &job["write"]].into_iter().filter(|side| side["total_ios"].as_u64().unwrap_or(0) > 0).collect();
+    let did_something = |side: &&Value| side["total_ios"].as_u64().unwrap_or(0) > 0;
+    let sides: Vec<&Value> = jobs.iter().flat_map(|job| [&job["read"], &job["write"]]).filter(did_something).collect();
     if sides.is_empty() {
         bail!("fio did nothing, or its JSON is not understood");
     }
     let sum = |figure: &str| sides.iter().map(|side| number(&side[figure])).sum::<Result<f64>>();
     let operations = sum("total_ios")?;
-    // Of a mix: the mean over all operations, and the worse of the two percentiles.
+    // Of a mix, and of several volumes: the mean over all operations, and the worst of the percentiles.
     let weighed = |side: &&Value| Ok(number(&side["lat_ns"]["mean"])? * number(&side["total_ios"])? / operations);
     let percentile = |name: &str| -> Result<f64> {
         let of = |side: &&Value| number(&side["clat_ns"]["percentile"][name]);
         Ok(sides.iter().map(of).collect::<Result<Vec<_>>>()?.into_iter().fold(0.0, f64::max) / 1000.0)
     };
+    let done_by =
+        |job: &Value| number(&job["read"]["iops"]).unwrap_or(0.0) + number(&job["write"]["iops"]).unwrap_or(0.0);
+    let least = jobs.iter().map(done_by).fold(f64::INFINITY, f64::min);
+    let iops = sum("iops")?;
     Ok(Sample {
-        iops: sum("iops")?,
+        iops,
+        least_share: least * jobs.len() as f64 / iops,
         bytes_per_second: sum("bw_bytes")?,
         latency_mean_us: sides.iter().map(weighed).sum::<Result<f64>>()? / 1000.0,
         latency_p50_us: percentile("50.000000")?,
@@ -104,8 +119,16 @@ mod tests {
             latency_p999_us: 9.5,
             cpu_per_operation_us: 0.0,
             operations: 5.0,
+            least_share: 1.0,
         };
         assert_eq!(sample, wanted);
+        let side = |iops: f64| {
+            serde_json::json!({ "write": { "total_ios": 5, "iops": iops, "bw_bytes": 1, "lat_ns": { "mean": 1.0 },
+                "clat_ns": { "percentile": { "50.000000": 1, "99.000000": 1, "99.900000": 1 } } } })
+        };
+        let two = serde_json::json!({ "jobs": [side(10.0), side(30.0)] });
+        let sample = parse(two.to_string().as_bytes()).expect("valid");
+        assert_eq!((sample.iops, sample.least_share, sample.operations), (40.0, 0.5, 10.0));
         assert!(parse(b"fio: failed").is_err());
         assert!(parse(b"{\"jobs\":[]}").is_err());
     }

@@ -4,6 +4,7 @@ mod block;
 mod cluster;
 mod fio;
 mod idle;
+mod plot;
 mod proc;
 mod report;
 mod resync;
@@ -20,7 +21,7 @@ pub(crate) struct BenchOptions {
 
 #[derive(Subcommand)]
 enum What {
-    /// fio on the raw file, qemu-storage-daemon with one copy, its quorum of two, and Tandem's pair.
+    /// fio on the raw file, qemu-storage-daemon with one copy, its quorum of two, nbdkit, and Tandem's pair.
     Block(block::BlockOptions),
     /// Memory and processor time of a node with ten idle 100 GB volumes.
     Idle(idle::IdleOptions),

@@ -16,7 +16,7 @@ pub(super) struct Row {
 }
 
 /// Targets that Tandem is compared with.
-const PEERS: &[&str] = &["raw", "qemu", "quorum", "other"];
+pub(super) const PEERS: &[&str] = &["raw", "qemu", "quorum", "nbdkit", "other"];
 
 type Figure = (&'static str, fn(&Sample) -> f64);
 
@@ -29,14 +29,15 @@ const FIGURES: &[Figure] = &[
     ("latency_p99_us", |sample| sample.latency_p99_us),
     ("latency_p999_us", |sample| sample.latency_p999_us),
     ("cpu_per_operation_us", |sample| sample.cpu_per_operation_us),
+    ("least_share", |sample| sample.least_share),
 ];
 
 /// A figure over several rounds.
 #[derive(Clone, Copy, PartialEq, Debug, Default, Serialize)]
-struct Spread {
-    median: f64,
-    min: f64,
-    max: f64,
+pub(super) struct Spread {
+    pub(super) median: f64,
+    pub(super) min: f64,
+    pub(super) max: f64,
 }
 
 /// All runs of a measurement.
@@ -45,18 +46,33 @@ pub(super) struct Report {
     seconds: u64,
     rounds: usize,
     rows: Vec<Row>,
+    /// The disk itself, at a time: when, workload, sample.
+    disk: Vec<(&'static str, &'static str, Sample)>,
 }
 
 impl Report {
     pub(super) fn new(size_bytes: u64, seconds: u64, rounds: usize) -> Self {
-        Self { size_bytes, seconds, rounds, rows: Vec::new() }
+        Self { size_bytes, seconds, rounds, rows: Vec::new(), disk: Vec::new() }
     }
 
     pub(super) fn add(&mut self, row: Row) {
         self.rows.push(row);
     }
 
-    fn workloads(&self) -> Vec<&'static str> {
+    /// What the raw disk did before or after everything else.
+    pub(super) fn add_disk(&mut self, when: &'static str, workload: &'static str, sample: Sample) {
+        self.disk.push((when, workload, sample));
+    }
+
+    pub(super) fn rounds(&self) -> usize {
+        self.rounds
+    }
+
+    pub(super) fn seconds(&self) -> u64 {
+        self.seconds
+    }
+
+    pub(super) fn workloads(&self) -> Vec<&'static str> {
         distinct(self.rows.iter().map(|row| row.workload))
     }
 
@@ -75,7 +91,7 @@ impl Report {
     }
 
     /// Tandem's IOPS over those of another target: the median of the ratios of each round, whose runs follow each other.
-    fn ratio(&self, workload: &str, to: &str) -> Option<Spread> {
+    pub(super) fn ratio(&self, workload: &str, to: &str) -> Option<Spread> {
         let (own, other) = (self.samples(workload, "tandem"), self.samples(workload, to));
         Spread::of(own.iter().zip(&other).map(|(own, other)| own.iops / other.iops).collect())
     }
@@ -100,7 +116,9 @@ impl Report {
             }
             workloads.insert(workload.to_owned(), Value::Object(entry));
         }
-        json!({ "size_bytes": self.size_bytes, "seconds": self.seconds, "rounds": self.rounds, "workloads": workloads })
+        let disk = |(when, workload, sample): &(&str, &str, Sample)| json!({ "when": when, "workload": workload, "run": sample });
+        let disk: Vec<Value> = self.disk.iter().map(disk).collect();
+        json!({ "disk": disk, "size_bytes": self.size_bytes, "seconds": self.seconds, "rounds": self.rounds, "workloads": workloads })
     }
 }
 
@@ -108,12 +126,15 @@ impl Report {
 pub(super) fn table(report: &Report) -> String {
     let targets = report.targets();
     let mut text = format!("\n{:20} {:8}", "workload", "target");
-    for heading in ["IOPS", "(min-max)", "MB/s", "p50 us", "p99 us", "p99.9 us", "cpu us", "tandem is"] {
+    for heading in ["IOPS", "(min-max)", "MB/s", "p50 us", "p99 us", "p99.9 us", "cpu us", "least share", "tandem is"] {
         let _ = write!(text, " {heading:>14}");
     }
     text.push('\n');
     for workload in report.workloads() {
         for target in &targets {
+            if report.samples(workload, target).is_empty() {
+                continue;
+            }
             let of = |figure| report.spread(workload, target, figure).unwrap_or_default();
             let iops = of(|sample| sample.iops);
             let _ = write!(text, "{workload:20} {target:8} {:>14.0}", iops.median);
@@ -125,6 +146,7 @@ pub(super) fn table(report: &Report) -> String {
                 let _ = write!(text, " {:>14.0}", of(latency).median);
             }
             let _ = write!(text, " {:>14.1}", of(|sample| sample.cpu_per_operation_us).median);
+            let _ = write!(text, " {:>14.2}", of(|sample| sample.least_share).median);
             let ratio = report.ratio(workload, target).filter(|_| *target != "tandem");
             let ratio = ratio.map_or_else(String::new, |r| format!("{:.2} ({:.2}-{:.2})", r.median, r.min, r.max));
             let _ = writeln!(text, " {ratio:>18}");
@@ -155,10 +177,10 @@ impl Spread {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
 
-    fn row(target: &'static str, iops: f64) -> Row {
+    pub(in crate::bench) fn row(target: &'static str, iops: f64) -> Row {
         let sample = Sample {
             iops,
             bytes_per_second: iops * 4096.0,
@@ -168,6 +190,7 @@ mod tests {
             latency_p999_us: 3.0,
             cpu_per_operation_us: 4.0,
             operations: iops,
+            least_share: 1.0,
         };
         Row { workload: "w", target, sample }
     }

@@ -17,7 +17,8 @@ const START_LIMIT: Duration = Duration::from_secs(10);
 /// How fio reaches a target.
 enum Reach {
     File(PathBuf),
-    Nbd(String),
+    /// One export or several.
+    Nbd(Vec<String>),
 }
 
 /// Something to measure; its processes end with it.
@@ -29,11 +30,11 @@ pub(super) struct Target {
 }
 
 impl Target {
-    /// fio's global options for this target, one per line.
-    pub(super) fn fio_globals(&self) -> String {
+    /// fio's options for each of the target's volumes, one per line.
+    pub(super) fn fio_volumes(&self) -> Vec<String> {
         match &self.reach {
-            Reach::File(path) => format!("ioengine=io_uring\ndirect=1\nfilename={}\n", path.display()),
-            Reach::Nbd(uri) => format!("ioengine=nbd\nuri={uri}\n"),
+            Reach::File(path) => vec![format!("ioengine=io_uring\ndirect=1\nfilename={}\n", path.display())],
+            Reach::Nbd(uris) => uris.iter().map(|uri| format!("ioengine=nbd\nuri={uri}\n")).collect(),
         }
     }
 
@@ -55,6 +56,18 @@ impl Target {
         let port = free_port()?;
         let server = storage_daemon(&["--blockdev", &file_node("f0", &path)], "f0", port)?;
         Ok(Self { name: "qemu", reach: nbd(port), servers: vec![server], cluster: None })
+    }
+
+    /// nbdkit with one copy, through the page cache: what it acknowledges is not durable before a flush.
+    pub(super) fn nbdkit(directory: &Path, size_bytes: u64) -> Result<Self> {
+        let path = image(directory, "nbdkit.img", size_bytes)?;
+        let port = free_port()?;
+        let mut command = Command::new("nbdkit");
+        command.args(["--foreground", "--exit-with-parent", "--ipaddr", "127.0.0.1", "--port", &port.to_string()]);
+        let child = command.arg("file").arg(&path).stdin(Stdio::null()).spawn().context("cannot start nbdkit")?;
+        let server = Server(child);
+        shell::wait_until(START_LIMIT, "nbdkit", || TcpStream::connect(("127.0.0.1", port)).is_ok())?;
+        Ok(Self { name: "nbdkit", reach: nbd(port), servers: vec![server], cluster: None })
     }
 
     /// Two qemu-storage-daemons: a quorum of a local file and of the other's export.
@@ -82,14 +95,25 @@ impl Target {
         Ok(Self::pair("other", started))
     }
 
-    /// A cluster that runs.
+    /// A cluster that runs, and all its volumes.
     pub(super) fn pair(name: &'static str, cluster: DemoCluster) -> Self {
-        Self { name, reach: Reach::Nbd(cluster.uri().to_owned()), servers: Vec::new(), cluster: Some(cluster) }
+        Self { name, reach: Reach::Nbd(cluster.uris().to_vec()), servers: Vec::new(), cluster: Some(cluster) }
+    }
+
+    /// Tandem with several volumes of a size each.
+    pub(super) fn tandem_volumes(directory: &Path, size_bytes: u64, volumes: usize) -> Result<Self> {
+        let cluster = DemoCluster::start(&directory.join("volumes"), size_bytes, volumes)?;
+        Ok(Self::pair("tandem", cluster))
+    }
+
+    /// The same with its first volumes only.
+    pub(super) fn take_volumes(&self, volumes: usize) -> Vec<String> {
+        self.fio_volumes().into_iter().take(volumes).collect()
     }
 }
 
 fn nbd(port: u16) -> Reach {
-    Reach::Nbd(format!("nbd://127.0.0.1:{port}/vol"))
+    Reach::Nbd(vec![format!("nbd://127.0.0.1:{port}/vol")])
 }
 
 fn file_node(name: &str, path: &Path) -> String {

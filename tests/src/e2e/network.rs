@@ -1,19 +1,26 @@
 //! Where the nodes of a cluster live: all on loopback, or each in a network namespace of its own.
 
+use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::process::Command;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use super::namespace::{FLOATING_ADDRESS, NamespaceNetwork};
 
+/// The ports of a node in a namespace: replication and Raft, the admin API, NBD clients.
+const PORTS: [u16; 3] = [7400, 7401, 10809];
+/// The lowest port of a node on loopback; below those that the system gives to outgoing connections.
+const LOWEST_PORT: u16 = 10_000;
+const ADDRESSES_TRIED_MAX: usize = 1000;
 const CONNECT_LIMIT: Duration = Duration::from_secs(2);
 
 /// The network under a cluster.
 #[derive(Clone, Debug)]
 pub enum Network {
-    /// Every node on 127.0.0.1 with free ports.
+    /// Every node on a loopback address of its own.
     Loopback,
     /// Every node in its own namespace, joined by a bridge whose ports can be cut.
     Namespaces(Arc<NamespaceNetwork>),
@@ -33,16 +40,11 @@ pub struct NodeAddresses {
 impl Network {
     /// Addresses for the node with this index.
     pub fn addresses(&self, index: usize) -> NodeAddresses {
-        match self {
-            Self::Loopback => {
-                let [peer, admin, nbd] = free_ports().map(|port| SocketAddr::from(([127, 0, 0, 1], port)));
-                NodeAddresses { peer, admin, nbd }
-            }
-            Self::Namespaces(network) => {
-                let at = |port| SocketAddr::new(network.node_ip(index), port);
-                NodeAddresses { peer: at(7400), admin: at(7401), nbd: at(10809) }
-            }
-        }
+        let [peer, admin, nbd] = match self {
+            Self::Loopback => own_loopback_addresses(),
+            Self::Namespaces(network) => PORTS.map(|port| SocketAddr::new(network.node_ip(index), port)),
+        };
+        NodeAddresses { peer, admin, nbd }
     }
 
     /// A command that runs where the node with this index lives.
@@ -91,12 +93,23 @@ impl Network {
     }
 }
 
-/// Three ports that nobody listens on now. They are held together while they are chosen, so that they differ; a process
-/// that asks for a free port later may still take one, which shows as a node that does not start.
-fn free_ports() -> [u16; 3] {
-    let held: Vec<TcpListener> = (0..3)
-        .map(|_| TcpListener::bind("127.0.0.1:0").unwrap_or_else(|error| panic!("no free port: {error}")))
-        .collect();
-    let port = |index: usize| held[index].local_addr().map_or(0, |address| address.port());
-    [port(0), port(1), port(2)]
+/// An address of its own on loopback for each node, with ports that are free: neither another cluster nor an outgoing
+/// connection takes them later, also not while the node is down.
+///
+/// # Panics
+/// When the machine allows no such address.
+fn own_loopback_addresses() -> [SocketAddr; 3] {
+    static NODES: AtomicU64 = AtomicU64::new(0);
+    for _ in 0..ADDRESSES_TRIED_MAX {
+        let mut hasher = RandomState::new().build_hasher();
+        hasher.write_u64(NODES.fetch_add(1, Ordering::Relaxed));
+        let [a, b, c, d, e, ..] = hasher.finish().to_le_bytes();
+        let first_port = LOWEST_PORT + u16::from_le_bytes([d, e]) % 16_384;
+        let addresses =
+            [0, 1, 2].map(|port| SocketAddr::from(([127, a.max(1), b, c.clamp(1, 254)], first_port + port)));
+        if addresses.iter().all(|address| TcpListener::bind(address).is_ok()) {
+            return addresses;
+        }
+    }
+    panic!("no address below 127.0.0.0/8 can be listened on");
 }

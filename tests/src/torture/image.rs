@@ -95,6 +95,8 @@ pub struct Superblock {
     pub states: u32,
     /// Cluster, volume, disk, size; constants and areas; the unused rest.
     pub constants: Vec<u8>,
+    /// Scrubs of the past, which every scrub writes anew.
+    pub scrubs: Vec<u8>,
 }
 
 /// The bytes of a whole store.
@@ -175,7 +177,8 @@ impl Image {
             generation: u64_at(page, 40),
             last_in_sync: u64_at(page, 104),
             states: u32_at(page, STATES_AT),
-            constants: [&page[20..40], &page[48..104], &page[132..]].concat(),
+            constants: [&page[20..40], &page[48..104], &page[132..240], &page[352..]].concat(),
+            scrubs: page[240..352].to_vec(),
         })
     }
 

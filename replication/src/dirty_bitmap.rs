@@ -45,11 +45,6 @@ impl DirtyBitmap {
         self.count
     }
 
-    /// Extents of the volume.
-    pub(crate) fn extents(&self) -> u64 {
-        self.extents.len() as u64
-    }
-
     /// True when nothing is dirty.
     pub(crate) fn is_empty(&self) -> bool {
         self.count == 0

@@ -2,12 +2,12 @@
 //! copies are tracked. The state is in `activity_log` and `tracker`.
 
 use proto::peer::message::{Seq, Uncertain};
-use proto::{ConfigVersion, NodeId};
+use proto::{BlockRange, ConfigVersion, NodeId};
 
 use crate::action::Action;
 use crate::activity_log::{COOL_MAX, Extents, User};
 use crate::core::{Core, Disk, Purpose};
-use crate::dirty_bitmap::DirtyBitmap;
+use crate::dirty_bitmap::{DirtyBitmap, extent_range};
 use crate::event::{IoId, IoResult};
 use crate::local_copy::Hot;
 use crate::tracker::Beginning;
@@ -158,8 +158,9 @@ impl Core {
         }
         if let Uncertain::Runs(runs) = uncertain {
             for (first, count) in runs {
-                let first = u64::from(*first);
-                tracker.doubt_extents(first..first + u64::from(*count));
+                let (first, count) = (extent_range(u64::from(*first)), u64::from(*count));
+                tracker.doubt(BlockRange::new(first.start, count * first.count));
+                tracker.compare = true;
             }
         }
     }

@@ -216,7 +216,7 @@ impl Primary {
     pub(crate) fn mark_unacked_dirty(&mut self, core: &mut Core, node: NodeId) {
         let Some(tracker) = core.trackers.get_mut(node) else { return };
         for write in self.writes.values().filter(|write| write.is_issued() && !write.acked.contains(&node)) {
-            write.ranges.iter().for_each(|range| tracker.set(*range));
+            write.ranges.iter().for_each(|range| tracker.doubt(*range));
         }
         tracker.absorb_unflushed();
     }

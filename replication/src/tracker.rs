@@ -14,7 +14,7 @@ use proto::{BlockRange, ConfigVersion, NodeId};
 
 use crate::bitmap_pages::{self, EXTENTS_PER_PAGE, Header, Image};
 use crate::config::{Registration, VolumeConfig};
-use crate::dirty_bitmap::{DirtyBitmap, ExtentBits, extent_range};
+use crate::dirty_bitmap::{DirtyBitmap, ExtentBits};
 use crate::local_copy::{MetaPage, PAGE_BYTES, Page};
 
 /// What one copy lacks.
@@ -27,9 +27,8 @@ pub(crate) struct Tracker {
     header_written: bool,
     /// Blocks that the copy may lack.
     pub(crate) dirty: DirtyBitmap,
-    /// Of those, the blocks that nobody is known to have written without it: it does not vouch for them itself. Only in
-    /// memory; what is on disk counts as written.
-    doubted: DirtyBitmap,
+    /// Of those, the blocks that were written without it, so that what it holds of them is old. Only in memory.
+    missed: DirtyBitmap,
     /// Blocks it has acknowledged outside membership, and not flushed.
     pub(crate) unflushed: DirtyBitmap,
     /// Of those, what the flush under way covers.
@@ -41,8 +40,8 @@ pub(crate) struct Tracker {
 impl Tracker {
     fn new(header: Header, slot: u8, dirty: DirtyBitmap, blocks: u64) -> Self {
         let clean = DirtyBitmap::clean(blocks);
-        let (doubted, unflushed, flushing) = (clean.clone(), clean.clone(), clean);
-        Self { header, slot, header_written: false, dirty, doubted, unflushed, flushing, compare: true }
+        let (missed, unflushed, flushing) = (clean.clone(), clean.clone(), clean);
+        Self { header, slot, header_written: false, dirty, missed, unflushed, flushing, compare: true }
     }
 
     /// The copy was a member from here on, when it was one last; it must have recorded at least that.
@@ -56,7 +55,6 @@ impl Tracker {
             return;
         }
         self.dirty = DirtyBitmap::dirty(blocks);
-        self.doubted = DirtyBitmap::clean(blocks);
         self.unflushed = DirtyBitmap::clean(blocks);
         self.flushing = DirtyBitmap::clean(blocks);
         self.compare = true;
@@ -66,41 +64,34 @@ impl Tracker {
         self.header_written = false;
     }
 
-    /// These extents may differ, and may as well be equal. Writes that the copy has not got may be among what differs.
+    /// These extents may differ, and may as well be equal.
     pub(crate) fn set_extents(&mut self, extents: impl Iterator<Item = u64>) {
         for extent in extents {
-            self.set(extent_range(extent));
-            self.compare = true;
-        }
-    }
-
-    /// The copy does not vouch for these extents; all writes that it has not got are known besides.
-    pub(crate) fn doubt_extents(&mut self, extents: impl Iterator<Item = u64>) {
-        let known = self.dirty.extents();
-        for extent in extents.take_while(|extent| *extent < known) {
-            let (dirty, mut doubted) = (self.dirty.extent_bits(extent), self.doubted.extent_bits(extent));
-            doubted.iter_mut().zip(dirty).for_each(|(doubted, dirty)| *doubted |= !dirty);
-            self.doubted.set_extent_bits(extent, &doubted);
             self.dirty.set_extent(extent);
             self.compare = true;
         }
     }
 
-    /// True for a dirty block that nobody is known to have written without the copy.
-    pub(crate) fn is_only_doubted(&self, block: u64) -> bool {
-        self.doubted.next_run(block, 1).is_some_and(|run| run.start == block)
+    /// True for a block that was written without the copy: it holds an older version.
+    pub(crate) fn has_missed(&self, block: u64) -> bool {
+        self.missed.next_run(block, 1).is_some_and(|run| run.start == block)
     }
 
     /// A write that the copy does not get.
     pub(crate) fn set(&mut self, range: BlockRange) {
         self.dirty.set(range);
-        self.doubted.clear(range);
+        self.missed.set(range);
+    }
+
+    /// A write that the copy may have got or not.
+    pub(crate) fn doubt(&mut self, range: BlockRange) {
+        self.dirty.set(range);
     }
 
     /// The copy has what it lacked of a range, though not on stable media.
     pub(crate) fn acked(&mut self, range: BlockRange) {
         self.dirty.clear(range);
-        self.doubted.clear(range);
+        self.missed.clear(range);
         self.unflushed.set(range);
     }
 
@@ -324,7 +315,9 @@ fn load(areas: &[Vec<u8>], blocks: u64, same: impl Fn(&Header) -> bool) -> Optio
             Image::Bitmap(header, dirty) if same(&header) => Some((slot, header, dirty)),
             _ => None,
         })?;
-    let mut tracker = Tracker::new(header, slot, dirty, blocks);
+    // What is on disk does not tell why. Of a bitmap that began with everything, little was written meanwhile.
+    let missed = if header.initially_dirty { DirtyBitmap::clean(blocks) } else { dirty.clone() };
+    let mut tracker = Tracker { missed, ..Tracker::new(header, slot, dirty, blocks) };
     tracker.header_written = true;
     Some(tracker)
 }
@@ -428,23 +421,21 @@ mod tests {
     }
 
     #[test]
-    fn what_a_copy_only_doubts_is_told_from_what_was_written_without_it() {
+    fn what_was_written_without_a_copy_is_told_from_what_may_differ() {
         let (config, areas) = two_outside();
         let mut trackers = areas.open(&config);
         let tracker = trackers.get_mut(C).expect("tracked");
-        let doubted = |tracker: &Tracker| (8..13).filter(|block| tracker.is_only_doubted(*block)).collect::<Vec<_>>();
-        tracker.doubt_extents([0, 3, 4, u64::from(u32::MAX)].into_iter());
-        assert_eq!((doubted(tracker), tracker.is_only_doubted(3 * EXTENT_BLOCKS)), (vec![8, 11, 12], true));
-        assert_eq!(tracker.dirty.count(), 2 * EXTENT_BLOCKS);
-        // Its next session finds the same, unless there were writes.
-        tracker.set(BlockRange::new(11, 1));
-        tracker.doubt_extents([0].into_iter());
-        assert_eq!(doubted(tracker), [8, 12]);
-        tracker.acked(BlockRange::new(8, 4));
+        let missed = |tracker: &Tracker| (5..15).filter(|block| tracker.has_missed(*block)).collect::<Vec<_>>();
+        assert_eq!(missed(tracker), [9, 10], "as the bitmap on disk says");
+        tracker.set_extents([0].into_iter());
+        tracker.doubt(BlockRange::new(12, 1));
+        tracker.set(BlockRange::new(7, 1));
+        assert_eq!((missed(tracker), tracker.dirty.count()), (vec![7, 9, 10], EXTENT_BLOCKS));
+        tracker.acked(BlockRange::new(9, 1));
         tracker.absorb_unflushed();
-        assert_eq!((doubted(tracker), tracker.dirty.count()), (vec![12], 2 * EXTENT_BLOCKS));
+        assert_eq!((missed(tracker), tracker.dirty.count()), (vec![7, 10], EXTENT_BLOCKS));
         tracker.restart_dirty(BLOCKS, 9);
-        assert_eq!(doubted(tracker), []);
+        assert_eq!((missed(tracker), tracker.dirty.count()), (vec![7, 10], BLOCKS));
     }
 
     fn slot_of(config: &VolumeConfig, areas: &Areas, node: NodeId) -> u8 {

@@ -119,9 +119,9 @@ impl World {
                     self.judge_harm(volume);
                 }
                 SumsNews::Known(extents) => store.raw.harm.cooled(&extents),
-                SumsNews::Expected(range, sums) => {
+                SumsNews::Expected(range, sums, lost) => {
                     for (block, &sum) in range.blocks().zip(sums.iter()) {
-                        store.raw.expect(block, |holds| super::sums::sum(volume, block, holds) == sum);
+                        store.raw.expect(block, lost, |holds| super::sums::sum(volume, block, holds) == sum);
                     }
                 }
             }

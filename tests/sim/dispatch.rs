@@ -111,7 +111,7 @@ impl World {
             Action::ExpectLocal { io, range, payload, lost } => {
                 let Some(payload) = self.payload_for(node, volume, payload, range.count) else { return };
                 let sums = payload.sums.iter().map(|sum| if lost { of_lost(*sum) } else { *sum }).collect();
-                (io, Work::Expect(range, sums))
+                (io, Work::Expect(range, sums, lost))
             }
             Action::WriteLocal { io, range, kind, fua, payload } => {
                 let payload = match payload {

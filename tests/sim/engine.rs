@@ -58,8 +58,8 @@ pub enum Work {
     Bitmap(Vec<(MetaPage, Page)>),
     /// Puts a peer's copy in the place of bad blocks.
     Repair(BlockRange, Payload),
-    /// Sets the sums that blocks should have.
-    Expect(BlockRange, BlockSums),
+    /// Sets the sums that blocks should have; true if they are lost.
+    Expect(BlockRange, BlockSums, bool),
 }
 
 /// A partial write, its blocks, and the old content of those that it covers in part.
@@ -88,7 +88,7 @@ pub enum SumsNews {
     /// Those of these extents are known.
     Known(Vec<u64>),
     /// These were taken over from a copy that has nothing better.
-    Expected(BlockRange, BlockSums),
+    Expected(BlockRange, BlockSums, bool),
 }
 
 /// What an operation of the engine is for.
@@ -99,7 +99,7 @@ enum Purpose {
     Edge(OpId),
     Heat,
     Cool(Vec<u64>),
-    Expect(BlockRange, BlockSums),
+    Expect(BlockRange, BlockSums, bool),
     Other,
 }
 
@@ -227,8 +227,8 @@ impl Engine {
                 let sums = BlockSums::from_slice(&payload.sums);
                 self.begin(io, 0, Purpose::Other, range.start, payload, CopyOp::Repair { range, sums });
             }
-            Work::Expect(range, sums) => {
-                let purpose = Purpose::Expect(range, sums.clone());
+            Work::Expect(range, sums, lost) => {
+                let purpose = Purpose::Expect(range, sums.clone(), lost);
                 self.begin(io, 0, purpose, range.start, none, CopyOp::Expect { range, sums });
             }
         }
@@ -352,8 +352,8 @@ impl Engine {
                 ended.data = read(open.read, &sums);
                 Event::Corrupt { io, bad }
             }
-            (Purpose::Expect(range, sums), CopyResult::Ok { .. }) => {
-                ended.sums = SumsNews::Expected(range, sums);
+            (Purpose::Expect(range, sums, lost), CopyResult::Ok { .. }) => {
+                ended.sums = SumsNews::Expected(range, sums, lost);
                 Event::LocalDone { io, result: how }
             }
             (_, CopyResult::Corrupt { bad, .. }) => Event::Corrupt { io, bad },

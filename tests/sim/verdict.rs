@@ -193,7 +193,8 @@ impl World {
         }
         let last =
             disks.iter().find_map(|(_, disk)| disk.harm.ever.get(&range.start).filter(|last| **last != NOBODYS))?;
-        let holder = disks.iter().find(|(_, disk)| disk.visible(range.start) == *last)?;
+        let serves = |disk: &RawDisk| disk.visible(range.start) == *last && !disk.harm.given_up.contains(&range.start);
+        let holder = disks.iter().find(|(_, disk)| serves(disk))?;
         Some((read.volume, range.start, holder.0))
     }
 

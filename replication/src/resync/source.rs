@@ -401,13 +401,12 @@ impl Primary {
     }
 }
 
-/// Cuts a bad range by what the peer may hold: of blocks that it may only have missed in flight perhaps the right data, of
-/// blocks written without it what is old.
+/// Cuts a bad range by what the peer may hold: perhaps the right data, or, of blocks written without it, what is old.
 fn by_worth(tracker: Option<&Tracker>, range: BlockRange) -> Vec<(BlockRange, Worth)> {
     let mut parts: Vec<(BlockRange, Worth)> = Vec::new();
     for block in range.blocks() {
-        let doubted = tracker.is_some_and(|tracker| tracker.is_only_doubted(block));
-        let worth = if doubted { Worth::Bad } else { Worth::Lost };
+        let missed = tracker.is_some_and(|tracker| tracker.has_missed(block));
+        let worth = if missed { Worth::Lost } else { Worth::Bad };
         match parts.last_mut() {
             Some((part, kind)) if *kind == worth => part.count += 1,
             _ => parts.push((BlockRange::new(block, 1), worth)),

@@ -39,6 +39,8 @@ pub struct Harm {
     pub ever: BTreeMap<u64, Block>,
     /// Pages of metadata ever damaged.
     pub pages: u64,
+    /// Blocks that a source has told to be lost on all copies: what is held here need not be served though it be right.
+    pub given_up: BTreeSet<u64>,
     extents: u64,
     /// Extents that were hot at a crash and have not gone cold since.
     hot: BTreeSet<u64>,
@@ -63,6 +65,7 @@ impl Harm {
 
     /// A block was written.
     pub fn written(&mut self, block: u64, content: Block) {
+        self.given_up.remove(&block);
         if let Some(last) = self.ever.get_mut(&block) {
             *last = content;
             self.damaged.remove(&block);

@@ -388,8 +388,11 @@ impl RawDisk {
     }
 
     /// The copy has taken over what the sum of a block should be; `matches` tells whether what it holds has that sum.
-    pub fn expect(&mut self, block: u64, matches: impl Fn(Block) -> bool) {
+    pub fn expect(&mut self, block: u64, lost: bool, matches: impl Fn(Block) -> bool) {
         let holds = self.data.get(block);
+        if lost {
+            self.harm.given_up.insert(block);
+        }
         if matches(holds) {
             self.harm.written(block, holds);
         } else {

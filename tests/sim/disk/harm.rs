@@ -5,7 +5,7 @@
 //! 1. A block whose content was changed behind the copy's back is *damaged* until it is written again. As long as its sum
 //!    is known, every read must find it: no client ever sees it, and a read through the primary heals it while a good
 //!    copy is in sync. An error for that block alone is allowed when no good copy was in sync, and at the end of a run only
-//!    if no copy in sync holds what was last written.
+//!    if no copy in sync holds what was last written, but one that was told by a source that the block is lost.
 //! 2. Sums are unknown in extents that were hot at a crash, and where the page of sums itself was damaged. Damage there
 //!    can become the copy's truth (*sealed*): nothing on this copy can tell. A copy that rejoins must take such blocks
 //!    from the primary all the same; but if this copy itself goes on as primary, what it holds is the volume's content,

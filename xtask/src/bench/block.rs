@@ -2,13 +2,14 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
 
 use super::report::{Report, Row};
 use super::targets::Target;
-use super::{fio, plot, report};
+use super::{fio, floor, plot, report};
 use crate::{shell, tools};
 
 /// The job files of `benches/fio`; the first ones make up `--quick`.
@@ -107,6 +108,7 @@ pub(crate) fn run(options: &BlockOptions) -> Result<()> {
     };
     disk(&mut report, "before")?;
     for round in 1..=rounds {
+        report.add_round_trip(floor::round_trip_us(Duration::from_secs(1))?);
         for workload in workloads(options) {
             // Targets take turns within a round, so that a drift of the machine hits all alike.
             for target in &targets {

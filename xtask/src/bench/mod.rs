@@ -3,6 +3,7 @@
 mod block;
 mod cluster;
 mod fio;
+mod floor;
 mod idle;
 mod plot;
 mod proc;

@@ -48,11 +48,27 @@ pub(super) struct Report {
     rows: Vec<Row>,
     /// The disk itself, at a time: when, workload, sample.
     disk: Vec<(&'static str, &'static str, Sample)>,
+    /// Bare round trips on loopback, one for each round, in microseconds.
+    round_trips_us: Vec<f64>,
+}
+
+/// The workload whose latency is compared with the bare floor.
+const FLOOR_WORKLOAD: &str = "randwrite-4k-qd1";
+
+/// What one replicated write takes at depth 1, and what it must take at least: the disk and two round trips on loopback, one
+/// of the client and one of the peer. Microseconds, each of the same rounds.
+#[derive(Clone, Copy, PartialEq, Debug, Serialize)]
+pub(super) struct Floor {
+    disk_us: Spread,
+    round_trip_us: Spread,
+    floor_us: Spread,
+    tandem_us: Spread,
+    above_us: Spread,
 }
 
 impl Report {
     pub(super) fn new(size_bytes: u64, seconds: u64, rounds: usize) -> Self {
-        Self { size_bytes, seconds, rounds, rows: Vec::new(), disk: Vec::new() }
+        Self { size_bytes, seconds, rounds, rows: Vec::new(), disk: Vec::new(), round_trips_us: Vec::new() }
     }
 
     pub(super) fn add(&mut self, row: Row) {
@@ -62,6 +78,29 @@ impl Report {
     /// What the raw disk did before or after everything else.
     pub(super) fn add_disk(&mut self, when: &'static str, workload: &'static str, sample: Sample) {
         self.disk.push((when, workload, sample));
+    }
+
+    /// What a bare round trip on loopback took in this round.
+    pub(super) fn add_round_trip(&mut self, us: f64) {
+        self.round_trips_us.push(us);
+    }
+
+    /// None unless the raw disk, Tandem and the round trips were measured.
+    pub(super) fn floor(&self) -> Option<Floor> {
+        let mean = |target| self.samples(FLOOR_WORKLOAD, target).into_iter().map(|sample| sample.latency_mean_us);
+        let rounds: Vec<(f64, f64, f64)> = mean("raw")
+            .zip(self.round_trips_us.iter().copied())
+            .zip(mean("tandem"))
+            .map(|((disk, trip), own)| (disk, trip, own))
+            .collect();
+        let spread = |figure: fn(&(f64, f64, f64)) -> f64| Spread::of(rounds.iter().map(figure).collect());
+        Some(Floor {
+            disk_us: spread(|(disk, _, _)| *disk)?,
+            round_trip_us: spread(|(_, trip, _)| *trip)?,
+            floor_us: spread(|(disk, trip, _)| disk + 2.0 * trip)?,
+            tandem_us: spread(|(_, _, own)| *own)?,
+            above_us: spread(|(disk, trip, own)| own - disk - 2.0 * trip)?,
+        })
     }
 
     pub(super) fn rounds(&self) -> usize {
@@ -118,7 +157,7 @@ impl Report {
         }
         let disk = |(when, workload, sample): &(&str, &str, Sample)| json!({ "when": when, "workload": workload, "run": sample });
         let disk: Vec<Value> = self.disk.iter().map(disk).collect();
-        json!({ "disk": disk, "size_bytes": self.size_bytes, "seconds": self.seconds, "rounds": self.rounds, "workloads": workloads })
+        json!({ "disk": disk, "floor": self.floor(), "size_bytes": self.size_bytes, "seconds": self.seconds, "rounds": self.rounds, "workloads": workloads })
     }
 }
 
@@ -151,6 +190,18 @@ pub(super) fn table(report: &Report) -> String {
             let ratio = ratio.map_or_else(String::new, |r| format!("{:.2} ({:.2}-{:.2})", r.median, r.min, r.max));
             let _ = writeln!(text, " {ratio:>18}");
         }
+    }
+    if let Some(floor) = report.floor() {
+        let shown = |s: Spread| format!("{:.0} ({:.0}-{:.0})", s.median, s.min, s.max);
+        let _ = writeln!(
+            text,
+            "\n{FLOOR_WORKLOAD}, microseconds: disk {} + 2 x round trip {} = bare floor {}; tandem {}, above it {}",
+            shown(floor.disk_us),
+            shown(floor.round_trip_us),
+            shown(floor.floor_us),
+            shown(floor.tandem_us),
+            shown(floor.above_us)
+        );
     }
     text
 }
@@ -211,5 +262,22 @@ pub(super) mod tests {
         assert_eq!(summary["workloads"]["w"]["tandem_over_quorum"]["median"], 2.0);
         assert_eq!(summary["workloads"]["w"]["tandem"]["runs"].as_array().map(Vec::len), Some(3));
         assert!(table(&report).contains("2.00 (1.00-5.00)"));
+        assert_eq!(report.floor(), None);
+    }
+
+    #[test]
+    fn floor_is_the_disk_and_two_round_trips_of_the_same_round() {
+        let mut report = Report::new(1, 1, 2);
+        for (disk, trip, own) in [(30.0, 10.0, 100.0), (50.0, 20.0, 120.0)] {
+            for (target, latency_mean_us) in [("raw", disk), ("tandem", own)] {
+                let sample = Sample { latency_mean_us, ..row(target, 1.0).sample };
+                report.add(Row { workload: FLOOR_WORKLOAD, target, sample });
+            }
+            report.add_round_trip(trip);
+        }
+        let floor = report.floor().expect("all was measured");
+        assert_eq!((floor.floor_us.min, floor.floor_us.max), (50.0, 90.0));
+        assert_eq!((floor.above_us.min, floor.above_us.max), (30.0, 50.0));
+        assert!(table(&report).contains("bare floor 70 (50-90); tandem 110 (100-120), above it 40 (30-50)"));
     }
 }

@@ -82,7 +82,7 @@ impl Primary {
             return self.give_up_handoff(core);
         }
         if handoff.step == Step::Draining && self.is_quiet() {
-            self.start_flush(core, None);
+            self.start_flush(core, None, self.durability.mark());
             self.step_handoff(Step::Flushing);
         }
         let flushing = self.handoff.is_some_and(|handoff| handoff.step == Step::Flushing);

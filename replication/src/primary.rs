@@ -18,6 +18,7 @@ use crate::proposal::Proposal;
 use crate::read::Read;
 use crate::scrub::Scrub;
 use crate::tracker::Beginning;
+use crate::write::durability::Durability;
 use crate::write::flush::Flush;
 use crate::write::overlap::Overlap;
 use crate::write::pipeline::Write;
@@ -54,6 +55,7 @@ pub(crate) struct Primary {
     pub(crate) writes: BTreeMap<u64, Write>,
     pub(crate) reads: BTreeMap<u64, Read>,
     pub(crate) flushes: BTreeMap<u64, Flush>,
+    pub(crate) durability: Durability,
     pub(crate) overlap: Overlap<Holder>,
     /// A scrub under way.
     pub(crate) scrub: Option<Scrub>,
@@ -84,6 +86,7 @@ impl Primary {
             writes: BTreeMap::new(),
             reads: BTreeMap::new(),
             flushes: BTreeMap::new(),
+            durability: Durability::default(),
             overlap: Overlap::default(),
             scrub: None,
             fetches: BTreeMap::new(),
@@ -288,7 +291,7 @@ impl Primary {
     fn start_client(&mut self, core: &mut Core, op: OpId, request: Request) {
         match request {
             Request::Read { range } => self.on_client_read(core, op, range),
-            Request::Flush => self.start_flush(core, Some(op)),
+            Request::Flush => self.on_client_flush(core, op),
             write => self.on_client_write(core, op, write),
         }
     }

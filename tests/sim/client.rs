@@ -26,6 +26,8 @@ pub struct Client {
     pub turn: u64,
     /// The operation it waits for.
     pub waits_for: Option<u64>,
+    /// Its last operation is a write.
+    pub wrote: bool,
 }
 
 /// An operation that a node has and has not answered.
@@ -119,7 +121,7 @@ impl World {
             for _ in 0..self.setup.volumes[volume].clients {
                 let client = self.clients.len();
                 let node = self.rng.below(BOXES as u64) as usize;
-                self.clients.push(Client { volume, node, turn: 0, waits_for: None });
+                self.clients.push(Client { volume, node, turn: 0, waits_for: None, wrote: false });
                 let at = 1500 * MILLISECOND + self.rng.below(500 * MILLISECOND);
                 self.queue.push(at, Ev::Client { client, turn: 0 });
             }
@@ -141,7 +143,9 @@ impl World {
             return;
         }
         let (volume, node) = (self.clients[client].volume, self.clients[client].node);
-        let wish = self.invent(volume);
+        let flushes = self.setup.volumes[volume].writes_log && self.clients[client].wrote && self.rng.chance(850);
+        let wish = if flushes { Wish::flush() } else { self.invent(volume) };
+        self.clients[client].wrote = matches!(wish.request, Request::Write { .. });
         match self.ask(node, volume, wish, Some(client)) {
             Some(op) => {
                 self.clients[client].waits_for = Some(op);

@@ -19,6 +19,9 @@ pub const EXTENTS_MAX: u64 = 6;
 /// Blocks of a simulated volume, at most.
 pub const VOLUME_BLOCKS_MAX: u64 = EXTENTS_MAX * EXTENT_BLOCKS;
 
+/// Of so many seeds one has a client that writes a log.
+const LOG_EACH: u64 = 8;
+
 /// One volume.
 #[derive(Clone, Debug)]
 pub struct VolumeSetup {
@@ -32,6 +35,8 @@ pub struct VolumeSetup {
     pub replicas: Vec<usize>,
     /// Concurrent clients.
     pub clients: usize,
+    /// They flush after most of their writes, as whoever writes a log does.
+    pub writes_log: bool,
 }
 
 /// Everything that is fixed for a run.
@@ -82,7 +87,11 @@ impl Setup {
     pub fn random(seed: u64) -> Self {
         let rng = &mut Rng::new(seed);
         let third_stores = rng.chance(250);
-        let volumes = (0..if rng.chance(250) { VOLUMES_MAX } else { 1 }).map(|_| volume(rng, third_stores)).collect();
+        let count = if rng.chance(250) { VOLUMES_MAX } else { 1 };
+        let mut volumes: Vec<VolumeSetup> = (0..count).map(|_| volume(rng, third_stores)).collect();
+        if seed % LOG_EACH == LOG_EACH - 1 {
+            (volumes[0].writes_log, volumes[0].clients) = (true, 1);
+        }
         let confirmed_reads = rng.chance(400);
         let flawed = rng.chance(400).then(|| rng.below(if third_stores { 3 } else { 2 }) as usize);
         let protocol = if rng.chance(200) { 1 } else { 2 };
@@ -126,8 +135,14 @@ impl Setup {
     /// One volume on two boxes and a witness, ideal clocks, no faults: for scenarios.
     pub fn scripted() -> Self {
         let windows = vec![BlockRange::new(0, 16), BlockRange::new(1024, 16), BlockRange::new(2048, 16)];
-        let volume =
-            VolumeSetup { blocks: 3 * EXTENT_BLOCKS, windows, durable: false, replicas: vec![0, 1], clients: 0 };
+        let volume = VolumeSetup {
+            blocks: 3 * EXTENT_BLOCKS,
+            windows,
+            durable: false,
+            replicas: vec![0, 1],
+            clients: 0,
+            writes_log: false,
+        };
         Self {
             seed: 0,
             third_stores: false,
@@ -209,6 +224,7 @@ fn volume(rng: &mut Rng, third_stores: bool) -> VolumeSetup {
         durable: rng.chance(200),
         replicas,
         clients: rng.between(2, 4) as usize,
+        writes_log: false,
     }
 }
 

@@ -1,4 +1,4 @@
-//! A flush: on the media of every required copy before it completes.
+//! A flush: on the media of every required copy before it completes, unless all that it covers is there already.
 
 use proto::NodeId;
 use proto::peer::message::Message;
@@ -9,6 +9,7 @@ use crate::core::{Core, Purpose};
 use crate::event::OpId;
 use crate::link::Awaited;
 use crate::primary::Primary;
+use crate::write::durability::Mark;
 use crate::write::pipeline::Step;
 
 /// One flush; without `op` it is the primary's own, before a handoff or a stop.
@@ -16,6 +17,7 @@ use crate::write::pipeline::Step;
 pub(crate) struct Flush {
     pub(crate) op: Option<OpId>,
     step: Step,
+    covers: Mark,
     /// Copies that were required when it arrived. One required only later was flushed before it is admitted.
     targets: SmallVec<[NodeId; 2]>,
     acked: SmallVec<[NodeId; 2]>,
@@ -30,8 +32,16 @@ impl Flush {
 }
 
 impl Primary {
+    /// A client flushes.
+    pub(crate) fn on_client_flush(&mut self, core: &mut Core, op: OpId) {
+        match self.durability.on_flush() {
+            Some(mark) => self.start_flush(core, Some(op), mark),
+            None => core.act(Action::Complete { op, data: None }),
+        }
+    }
+
     /// Starts a flush.
-    pub(crate) fn start_flush(&mut self, core: &mut Core, op: Option<OpId>) {
+    pub(crate) fn start_flush(&mut self, core: &mut Core, op: Option<OpId>, covers: Mark) {
         let number = self.number();
         let targets: SmallVec<[NodeId; 2]> = self.required().collect();
         let step = if core.disk_report().is_some() {
@@ -41,7 +51,7 @@ impl Primary {
         } else {
             Step::Lost
         };
-        self.flushes.insert(number, Flush { op, step, targets: targets.clone(), acked: SmallVec::new() });
+        self.flushes.insert(number, Flush { op, step, covers, targets: targets.clone(), acked: SmallVec::new() });
         for node in targets {
             self.send_flush(core, node, number);
         }
@@ -103,7 +113,9 @@ impl Primary {
         if !local || self.required().any(|node| awaited(&node)) {
             return;
         }
-        if let Some(op) = self.flushes.remove(&number).and_then(|flush| flush.op) {
+        let Some(Flush { op, covers, .. }) = self.flushes.remove(&number) else { return };
+        self.durability.on_flushed(covers);
+        if let Some(op) = op {
             core.act(Action::Complete { op, data: None });
         }
     }

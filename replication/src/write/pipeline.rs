@@ -77,6 +77,11 @@ impl Write {
         }
     }
 
+    /// Written through by every copy that has acknowledged it.
+    fn is_durable(&self) -> bool {
+        matches!(self.work, Work::One { fua: true, .. })
+    }
+
     fn blocks(&self) -> u64 {
         self.ranges.iter().map(|range| range.count).sum()
     }
@@ -86,6 +91,7 @@ impl Primary {
     /// Admits a write, zeroing, discard or batch.
     pub(crate) fn on_client_write(&mut self, core: &mut Core, op: OpId, request: Request) {
         let durable = core.config.as_ref().is_some_and(|config| config.ack_policy == AckPolicy::Durable);
+        let durable = self.durability.on_write(self.writes.is_empty()) || durable;
         let (work, ranges, coverage, has_data): (Work, Ranges, _, _) = match request {
             Request::Write { range, kind, fua, coverage } => {
                 let work = Work::One { range, kind, fua: fua || durable };
@@ -272,6 +278,7 @@ impl Primary {
         }
         let first = !std::mem::replace(&mut write.completed, true);
         if first {
+            self.durability.on_written(write.is_durable());
             core.act(Action::Complete { op: write.op, data: None });
         }
         let holder = Holder::Write(number);

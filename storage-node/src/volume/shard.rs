@@ -77,7 +77,8 @@ impl Shards {
 }
 
 fn run(mut queue: mpsc::Receiver<Start>, ready: &std::sync::mpsc::SyncSender<io::Result<()>>) {
-    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+    let mut builder = tokio::runtime::Builder::new_current_thread();
+    let runtime = match builder.enable_all().on_thread_unpark(Ring::look).build() {
         Ok(runtime) => runtime,
         Err(why) => return drop(ready.send(Err(why))),
     };

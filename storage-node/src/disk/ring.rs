@@ -8,14 +8,16 @@
 //! The only place of this crate that uses `unsafe`.
 #![allow(unsafe_code)]
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::fs::File;
+use std::future::poll_fn;
 use std::io;
 use std::mem;
 use std::os::fd::{AsRawFd, RawFd};
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
+use std::task::{Context, Poll, Waker, ready};
 use std::time::{Duration, Instant};
 
 use block_device::AlignedBuf;
@@ -24,7 +26,7 @@ use io_uring::{IoUring, opcode, squeue, types};
 use slab::Slab;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
-use tokio::sync::{Notify, oneshot};
+use tokio::sync::oneshot;
 
 use super::DiskError;
 
@@ -86,7 +88,8 @@ impl Ring {
                 #[cfg(test)]
                 trace: Vec::new(),
             }),
-            wake: Notify::new(),
+            asked: Cell::new(false),
+            sleeper: RefCell::new(None),
         });
         HERE.with(|here| here.replace(Rc::downgrade(&core)));
         // SAFETY: the descriptor is the ring's own; `RingFd` owns a reference to the core, which keeps the ring open and
@@ -126,7 +129,7 @@ impl Ring {
             return;
         }
         self.core.state.borrow_mut().deferred.push(call);
-        self.core.wake.notify_one();
+        self.core.ask();
     }
 
     /// True when the runtime that polled the ring is gone: nothing started now would ever end.
@@ -158,7 +161,7 @@ impl Ring {
 impl Drop for Ring {
     fn drop(&mut self) {
         self.core.state.borrow_mut().closing = true;
-        self.core.wake.notify_one();
+        self.core.ask();
     }
 }
 
@@ -187,7 +190,9 @@ thread_local! {
 
 struct Core {
     state: RefCell<State>,
-    wake: Notify,
+    /// The completion task is to take a turn.
+    asked: Cell<bool>,
+    sleeper: RefCell<Option<Waker>>,
 }
 
 struct State {
@@ -242,7 +247,7 @@ impl Core {
         }
         if state.in_flight >= state.in_flight_max && state.waiting.len() >= WAITING_MAX {
             state.deferred.push(Box::new(move || done(Err(DiskError::Io(libc::EBUSY)))));
-            self.wake.notify_one();
+            self.ask();
             return;
         }
         #[cfg(test)]
@@ -263,20 +268,42 @@ impl Core {
         if state.push_to_kernel().is_ok() {
             // A fast disk is done before the call returns.
             if state.has_completions() {
-                self.wake.notify_one();
+                self.ask();
             }
             return;
         }
         // Nothing may be in flight whose end would bring another turn, so ask for one.
         if !state.resubmitting && !state.ended {
             state.resubmitting = true;
-            self.wake.notify_one();
+            self.ask();
         }
+    }
+
+    /// Has the completion task take a turn soon.
+    fn ask(&self) {
+        self.asked.set(true);
+        if let Some(sleeper) = self.sleeper.take() {
+            sleeper.wake();
+        }
+    }
+
+    /// Ready when the completion task has something to do.
+    fn poll_asked(&self, cx: &mut Context<'_>, poll: &AsyncFd<RingFd>) -> Poll<io::Result<()>> {
+        if self.asked.replace(false) {
+            return Poll::Ready(Ok(()));
+        }
+        let mut sleeper = self.sleeper.borrow_mut();
+        if !sleeper.as_ref().is_some_and(|sleeper| sleeper.will_wake(cx.waker())) {
+            *sleeper = Some(cx.waker().clone());
+        }
+        // Cleared before the queue is read, so that a completion that comes after it wakes again.
+        ready!(poll.poll_read_ready(cx))?.clear_ready();
+        Poll::Ready(Ok(()))
     }
 
     fn look(&self) {
         if self.state.try_borrow_mut().is_ok_and(|mut state| state.has_completions()) {
-            self.wake.notify_one();
+            self.ask();
         }
     }
 
@@ -505,22 +532,17 @@ impl Drop for TaskGuard {
 async fn complete(guard: TaskGuard, poll: AsyncFd<RingFd>) {
     let core = &guard.0;
     loop {
-        tokio::select! {
-            ready = poll.readable() => match ready {
-                // Cleared before the queue is read, so that a completion that comes after it wakes again.
-                Ok(mut ready) => ready.clear_ready(),
-                Err(error) => {
-                    tracing::error!(%error, "the runtime no longer polls the io_uring");
-                    return;
-                }
-            },
-            () = core.wake.notified() => {}
+        if let Err(error) = poll_fn(|cx| core.poll_asked(cx, &poll)).await {
+            tracing::error!(%error, "the runtime no longer polls the io_uring");
+            return;
         }
         let resubmitting = mem::take(&mut core.state.borrow_mut().resubmitting);
         if resubmitting {
             tokio::time::sleep(RESUBMIT_PAUSE).await;
         }
         core.turn();
+        // A fast disk behind a long queue must not keep the others of this thread waiting.
+        tokio::task::coop::consume_budget().await;
         let state = core.state.borrow();
         if state.closing && state.entries.is_empty() && state.deferred.is_empty() {
             return;

@@ -74,7 +74,7 @@ impl ReadyLink {
             volume: self.volume,
             version: self.version,
             state: RefCell::new(State::Open { writer: Rc::new(writer), outbox: Outbox::default() }),
-            has_output: Notify::new(),
+            has_leftovers: Notify::new(),
             closed: Notify::new(),
             down_reported: Cell::new(false),
         });
@@ -94,14 +94,17 @@ impl LinkSender {
     /// Queues a frame; payload parts are sent one after the other without copying. `sums` are the checksums of the blocks
     /// of its data, one for each; none for a message without data. Over the bound of queued bytes, or
     /// with a payload that does not fit the message, the link is closed (reported as Down). On a closed link it does
-    /// nothing. The frame leaves with the next `flush`, or else on the next turn of the shard.
+    /// nothing. The frame leaves with the next `flush`.
     pub fn send(&self, envelope: &Envelope, message: &Message, payload: SmallVec<[Bytes; 1]>, sums: &[u32]) {
         self.owner.core.send(envelope, message, payload, sums);
     }
 
-    /// Gives everything queued to the socket now, as far as it takes it: to be called at the end of an actor's turn.
+    /// Gives everything queued to the socket now, and what it does not take as soon as it does: to be called at the end of
+    /// an actor's turn.
     pub fn flush(&self) {
-        self.owner.core.write_out();
+        if self.owner.core.write_out() == Written::Blocked {
+            self.owner.core.has_leftovers.notify_one();
+        }
     }
 
     /// Closes it with a reason; Down follows from the link's task. What the socket takes at once of the queued frames
@@ -140,8 +143,8 @@ struct LinkCore {
     volume: VolumeId,
     version: ProtocolVersion,
     state: RefCell<State>,
-    /// The outbox went from empty to not empty.
-    has_output: Notify,
+    /// A flush could not send everything.
+    has_leftovers: Notify,
     closed: Notify,
     down_reported: Cell<bool>,
 }
@@ -162,12 +165,7 @@ impl LinkCore {
             }
         }
         let pushed = match &mut *self.state.borrow_mut() {
-            State::Open { outbox, .. } => {
-                if outbox.queued_bytes() == 0 {
-                    self.has_output.notify_one();
-                }
-                outbox.push(self.version, envelope, message, payload, sums)
-            }
+            State::Open { outbox, .. } => outbox.push(self.version, envelope, message, payload, sums),
             State::Closed { .. } => return,
         };
         if let Err(invalid) = pushed {
@@ -260,7 +258,7 @@ async fn run(core: Rc<LinkCore>, mut reader: FrameReader, sink: LinkSink) {
 async fn write_leftovers(core: &LinkCore) {
     while let Some(writer) = core.writer() {
         match core.write_out() {
-            Written::All => core.has_output.notified().await,
+            Written::All => core.has_leftovers.notified().await,
             Written::Blocked => {
                 if let Err(error) = writer.writable().await {
                     core.close(format!("cannot send: {error}"), false);

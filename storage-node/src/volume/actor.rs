@@ -3,8 +3,10 @@
 //! A turn handles everything that waits, then submits to the ring once. The core sees the time of each event by itself,
 //! read just before: a lease must not be judged by the clock of a turn that was held up.
 
+use std::future::poll_fn;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use proto::{DiskId, Timestamp, VolumeId};
@@ -14,6 +16,7 @@ use replication::{Action, Replica};
 use rustc_hash::FxHashMap;
 use slab::Slab;
 use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
@@ -33,6 +36,16 @@ const INPUTS_PER_TURN_MAX: usize = 512;
 const TICK_LEAST: Duration = Duration::from_millis(1);
 /// How long an opening store waits for the I/O of a former process to end.
 const STORE_LOCK_WAIT: Duration = Duration::from_secs(30);
+
+/// Longest time for which the timer is set.
+const TICK_MOST: Duration = Duration::from_secs(3600);
+
+/// Why the actor goes on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Woken {
+    Pushed,
+    Alarm,
+}
 
 /// How the actor ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -69,7 +82,8 @@ pub(crate) struct Actor {
     attach_waiter: Option<oneshot::Sender<Result<(), String>>>,
     attach_next: Option<(FoundStore, bool)>,
     end_waiters: Vec<oneshot::Sender<()>>,
-    remote: mpsc::Receiver<Remote>,
+    /// What comes from other threads until it is in the inbox.
+    feeders: JoinSet<()>,
     config: watch::Receiver<Arc<VolumeConfig>>,
     actions: Vec<Action>,
 }
@@ -89,6 +103,9 @@ impl Actor {
         let inbox = Rc::new(Inbox::default());
         let shared = Rc::new(Shared::new(Rc::clone(&inbox), volume, size_bytes, env.cluster.clone()));
         let me = env.identity;
+        let mut feeders = JoinSet::new();
+        feeders.spawn_local(feed_remotes(remote, Rc::clone(&inbox)));
+        feeders.spawn_local(feed_configs(config.clone(), Rc::clone(&inbox)));
         Self {
             volume,
             replica: Replica::new(volume, me.node, me.incarnation, env.boot, env.timing, boot_time()),
@@ -109,7 +126,7 @@ impl Actor {
             attach_waiter: None,
             attach_next: None,
             end_waiters: Vec::new(),
-            remote,
+            feeders,
             config,
             actions: Vec::new(),
         }
@@ -117,7 +134,7 @@ impl Actor {
 
     /// Runs until the volume is stopped or removed.
     pub(crate) async fn run(mut self, disk: DiskStart) {
-        self.config.mark_changed();
+        self.take_config();
         match disk {
             DiskStart::Open { found, suspect } => self.open(found, suspect),
             DiskStart::Without(state) => {
@@ -127,33 +144,29 @@ impl Actor {
         }
         let sleep = tokio::time::sleep(Duration::ZERO);
         tokio::pin!(sleep);
+        // When the timer goes off; earlier than needed is harmless, and cheaper than to set it anew every time.
+        let mut alarm = Timestamp(0);
         loop {
             self.turn();
             if self.ending != Ending::No {
                 break;
             }
-            let deadline = self.replica.next_deadline();
-            let now = boot_time();
-            let wait = Duration::from_micros(deadline.since(now).0).max(TICK_LEAST);
-            let timed = deadline != Timestamp::NEVER;
-            if timed {
-                sleep.as_mut().reset(tokio::time::Instant::now() + wait);
-            }
             if !self.inbox.is_empty() {
                 tokio::task::yield_now().await;
                 continue;
             }
-            tokio::select! {
-                () = self.inbox.pushed() => {}
-                remote = self.remote.recv() => match remote {
-                    Some(remote) => self.inbox.push(Input::Remote(remote)),
-                    None => self.ending = Ending::Removed,
-                },
-                changed = self.config.changed() => match changed {
-                    Ok(()) => self.config.mark_changed(),
-                    Err(_) => self.ending = Ending::Removed,
-                },
-                () = &mut sleep, if timed => {}
+            let deadline = self.replica.next_deadline();
+            if deadline < alarm || alarm == Timestamp(0) {
+                let wait = Duration::from_micros(deadline.since(boot_time()).0).clamp(TICK_LEAST, TICK_MOST);
+                sleep.as_mut().reset(tokio::time::Instant::now() + wait);
+                alarm = deadline;
+            }
+            let woken = poll_fn(|cx| match self.inbox.poll_pushed(cx) {
+                Poll::Ready(()) => Poll::Ready(Woken::Pushed),
+                Poll::Pending => sleep.as_mut().poll(cx).map(|()| Woken::Alarm),
+            });
+            if woken.await == Woken::Alarm {
+                alarm = Timestamp(0);
             }
         }
         self.finish().await;
@@ -161,13 +174,6 @@ impl Actor {
 
     /// Handles what waits, then submits what came of it.
     fn turn(&mut self) {
-        if self.config.has_changed().unwrap_or(false) {
-            let config = self.config.borrow_and_update().clone();
-            self.on_config(&config);
-        }
-        while let Ok(remote) = self.remote.try_recv() {
-            self.inbox.push(Input::Remote(remote));
-        }
         if boot_time() >= self.replica.next_deadline() {
             self.handle(Event::Tick);
         }
@@ -194,6 +200,12 @@ impl Actor {
         self.shared.local.set(self.replica.serves_locally());
     }
 
+    /// The newest configuration.
+    fn take_config(&mut self) {
+        let config = self.config.borrow().clone();
+        self.on_config(&config);
+    }
+
     fn on_config(&mut self, config: &Arc<VolumeConfig>) {
         let me = self.env.identity;
         self.handle(Event::Config(Box::new(VolumeConfig::clone(config))));
@@ -206,7 +218,9 @@ impl Actor {
     fn on_input(&mut self, input: Input) {
         match input {
             Input::Fact(event) => self.handle(event),
+            Input::Config => self.take_config(),
             Input::Remote(remote) => self.on_remote(remote),
+            Input::Orphaned => self.ending = Ending::Removed,
             Input::Client { op, request, payload, open } => {
                 if let Some(held) = payload {
                     self.payloads.hold(PayloadId::Client(op), held);
@@ -444,7 +458,7 @@ impl Actor {
         self.shared.serving.borrow().cancel();
         self.links.close_all("the volume stops");
         self.inbox.close();
-        self.remote.close();
+        self.feeders.abort_all();
         self.clients.clear();
         let store = self.shared.store.take();
         if let Some(store) = store {
@@ -468,4 +482,20 @@ impl Actor {
             | DiskState::Detached { disk_id, .. } => *disk_id,
         }
     }
+}
+
+/// Hands on what other threads send, one by one.
+async fn feed_remotes(mut remotes: mpsc::Receiver<Remote>, inbox: Rc<Inbox>) {
+    while let Some(remote) = remotes.recv().await {
+        inbox.push_remote(remote).await;
+    }
+    inbox.push(Input::Orphaned);
+}
+
+/// Tells of each new configuration; of several in a row maybe once.
+async fn feed_configs(mut configs: watch::Receiver<Arc<VolumeConfig>>, inbox: Rc<Inbox>) {
+    while configs.changed().await.is_ok() {
+        inbox.push(Input::Config);
+    }
+    inbox.push(Input::Orphaned);
 }

@@ -5,6 +5,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
+use std::task::{Context, Poll, Waker};
 
 use proto::NodeId;
 use replication::event::{Event, LinkId, OpId, Request};
@@ -23,8 +24,12 @@ pub(crate) const FRAMES_QUEUED_MAX: usize = 16 * 1024;
 pub(crate) enum Input {
     /// A fact that needs no translation.
     Fact(Event),
+    /// The configuration is another.
+    Config,
     /// From another thread.
     Remote(Remote),
+    /// Nobody else knows of the volume any more.
+    Orphaned,
     /// A client asks.
     Client { op: OpId, request: Request, payload: Option<Held>, open: OpenOperation },
     /// The end of a disk operation.
@@ -50,7 +55,8 @@ pub(crate) struct Inbox {
     queue: RefCell<VecDeque<Input>>,
     frames: Cell<usize>,
     closed: Cell<bool>,
-    wake: Notify,
+    sleeper: RefCell<Option<Waker>>,
+    remote_taken: Notify,
 }
 
 impl Inbox {
@@ -63,14 +69,18 @@ impl Inbox {
             self.frames.set(self.frames.get() + 1);
         }
         self.queue.borrow_mut().push_back(input);
-        self.wake.notify_one();
+        if let Some(sleeper) = self.sleeper.take() {
+            sleeper.wake();
+        }
     }
 
     /// The oldest input.
     pub(crate) fn pop(&self) -> Option<Input> {
         let input = self.queue.borrow_mut().pop_front();
-        if let Some(Input::Link { event: LinkEvent::Frame { .. }, .. }) = input {
-            self.frames.set(self.frames.get() - 1);
+        match input {
+            Some(Input::Link { event: LinkEvent::Frame { .. }, .. }) => self.frames.set(self.frames.get() - 1),
+            Some(Input::Remote(_)) => self.remote_taken.notify_one(),
+            _ => {}
         }
         input
     }
@@ -85,9 +95,23 @@ impl Inbox {
         self.queue.borrow().is_empty()
     }
 
-    /// Sleeps until something was pushed since the last sleep.
-    pub(crate) async fn pushed(&self) {
-        self.wake.notified().await;
+    /// Ready when something waits.
+    pub(crate) fn poll_pushed(&self, cx: &mut Context<'_>) -> Poll<()> {
+        if !self.is_empty() {
+            return Poll::Ready(());
+        }
+        let mut sleeper = self.sleeper.borrow_mut();
+        if !sleeper.as_ref().is_some_and(|sleeper| sleeper.will_wake(cx.waker())) {
+            *sleeper = Some(cx.waker().clone());
+        }
+        Poll::Pending
+    }
+
+    /// Adds what came from another thread, and waits until it is handled: no more than one of these waits here, the others
+    /// where they are bounded.
+    pub(crate) async fn push_remote(&self, remote: Remote) {
+        self.push(Input::Remote(remote));
+        self.remote_taken.notified().await;
     }
 
     /// Takes nothing more, and drops what waits.

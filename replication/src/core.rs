@@ -16,6 +16,7 @@ use crate::event::{DiskReport, IoId, LinkId, PayloadId};
 use crate::scrub::ScrubReport;
 use crate::timing::Timing;
 use crate::tracker::Trackers;
+use crate::window::Window;
 
 /// The local disk as the replica sees it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -119,7 +120,7 @@ pub(crate) struct Core {
     /// The newest version that a primary acted under whose stream has reached this run.
     pub(crate) primary_version: ConfigVersion,
     /// Operations in flight, by number, hence oldest first.
-    pub(crate) io: BTreeMap<IoId, Io>,
+    pub(crate) io: Window<IoId, Io>,
     next_io: u64,
     /// Grows whenever the role or the session changes: I/O of an older generation only has to end.
     pub(crate) generation: u64,
@@ -168,7 +169,7 @@ impl Core {
             unfinished_scrub: None,
             fence: (Epoch(0), ConfigVersion(0)),
             primary_version: ConfigVersion(0),
-            io: BTreeMap::new(),
+            io: Window::default(),
             next_io: 0,
             generation: 0,
             given_up: Epoch(0),

@@ -27,6 +27,7 @@ mod status;
 mod takeover;
 mod timing;
 mod tracker;
+mod window;
 mod write;
 
 pub use action::{Action, Notice, PayloadSlice, Refusal};
@@ -37,3 +38,4 @@ pub use replica::Replica;
 pub use scrub::ScrubReport;
 pub use status::Status;
 pub use timing::Timing;
+pub use window::Window;

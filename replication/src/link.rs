@@ -1,7 +1,5 @@
 //! The primary's sessions: one per peer, opened by Hello, ended by the first doubt.
 
-use std::collections::BTreeMap;
-
 use proto::peer::message::{Message, NackReason, Seq, Uncertain};
 use proto::peer::version::ProtocolVersion;
 use proto::{Boot, ConfigVersion, DiskId, Incarnation, Micros, NodeId, SessionId, Timestamp};
@@ -14,6 +12,7 @@ use crate::lease::Lease;
 use crate::primary::Primary;
 use crate::resync::source::Source;
 use crate::tracker::Tracker;
+use crate::window::Window;
 
 /// Wait before a refused Hello is repeated.
 const HELLO_RETRY: Micros = Micros::from_millis(50);
@@ -50,7 +49,7 @@ pub(crate) struct PeerSession {
     open: bool,
     next_seq: u64,
     /// Operations sent and not acknowledged, oldest first.
-    pub(crate) pending: BTreeMap<Seq, (Awaited, Timestamp)>,
+    pub(crate) pending: Window<Seq, (Awaited, Timestamp)>,
     pub(crate) lease: Lease,
     /// Newest stamp of the peer's clock.
     echo: Timestamp,
@@ -290,7 +289,7 @@ impl Primary {
             open: false,
             // The first number names no operation: once it is settled, so is what earlier sessions have left.
             next_seq: 1,
-            pending: BTreeMap::new(),
+            pending: Window::default(),
             lease: Lease::default(),
             echo: Timestamp(0),
             identity: (Incarnation(0), Boot(0)),
@@ -502,10 +501,8 @@ impl Primary {
             let Some(peer) = self.peers.get(&node) else { continue };
             let timing = core.timing;
             let overdue = peer.session.as_ref().is_some_and(|session| {
-                session
-                    .pending
-                    .first_key_value()
-                    .is_some_and(|(_, (_, at))| core.active.since(*at) >= timing.io_timeout)
+                let oldest = session.pending.values().next();
+                oldest.is_some_and(|(_, at)| core.active.since(*at) >= timing.io_timeout)
             });
             let unanswered = peer.session.is_some() && !peer.is_open() && core.now >= peer.retry_hello_at;
             if overdue {

@@ -18,6 +18,7 @@ use crate::proposal::Proposal;
 use crate::read::Read;
 use crate::scrub::Scrub;
 use crate::tracker::Beginning;
+use crate::window::Window;
 use crate::write::durability::Durability;
 use crate::write::flush::Flush;
 use crate::write::overlap::Overlap;
@@ -52,9 +53,9 @@ pub(crate) struct Primary {
     pub(crate) epoch: Epoch,
     pub(crate) service: Service,
     pub(crate) peers: BTreeMap<NodeId, Peer>,
-    pub(crate) writes: BTreeMap<u64, Write>,
-    pub(crate) reads: BTreeMap<u64, Read>,
-    pub(crate) flushes: BTreeMap<u64, Flush>,
+    pub(crate) writes: Window<u64, Write>,
+    pub(crate) reads: Window<u64, Read>,
+    pub(crate) flushes: Window<u64, Flush>,
     pub(crate) durability: Durability,
     pub(crate) overlap: Overlap<Holder>,
     /// A scrub under way.
@@ -83,9 +84,9 @@ impl Primary {
             epoch: core.epoch(),
             service: Service::Starting,
             peers: BTreeMap::new(),
-            writes: BTreeMap::new(),
-            reads: BTreeMap::new(),
-            flushes: BTreeMap::new(),
+            writes: Window::default(),
+            reads: Window::default(),
+            flushes: Window::default(),
             durability: Durability::default(),
             overlap: Overlap::default(),
             scrub: None,
@@ -353,17 +354,17 @@ impl Primary {
         outside.into_iter().for_each(|node| self.mark_unacked_dirty(core, node));
         let askers: Vec<u64> = self.fetches.keys().copied().collect();
         askers.into_iter().for_each(|number| self.drop_fetch(core, number));
-        for write in std::mem::take(&mut self.writes).into_values() {
+        for write in self.writes.drain().map(|(_, write)| write) {
             if !write.completed {
                 core.act(Action::Refuse { op: write.op, why });
             }
             core.release(write.payload);
         }
-        for read in std::mem::take(&mut self.reads).into_values() {
+        for read in self.reads.drain().map(|(_, read)| read) {
             core.release(read.loaded());
             core.act(Action::Refuse { op: read.op, why });
         }
-        for flush in std::mem::take(&mut self.flushes).into_values() {
+        for flush in self.flushes.drain().map(|(_, flush)| flush) {
             flush.op.into_iter().for_each(|op| core.act(Action::Refuse { op, why }));
         }
         self.overlap = Overlap::default();

@@ -4,7 +4,6 @@
 //! operation goes on to its next phase, or ends. Reserving, loading a checksum page, a log transaction and an index page's
 //! write are shared: any number of operations wait for one of them.
 
-use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, VecDeque};
 
 use proto::BlockRange;
@@ -18,6 +17,7 @@ use super::log::Log;
 use super::read::{Read, Repair};
 use super::write::{Batch, Bitmaps, Write};
 use super::{Areas, CopyOp, CopyResult, Counters, Geometry, Hot, MetaPage, Order, Page, RawId, RawOp, RawResult};
+use crate::window::Window;
 
 /// See the module's header.
 #[derive(Debug)]
@@ -34,7 +34,7 @@ pub struct LocalCopy {
     /// Checksum pages being loaded, and who waits.
     pub(super) loads: BTreeMap<u64, Vec<Waiter>>,
     pub(super) counters: Counters,
-    ops: BTreeMap<u64, Running>,
+    ops: Window<u64, Running>,
     raws: Raws,
     /// A raw operation has failed; every operation fails from then on.
     failed: bool,
@@ -177,7 +177,7 @@ impl LocalCopy {
             reheat: BTreeMap::new(),
             loads: BTreeMap::new(),
             counters: Counters { pages_damaged, ..Counters::default() },
-            ops: BTreeMap::new(),
+            ops: Window::default(),
             raws: Raws::default(),
             failed: false,
         };
@@ -289,7 +289,7 @@ impl LocalCopy {
             assert_eq!(heat == Heat::Heating, self.heating.contains_key(&extent), "extent {extent}");
             assert!(heat == Heat::Cooling || !self.reheat.contains_key(&extent), "extent {extent}");
         }
-        for (tag, running) in &self.ops {
+        for (tag, running) in self.ops.iter() {
             assert!(running.pending > 0, "operation {tag} waits for nothing: {running:?}");
         }
     }
@@ -305,14 +305,13 @@ impl LocalCopy {
 
     /// Something that operation `tag` waits for has ended.
     pub(super) fn step(&mut self, tag: u64, trouble: Option<Trouble>, orders: &mut Vec<Order>) {
-        let Entry::Occupied(mut entry) = self.ops.entry(tag) else { unreachable!("an operation in flight") };
-        let running = entry.get_mut();
+        let running = self.ops.get_mut(&tag).expect("an operation in flight");
         running.pending -= 1;
         running.trouble = running.trouble.max(trouble);
         if running.pending > 0 {
             return;
         }
-        let mut running = entry.remove();
+        let mut running = self.ops.remove(&tag).expect("found above");
         let next = match running.trouble {
             Some(trouble) => self.end_badly(&mut running.op, trouble, orders),
             None => self.advance(tag, &mut running.op, orders),

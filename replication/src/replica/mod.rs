@@ -130,8 +130,8 @@ impl Replica {
     fn progress(&mut self) {
         // The last cooling has as much to write as there is, and nobody waits for it but the stop.
         let hung = |io: &Io| self.core.active.since(io.started) >= self.core.timing.io_timeout;
-        let mut timed = self.core.io.values().filter(|io| io.purpose != Purpose::StopCool);
-        if timed.next().is_some_and(hung) && matches!(self.core.disk, Disk::Attached(_)) {
+        let oldest = self.core.io.values().find(|io| io.purpose != Purpose::StopCool);
+        if oldest.is_some_and(hung) && matches!(self.core.disk, Disk::Attached(_)) {
             self.on_disk_lost(true);
         }
         let core = &mut self.core;

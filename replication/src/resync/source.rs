@@ -332,7 +332,7 @@ impl Primary {
         else {
             return;
         };
-        let settled = session.pending.first_key_value().is_none_or(|(seq, _)| *seq > *barrier);
+        let settled = session.pending.keys().next().is_none_or(|seq| *seq > *barrier);
         if settled && !*flushing {
             *flushing = true;
             let seq = session.await_ack(Awaited::PreSyncFlush, core.active);

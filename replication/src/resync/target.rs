@@ -3,8 +3,6 @@
 //! Overlapping operations run in stream order. What has begun when the session ends only has to end; what has not is
 //! dropped.
 
-use std::collections::BTreeMap;
-
 use proto::peer::message::{Message, Seq, Worth, WriteKind};
 use proto::{BlockRange, SessionId};
 use smallvec::smallvec;
@@ -14,6 +12,7 @@ use crate::activity_log::{User, extents_of};
 use crate::core::{Core, Purpose};
 use crate::event::{IoId, IoResult, LinkId, PayloadId};
 use crate::local_copy::ReadCheck;
+use crate::window::Window;
 use crate::write::overlap::{Class, Overlap, Ranges};
 
 /// Operations of one session in flight, at most; the primary's own bounds are lower.
@@ -72,7 +71,7 @@ impl Operation {
 #[derive(Clone, Debug, Default, Hash)]
 pub(crate) struct Stream {
     overlap: Overlap<Seq>,
-    operations: BTreeMap<Seq, Operation>,
+    operations: Window<Seq, Operation>,
     flushes: usize,
 }
 
@@ -272,8 +271,8 @@ impl Stream {
     }
 
     /// The session ended: frees the payloads (the shell keeps those that a running operation uses).
-    pub(crate) fn abandon(self, core: &mut Core) {
-        for operation in self.operations.into_values() {
+    pub(crate) fn abandon(mut self, core: &mut Core) {
+        for (_, operation) in self.operations.drain() {
             core.release(operation.payload);
         }
     }

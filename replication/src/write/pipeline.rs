@@ -234,7 +234,7 @@ impl Primary {
     /// The peer's session stands (again): sends what it has not acknowledged.
     pub(crate) fn resend_writes(&mut self, core: &mut Core, node: NodeId) {
         let Some(peer) = self.peers.get_mut(&node) else { return };
-        for (number, write) in &mut self.writes {
+        for (number, write) in self.writes.iter_mut() {
             if write.is_issued() && !write.acked.contains(&node) {
                 send_write(core, node, peer, *number, write);
             }
@@ -325,7 +325,7 @@ impl Primary {
             };
             requests.push((number, write.op, request));
         }
-        for (number, read) in std::mem::take(&mut self.reads) {
+        for (number, read) in self.reads.drain() {
             self.overlap.release(Holder::Read(number));
             core.release(read.loaded());
             self.forget_fetch(core, Asker::Read(number));

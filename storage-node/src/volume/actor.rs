@@ -12,9 +12,8 @@ use std::time::Duration;
 use proto::{DiskId, Timestamp, VolumeId};
 use replication::config::VolumeConfig;
 use replication::event::{Attachment, Control, DiskReport, Event, IoResult, PayloadId};
-use replication::{Action, Replica};
+use replication::{Action, Replica, Window};
 use rustc_hash::FxHashMap;
-use slab::Slab;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -69,7 +68,8 @@ pub(crate) struct Actor {
     pub(super) links: Links,
     pub(super) payloads: Payloads,
     pub(super) clients: FxHashMap<replication::OpId, OpenOperation>,
-    pub(super) pending: Slab<PendingIo>,
+    pub(super) pending: Window<u64, PendingIo>,
+    pub(super) last_tag: u64,
     pub(super) merges: FxHashMap<replication::IoId, Merge>,
     pub(super) disk: DiskState,
     /// Counts stores opened, so that the end of an older one is not taken for that of the newest.
@@ -116,7 +116,8 @@ impl Actor {
             links: Links::default(),
             payloads: Payloads::default(),
             clients: FxHashMap::default(),
-            pending: Slab::new(),
+            pending: Window::default(),
+            last_tag: 0,
             merges: FxHashMap::default(),
             disk: DiskState::Absent("not looked for yet".into()),
             generation: 0,
@@ -397,7 +398,7 @@ impl Actor {
     }
 
     fn on_disk_done(&mut self, done: DiskDone) {
-        let Some(pending) = usize::try_from(done.tag).ok().and_then(|tag| self.pending.try_remove(tag)) else {
+        let Some(pending) = self.pending.remove(&done.tag) else {
             error!(volume = %self.volume, tag = done.tag, "a disk operation ended that was not started");
             return;
         };

@@ -165,7 +165,7 @@ impl Actor {
             return self.start_io(pending, op);
         }
         error!(volume = %self.volume, ?id, "a payload to be written is not held");
-        let tag = self.pending.insert(pending) as u64;
+        let tag = self.await_io(pending);
         self.inbox.push(Input::Disk(DiskDone::bare(tag, Err(DiskError::Misuse(libc::EFAULT)))));
     }
 
@@ -246,9 +246,16 @@ impl Actor {
         self.payloads.hold(id, Held::Whole { data, sums });
     }
 
+    /// A number for a disk operation that begins.
+    fn await_io(&mut self, pending: PendingIo) -> u64 {
+        self.last_tag += 1;
+        self.pending.insert(self.last_tag, pending);
+        self.last_tag
+    }
+
     /// Starts a disk operation; without a disk it fails.
     pub(super) fn start_io(&mut self, pending: PendingIo, op: DiskOp) {
-        let tag = self.pending.insert(pending) as u64;
+        let tag = self.await_io(pending);
         match &*self.shared.store.borrow() {
             Some(store) => store.start(tag, op),
             None => self.inbox.push(Input::Disk(DiskDone::bare(tag, Err(DiskError::Io(libc::ENXIO))))),

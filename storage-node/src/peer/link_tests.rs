@@ -349,6 +349,7 @@ fn dropping_the_last_sender_closes_the_link() {
         let clone = sender.clone();
         drop(sender);
         clone.send(&envelope(), &Message::PreSync, NONE, &[]);
+        clone.flush();
         assert_eq!(two.frame().await.0, Message::PreSync);
         drop(clone);
         assert!(matches!(events.recv().await, Some(super::LinkEvent::Down { .. })));

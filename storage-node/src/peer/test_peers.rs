@@ -92,6 +92,7 @@ impl Running {
     pub(super) fn send(&self, message: &Message, parts: SmallVec<[Bytes; 1]>) {
         let sums = sums_of(message, &parts.concat());
         self.sender.send(&envelope(), message, parts, &sums);
+        self.sender.flush();
     }
 
     pub(super) async fn frame(&mut self) -> (Message, Option<Bytes>) {

@@ -88,7 +88,7 @@ fn with_actor<T>(shared: &Rc<Shared>, blocks: &mut Blocks, work: impl Future<Out
             tokio::select! {
                 biased;
                 done = &mut work => return done,
-                () = shared.inbox.pushed() => while let Some(input) = shared.inbox.pop() {
+                () = std::future::poll_fn(|cx| shared.inbox.poll_pushed(cx)) => while let Some(input) = shared.inbox.pop() {
                     let Input::Client { op, request, payload, open } = input else { panic!("only clients here") };
                     if let Some(held) = payload {
                         blocks.payloads.hold(PayloadId::Client(op), held);

@@ -67,6 +67,9 @@ pub(crate) struct BlockOptions {
     /// `target/release`.
     #[arg(long)]
     compare: Option<PathBuf>,
+    /// A directory with the `tandem` and the `cluster` to measure; left out, this workspace's are built.
+    #[arg(long)]
+    binaries: Option<PathBuf>,
     /// Where the images lie; a directory on the disk to measure.
     #[arg(long)]
     dir: Option<PathBuf>,
@@ -153,7 +156,7 @@ fn measure_volumes(
     if wanted.is_empty() {
         return Ok(());
     }
-    let target = Target::tandem_volumes(scratch, size_bytes, VOLUMES_MAX)?;
+    let target = Target::tandem_volumes(options.binaries.as_deref(), scratch, size_bytes, VOLUMES_MAX)?;
     println!("filling {VOLUMES_MAX} volumes");
     fio::fill(&target, size_bytes, scratch)?;
     for round in 1..=report.rounds() {
@@ -201,13 +204,14 @@ fn cpu_per_operation(target: &Target, before: f64, sample: &fio::Sample, seconds
 }
 
 fn start_targets(options: &BlockOptions, home: &Path, size_bytes: u64) -> Result<Vec<Target>> {
-    type Start = fn(&Path, u64) -> Result<Target>;
-    let known: [(&str, Start); 5] = [
-        ("raw", Target::raw),
-        ("qemu", Target::qemu_single),
-        ("quorum", Target::qemu_quorum),
-        ("nbdkit", Target::nbdkit),
-        ("tandem", Target::tandem),
+    type Start<'a> = &'a dyn Fn(&Path, u64) -> Result<Target>;
+    let tandem = |directory: &Path, size_bytes| Target::tandem(options.binaries.as_deref(), directory, size_bytes);
+    let known: [(&str, Start<'_>); 5] = [
+        ("raw", &Target::raw),
+        ("qemu", &Target::qemu_single),
+        ("quorum", &Target::qemu_quorum),
+        ("nbdkit", &Target::nbdkit),
+        ("tandem", &tandem),
     ];
     let mut targets = Vec::new();
     for (name, start) in known {

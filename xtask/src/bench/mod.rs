@@ -1,6 +1,7 @@
 //! `cargo xtask bench`: measurements. Never part of the tests, since a busy machine must not fail a build.
 
 mod block;
+mod budget;
 mod cluster;
 mod fio;
 mod floor;
@@ -24,6 +25,8 @@ pub(crate) struct BenchOptions {
 enum What {
     /// fio on the raw file, qemu-storage-daemon with one copy, its quorum of two, nbdkit, and Tandem's pair.
     Block(block::BlockOptions),
+    /// Where the time of one 4 KiB write goes, phase by phase, from a trace of the kernel's.
+    Budget(budget::BudgetOptions),
     /// Memory and processor time of a node with ten idle 100 GB volumes.
     Idle(idle::IdleOptions),
     /// Speed of a full resync, what clients feel of it, and whether holes stay holes.
@@ -34,6 +37,7 @@ enum What {
 pub(crate) fn run(options: &BenchOptions) -> Result<()> {
     match &options.what {
         What::Block(options) => block::run(options),
+        What::Budget(options) => budget::run(options),
         What::Idle(options) => idle::run(options),
         What::Resync(options) => resync::run(options),
     }

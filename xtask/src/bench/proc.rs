@@ -20,6 +20,16 @@ fn tree(pid: u32) -> Vec<u32> {
     found
 }
 
+/// The threads of a process and all that descend from it: number and name.
+pub(super) fn threads(pid: u32) -> Vec<(u32, String)> {
+    let of = |pid: u32| fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
+    let named = |task: fs::DirEntry| {
+        let name = fs::read_to_string(task.path().join("comm")).ok()?;
+        Some((task.file_name().to_str()?.parse().ok()?, name.trim_end().to_owned()))
+    };
+    tree(pid).into_iter().flat_map(of).filter_map(named).collect()
+}
+
 /// Processor time of a process and its descendants so far, in seconds; that of children who have ended does not count.
 pub(super) fn cpu_seconds(pid: u32) -> Result<f64> {
     let per_second = sysconf(SysconfVar::CLK_TCK)?.context("no clock tick")? as f64;
@@ -66,5 +76,6 @@ mod tests {
         let pid = std::process::id();
         assert!(resident_bytes(pid).expect("own status") > 0);
         assert!(cpu_ticks(pid).is_ok());
+        assert!(threads(pid).iter().any(|(tid, name)| *tid == pid && !name.is_empty()));
     }
 }

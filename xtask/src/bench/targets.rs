@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 
-use super::cluster::DemoCluster;
+use super::cluster::{DemoCluster, NodeProcess};
 use super::proc::cpu_seconds;
 use crate::shell;
 
@@ -83,16 +83,14 @@ impl Target {
         Ok(Self { name: "quorum", reach: nbd(port), servers: vec![far_server, server], cluster: None })
     }
 
-    /// Tandem: two nodes and a witness as real processes.
-    pub(super) fn tandem(directory: &Path, size_bytes: u64) -> Result<Self> {
-        Ok(Self::pair("tandem", DemoCluster::start(&directory.join("tandem"), size_bytes, 1)?))
+    /// Tandem: two nodes and a witness as real processes; see `DemoCluster::start_with`.
+    pub(super) fn tandem(binaries: Option<&Path>, directory: &Path, size_bytes: u64) -> Result<Self> {
+        Ok(Self::pair("tandem", DemoCluster::start_with(binaries, &directory.join("tandem"), size_bytes, 1)?))
     }
 
     /// Another build of Tandem: `release` holds its `tandem` and `cluster`.
     pub(super) fn other_tandem(release: &Path, directory: &Path, size_bytes: u64) -> Result<Self> {
-        let (tandem, cluster) = (release.join("tandem"), release.join("cluster"));
-        let started = DemoCluster::start_binaries(&tandem, &cluster, &directory.join("other"), size_bytes, 1)?;
-        Ok(Self::pair("other", started))
+        Ok(Self::pair("other", DemoCluster::start_with(Some(release), &directory.join("other"), size_bytes, 1)?))
     }
 
     /// A cluster that runs, and all its volumes.
@@ -101,9 +99,19 @@ impl Target {
     }
 
     /// Tandem with several volumes of a size each.
-    pub(super) fn tandem_volumes(directory: &Path, size_bytes: u64, volumes: usize) -> Result<Self> {
-        let cluster = DemoCluster::start(&directory.join("volumes"), size_bytes, volumes)?;
+    pub(super) fn tandem_volumes(
+        binaries: Option<&Path>,
+        directory: &Path,
+        size_bytes: u64,
+        volumes: usize,
+    ) -> Result<Self> {
+        let cluster = DemoCluster::start_with(binaries, &directory.join("volumes"), size_bytes, volumes)?;
         Ok(Self::pair("tandem", cluster))
+    }
+
+    /// The nodes' processes, of Tandem.
+    pub(super) fn nodes(&self) -> &[NodeProcess] {
+        self.cluster.as_ref().map_or(&[], DemoCluster::nodes)
     }
 
     /// The same with its first volumes only.

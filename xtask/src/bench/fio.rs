@@ -34,12 +34,20 @@ pub(super) struct Sample {
 
 /// Runs a job file of `benches/fio` on a target for some seconds; on all of its volumes at once.
 pub(super) fn run(target: &Target, job: &Path, size_bytes: u64, seconds: u64, scratch: &Path) -> Result<Sample> {
-    run_on(&target.fio_volumes(), job, size_bytes, seconds, scratch)
+    run_on(target, usize::MAX, job, size_bytes, seconds, scratch)
 }
 
-/// The same on volumes given by fio's options for each (`Target::fio_volumes`).
-pub(super) fn run_on(volumes: &[String], job: &Path, size: u64, seconds: u64, scratch: &Path) -> Result<Sample> {
-    parse(&invoke(&job_on(volumes, job, size, seconds)?, scratch)?)
+/// The same on the first volumes only.
+pub(super) fn run_on(
+    target: &Target,
+    volumes_max: usize,
+    job: &Path,
+    size_bytes: u64,
+    seconds: u64,
+    scratch: &Path,
+) -> Result<Sample> {
+    let volumes: Vec<String> = target.fio_volumes().into_iter().take(volumes_max).collect();
+    parse(&invoke(target, &job_on(&volumes, job, size_bytes, seconds)?, scratch)?)
 }
 
 /// A run of fio that goes on meanwhile.
@@ -48,7 +56,7 @@ pub(super) struct Running(Child);
 impl Running {
     /// The same as `run`, without waiting for its end.
     pub(super) fn start(target: &Target, job: &Path, size: u64, seconds: u64, scratch: &Path) -> Result<Self> {
-        let mut command = command(&job_on(&target.fio_volumes(), job, size, seconds)?, scratch)?;
+        let mut command = command(target, &job_on(&target.fio_volumes(), job, size, seconds)?, scratch)?;
         Ok(Self(command.stdout(Stdio::piped()).spawn().context("cannot start fio")?))
     }
 
@@ -90,21 +98,24 @@ fn job_on(volumes: &[String], job: &Path, size: u64, seconds: u64) -> Result<Str
 /// Writes the whole target once, so that nobody is measured on blocks that are not allocated yet.
 pub(super) fn fill(target: &Target, size_bytes: u64, scratch: &Path) -> Result<()> {
     for volume in target.fio_volumes() {
-        invoke(&format!("[fill]\n{volume}size={size_bytes}\nrw=write\nbs=1m\niodepth=8\n"), scratch)?;
+        invoke(target, &format!("[fill]\n{volume}size={size_bytes}\nrw=write\nbs=1m\niodepth=8\n"), scratch)?;
     }
     Ok(())
 }
 
-fn invoke(job: &str, scratch: &Path) -> Result<Vec<u8>> {
-    Ok(shell::output(&mut command(job, scratch)?)?.stdout)
+fn invoke(target: &Target, job: &str, scratch: &Path) -> Result<Vec<u8>> {
+    Ok(shell::output(&mut command(target, job, scratch)?)?.stdout)
 }
 
-fn command(job: &str, scratch: &Path) -> Result<Command> {
+fn command(target: &Target, job: &str, scratch: &Path) -> Result<Command> {
     let path = scratch.join("job.fio");
     fs::write(&path, job)?;
-    let mut command = Command::new("fio");
     // fio leaves files named after the job behind in its working directory.
-    command.arg("--output-format=json").arg(&path).current_dir(scratch);
+    let scratch = fs::canonicalize(scratch)?;
+    let mut words = target.prefix(&scratch.to_string_lossy());
+    words.push("fio".to_owned());
+    let mut command = Command::new(&words[0]);
+    command.args(&words[1..]).arg("--output-format=json").arg(scratch.join("job.fio")).current_dir(scratch);
     Ok(command)
 }
 

@@ -5,6 +5,7 @@ mod budget;
 mod cluster;
 mod fio;
 mod floor;
+mod gluster;
 mod idle;
 mod plot;
 mod proc;
@@ -23,7 +24,7 @@ pub(crate) struct BenchOptions {
 
 #[derive(Subcommand)]
 enum What {
-    /// fio on the raw file, qemu-storage-daemon with one copy, its quorum of two, nbdkit, and Tandem's pair.
+    /// fio on the raw file, qemu-storage-daemon with one copy, its quorum of two, nbdkit, GlusterFS, and Tandem's pair.
     Block(block::BlockOptions),
     /// Where the time of one 4 KiB write goes, phase by phase, from a trace of the kernel's.
     Budget(budget::BudgetOptions),

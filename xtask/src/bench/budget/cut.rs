@@ -316,7 +316,7 @@ mod tests {
     #[test]
     fn reply_that_waits_for_the_own_disk_says_so() {
         // The first write's own disk is done only after the acknowledgement.
-        let late = SAMPLE.replacen("68256.512018: block_rq_complete", "68256.512074: block_rq_complete", 1);
+        let late = SAMPLE.replacen("68256.512018: block_rq_complete", "68256.512080: block_rq_complete", 1);
         let mut lines: Vec<&str> = late.lines().collect();
         lines.sort_by_key(|line| line.split(" 68256.").nth(1).and_then(|rest| rest.split(':').next()));
         let found = cut_text(&lines.join("\n"));

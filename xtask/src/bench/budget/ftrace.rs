@@ -16,6 +16,9 @@ const ROOTS: [&str; 2] = ["/sys/kernel/tracing", "/sys/kernel/debug/tracing"];
 /// Of all processors together: about two million events. The oldest are lost if it does not suffice.
 const BUFFER_KIB: usize = 128 * 1024;
 
+/// Names of instances; the number of the process follows.
+const PREFIX: &str = "tandem-budget-";
+
 /// What is recorded, and what of it.
 const EVENTS: [(&str, Only); 5] = [
     ("raw_syscalls/sys_enter", Only::By("common_pid")),
@@ -53,7 +56,8 @@ pub(super) struct Recording {
 impl Recording {
     /// Begins to trace the threads.
     pub(super) fn start(root: &Path, threads: &[Tid]) -> Result<Self> {
-        let instance = root.join(format!("instances/tandem-budget-{}", std::process::id()));
+        remove_left_behind(&root.join("instances"));
+        let instance = root.join(format!("instances/{PREFIX}{}", std::process::id()));
         fs::create_dir(&instance).with_context(|| format!("creating {}", instance.display()))?;
         let recording = Self { instance };
         recording.write("tracing_on", "0")?;
@@ -91,6 +95,18 @@ impl Drop for Recording {
     fn drop(&mut self) {
         if let Err(error) = fs::remove_dir(&self.instance) {
             eprintln!("cannot remove {}: {error}", self.instance.display());
+        }
+    }
+}
+
+/// Removes the instances of processes that were killed: the kernel would go on tracing for them. What cannot be removed does no
+/// harm to the new one.
+fn remove_left_behind(instances: &Path) {
+    for entry in fs::read_dir(instances).into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        let Some(pid) = name.to_str().and_then(|name| name.strip_prefix(PREFIX)) else { continue };
+        if !Path::new("/proc").join(pid).exists() {
+            let _ = fs::remove_dir(entry.path());
         }
     }
 }

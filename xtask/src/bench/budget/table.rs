@@ -92,9 +92,9 @@ impl Budget {
             places: names.into_iter().map(together).collect::<Option<_>>()?,
             whole: of(&|write| write.whole() as f64)?,
             own: [
-                ("io_uring_enter, until the disk has it", of(&|write| write.own_disk().submission as f64)?),
-                ("the disk", of(&|write| write.own_disk().disk as f64)?),
-                ("completion, until the primary runs", of(&|write| write.own_disk().completion as f64)?),
+                ("io_uring_enter, until it has it", of(&|write| write.own_disk().submission as f64)?),
+                ("until it has done it", of(&|write| write.own_disk().disk as f64)?),
+                ("from there until the primary runs", of(&|write| write.own_disk().completion as f64)?),
             ],
             own_last: writes.iter().filter(|write| write.own_disk().was_last).count() as f64 / writes.len() as f64,
             complete: writes.len(),
@@ -130,25 +130,21 @@ impl Budget {
         );
         let _ = writeln!(
             text,
-            "{:10}  {:47} {:>6} {:>6} {:>6} {:>7} {:>7}",
+            "{:10}  {:56} {:>6} {:>6} {:>6} {:>7} {:>7}",
             "where", "phase", "median", "p10", "p90", "mean", "scaled"
         );
-        let mut line = |place: &str, what: &str, figures: &Quantiles| {
+        let line = |place: &str, what: &str, figures: &Quantiles| {
             let Quantiles { mean, p10, median, p90 } = figures;
             let scaled = mean * scale;
-            let _ =
-                writeln!(text, "{place:10}  {what:47} {median:>6.0} {p10:>6.0} {p90:>6.0} {mean:>7.1} {scaled:>7.1}");
+            format!("{place:10}  {what:56} {median:>6.0} {p10:>6.0} {p90:>6.0} {mean:>7.1} {scaled:>7.1}\n")
         };
-        for ((place, what), figures) in PHASES.iter().zip(&self.phases) {
-            line(place, what, figures);
-        }
-        line("sum", "the whole write, client to client", &self.whole);
-        for (place, figures) in &self.places {
-            line(place, "all of its phases together", figures);
-        }
-        for (what, figures) in &self.own {
-            line("beside it", &format!("primary's own: {what}"), figures);
-        }
+        text.extend(PHASES.iter().zip(&self.phases).map(|((place, what), figures)| line(place, what, figures)));
+        text += &line("sum", "the whole write, client to client", &self.whole);
+        text.push('\n');
+        text.extend(self.places.iter().map(|(place, figures)| line(place, "its phases together", figures)));
+        text.push('\n');
+        let beside = |what: &str| format!("primary's own disk: {what}");
+        text.extend(self.own.iter().map(|(what, figures)| line("beside it", &beside(what), figures)));
         let medians: f64 = self.phases.iter().map(|figures| figures.median).sum();
         let _ = writeln!(
             text,

@@ -32,6 +32,12 @@ const TOOLS: &[Tool] = &[
     Tool { package: "iproute2", probe: Probe::Program("ip") },
 ];
 
+/// Peers that only a measurement wants: installed only if named.
+const ON_DEMAND: &[Tool] = &[
+    Tool { package: "glusterfs-server", probe: Probe::Program("glusterd") },
+    Tool { package: "glusterfs-client", probe: Probe::Program("mount.glusterfs") },
+];
+
 impl Tool {
     fn present(&self) -> bool {
         match self.probe {
@@ -44,10 +50,14 @@ impl Tool {
     }
 }
 
-/// Installs the named packages that are missing (all, if `only` is empty) when it may, says so, and gives the names of
+/// Installs the named packages that are missing (all that tests need, if `only` is empty) when it may, says so, and gives the names of
 /// those that are still missing afterwards.
 pub(crate) fn ensure(only: &[&str]) -> Result<Vec<&'static str>> {
-    let wanted = || TOOLS.iter().filter(|tool| only.is_empty() || only.contains(&tool.package));
+    let named = |tool: &&Tool| only.contains(&tool.package);
+    let wanted = || {
+        let tools = TOOLS.iter().filter(move |tool| only.is_empty() || named(tool));
+        tools.chain(ON_DEMAND.iter().filter(named))
+    };
     let missing: Vec<&str> = wanted().filter(|tool| !tool.present()).map(|tool| tool.package).collect();
     if missing.is_empty() {
         return Ok(Vec::new());

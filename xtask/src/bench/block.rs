@@ -9,7 +9,7 @@ use clap::Args;
 
 use super::report::{Report, Row};
 use super::targets::Target;
-use super::{fio, floor, plot, report};
+use super::{fio, floor, gluster, plot, report};
 use crate::{shell, tools};
 
 /// The job files of `benches/fio`; the first ones make up `--quick`.
@@ -38,6 +38,8 @@ const VOLUMES: &[(&str, &str, usize)] = &[
 ];
 const VOLUMES_MAX: usize = 4;
 
+const GLUSTER: &str = "gluster";
+
 /// What the disk itself is asked before and after everything else: whether it was the same disk all the time.
 const DISK: &[&str] = &["randwrite-4k-qd1", "randwrite-4k-qd32", "randread-4k-qd32", "write-1m-qd8"];
 
@@ -57,7 +59,7 @@ pub(crate) struct BlockOptions {
     /// Size of each target in MiB.
     #[arg(long)]
     size_mib: Option<u64>,
-    /// Only these targets: raw, qemu, quorum, nbdkit, tandem (and `--compare`'s).
+    /// Only these targets: raw, qemu, quorum, nbdkit, gluster (not by itself with `--quick`), tandem (and `--compare`'s).
     #[arg(long, value_delimiter = ',')]
     targets: Vec<String>,
     /// Only workloads whose names contain one of these; all of them are measured, also with `--quick`.
@@ -67,6 +69,9 @@ pub(crate) struct BlockOptions {
     /// `target/release`.
     #[arg(long)]
     compare: Option<PathBuf>,
+    /// A directory with the `tandem` and the `cluster` to measure; left out, this workspace's are built.
+    #[arg(long)]
+    binaries: Option<PathBuf>,
     /// Where the images lie; a directory on the disk to measure.
     #[arg(long)]
     dir: Option<PathBuf>,
@@ -80,7 +85,11 @@ pub(crate) struct BlockOptions {
 
 /// Measures, prints a table, and writes the figures.
 pub(crate) fn run(options: &BlockOptions) -> Result<()> {
-    let missing = tools::ensure(&["fio", "qemu-utils", "qemu-system-common", "nbdkit"])?;
+    let mut packages = vec!["fio", "qemu-utils", "qemu-system-common", "nbdkit"];
+    if wanted(options, GLUSTER) {
+        packages.extend(gluster::PACKAGES);
+    }
+    let missing = tools::ensure(&packages)?;
     if missing.contains(&"fio") {
         bail!("fio is not installed");
     }
@@ -153,14 +162,14 @@ fn measure_volumes(
     if wanted.is_empty() {
         return Ok(());
     }
-    let target = Target::tandem_volumes(scratch, size_bytes, VOLUMES_MAX)?;
+    let target = Target::tandem_volumes(options.binaries.as_deref(), scratch, size_bytes, VOLUMES_MAX)?;
     println!("filling {VOLUMES_MAX} volumes");
     fio::fill(&target, size_bytes, scratch)?;
     for round in 1..=report.rounds() {
         for (name, job, volumes) in &wanted {
             let before = target.cpu_seconds()?;
             let job = jobs.join(format!("{job}.fio"));
-            let mut sample = fio::run_on(&target.take_volumes(*volumes), &job, size_bytes, report.seconds(), scratch)?;
+            let mut sample = fio::run_on(&target, *volumes, &job, size_bytes, report.seconds(), scratch)?;
             sample.cpu_per_operation_us = cpu_per_operation(&target, before, &sample, report.seconds())?;
             println!("round {round} {name}: {:.0} IOPS, least share {:.2}", sample.iops, sample.least_share);
             report.add(Row { workload: name, target: target.name, sample });
@@ -175,6 +184,14 @@ fn workloads(options: &BlockOptions) -> Vec<&'static str> {
         (false, _) => WORKLOADS.iter().copied().filter(named).collect(),
         (true, true) => WORKLOADS[..QUICK].to_vec(),
         (true, false) => WORKLOADS.to_vec(),
+    }
+}
+
+/// Whether a target takes part: if it is named, or if none is.
+fn wanted(options: &BlockOptions, target: &str) -> bool {
+    match options.targets.as_slice() {
+        [] => target != GLUSTER || !options.quick,
+        named => named.iter().any(|name| name == target),
     }
 }
 
@@ -201,35 +218,40 @@ fn cpu_per_operation(target: &Target, before: f64, sample: &fio::Sample, seconds
 }
 
 fn start_targets(options: &BlockOptions, home: &Path, size_bytes: u64) -> Result<Vec<Target>> {
-    type Start = fn(&Path, u64) -> Result<Target>;
-    let known: [(&str, Start); 5] = [
-        ("raw", Target::raw),
-        ("qemu", Target::qemu_single),
-        ("quorum", Target::qemu_quorum),
-        ("nbdkit", Target::nbdkit),
-        ("tandem", Target::tandem),
+    type Start<'a> = &'a dyn Fn(&Path, u64) -> Result<Target>;
+    let tandem = |directory: &Path, size_bytes| Target::tandem(options.binaries.as_deref(), directory, size_bytes);
+    let known: [(&str, Start<'_>); 6] = [
+        ("raw", &Target::raw),
+        ("qemu", &Target::qemu_single),
+        ("quorum", &Target::qemu_quorum),
+        ("nbdkit", &Target::nbdkit),
+        (GLUSTER, &Target::gluster),
+        ("tandem", &tandem),
     ];
     let mut targets = Vec::new();
-    for (name, start) in known {
-        if !options.targets.is_empty() && !options.targets.iter().any(|wanted| wanted == name) {
-            continue;
-        }
-        let program = match name {
-            "qemu" | "quorum" => Some("qemu-storage-daemon"),
-            "nbdkit" => Some("nbdkit"),
-            _ => None,
+    for (name, start) in known.into_iter().filter(|(name, _)| wanted(options, name)) {
+        let programs: &[&str] = match name {
+            "qemu" | "quorum" => &["qemu-storage-daemon"],
+            "nbdkit" => &["nbdkit"],
+            GLUSTER => &gluster::PROGRAMS,
+            _ => &[],
         };
-        if let Some(missing) = program.filter(|program| !shell::program_exists(program)) {
+        if let Some(missing) = programs.iter().find(|program| !shell::program_exists(program)) {
             println!("skipped: {name}: no {missing}");
             continue;
         }
-        targets.push(start(home, size_bytes).with_context(|| format!("starting {name}"))?);
+        match start(home, size_bytes).with_context(|| format!("starting {name}")) {
+            Ok(target) => targets.push(target),
+            // Namespaces and mounts are not permitted everywhere.
+            Err(error) if name == GLUSTER => println!("skipped: {name}: {error:#}"),
+            Err(error) => return Err(error),
+        }
     }
     if let Some(release) = &options.compare {
         targets.push(Target::other_tandem(release, home, size_bytes).context("starting the build to compare with")?);
     }
     if targets.is_empty() {
-        bail!("no target; known are raw, qemu, quorum, nbdkit and tandem");
+        bail!("no target; known are raw, qemu, quorum, nbdkit, gluster and tandem");
     }
     Ok(targets)
 }

@@ -31,6 +31,18 @@ pub(super) struct NodeProcess {
 }
 
 impl DemoCluster {
+    /// Starts two nodes and a witness in `directory`, with volumes of a size each: with the `tandem` and `cluster` of the
+    /// directory `binaries`, or else with those of this workspace, which are built.
+    pub(super) fn start_with(
+        binaries: Option<&Path>,
+        directory: &Path,
+        size_bytes: u64,
+        volumes: usize,
+    ) -> Result<Self> {
+        let Some(binaries) = binaries else { return Self::start(directory, size_bytes, volumes) };
+        Self::start_binaries(&binaries.join("tandem"), &binaries.join("cluster"), directory, size_bytes, volumes)
+    }
+
     /// Builds and starts two nodes and a witness in `directory`, with volumes of a size each.
     pub(super) fn start(directory: &Path, size_bytes: u64, volumes: usize) -> Result<Self> {
         let of = |name| shell::release_binary(name);
@@ -49,7 +61,7 @@ impl DemoCluster {
     }
 
     /// The same with binaries built elsewhere: those of another state of the sources.
-    pub(super) fn start_binaries(
+    fn start_binaries(
         tandem: &Path,
         cluster: &Path,
         directory: &Path,

@@ -1,8 +1,9 @@
 //! Running fio on a target and reading its result.
 
 use std::fs;
+use std::io::Read;
 use std::path::Path;
-use std::process::Command;
+use std::process::{Child, Command, Stdio};
 
 use anyhow::{Context, Result, bail};
 use serde::Serialize;
@@ -33,34 +34,89 @@ pub(super) struct Sample {
 
 /// Runs a job file of `benches/fio` on a target for some seconds; on all of its volumes at once.
 pub(super) fn run(target: &Target, job: &Path, size_bytes: u64, seconds: u64, scratch: &Path) -> Result<Sample> {
-    run_on(&target.fio_volumes(), job, size_bytes, seconds, scratch)
+    run_on(target, usize::MAX, job, size_bytes, seconds, scratch)
 }
 
-/// The same on volumes given by fio's options for each (`Target::fio_volumes`).
-pub(super) fn run_on(volumes: &[String], job: &Path, size: u64, seconds: u64, scratch: &Path) -> Result<Sample> {
+/// The same on the first volumes only.
+pub(super) fn run_on(
+    target: &Target,
+    volumes_max: usize,
+    job: &Path,
+    size_bytes: u64,
+    seconds: u64,
+    scratch: &Path,
+) -> Result<Sample> {
+    let volumes: Vec<String> = target.fio_volumes().into_iter().take(volumes_max).collect();
+    parse(&invoke(target, &job_on(&volumes, job, size_bytes, seconds)?, scratch)?)
+}
+
+/// A run of fio that goes on meanwhile.
+pub(super) struct Running(Child);
+
+impl Running {
+    /// The same as `run`, without waiting for its end.
+    pub(super) fn start(target: &Target, job: &Path, size: u64, seconds: u64, scratch: &Path) -> Result<Self> {
+        let mut command = command(target, &job_on(&target.fio_volumes(), job, size, seconds)?, scratch)?;
+        Ok(Self(command.stdout(Stdio::piped()).spawn().context("cannot start fio")?))
+    }
+
+    pub(super) fn pid(&self) -> u32 {
+        self.0.id()
+    }
+
+    /// Waits for its end.
+    pub(super) fn finish(mut self) -> Result<Sample> {
+        let mut printed = Vec::new();
+        self.0.stdout.take().context("no standard output")?.read_to_end(&mut printed)?;
+        let status = self.0.wait()?;
+        if !status.success() {
+            bail!("fio ended with {status}");
+        }
+        parse(&printed)
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // Both fail only if it has ended already.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// A job file of `benches/fio` completed for some volumes.
+fn job_on(volumes: &[String], job: &Path, size: u64, seconds: u64) -> Result<String> {
     let body = fs::read_to_string(job).with_context(|| format!("reading {}", job.display()))?;
     let header = format!(
         "[global]\nsize={size}\nruntime={seconds}\ntime_based=1\nramp_time={RAMP_SECONDS}\nnorandommap=1\nrandrepeat=0\n"
     );
     let options: Vec<&str> = body.lines().filter(|line| !line.starts_with(['[', ';'])).collect();
     let section = |volume: &String| format!("[volume]\n{volume}{}\n", options.join("\n"));
-    parse(&invoke(&(header + &volumes.iter().map(section).collect::<String>()), scratch)?)
+    Ok(header + &volumes.iter().map(section).collect::<String>())
 }
 
 /// Writes the whole target once, so that nobody is measured on blocks that are not allocated yet.
 pub(super) fn fill(target: &Target, size_bytes: u64, scratch: &Path) -> Result<()> {
     for volume in target.fio_volumes() {
-        invoke(&format!("[fill]\n{volume}size={size_bytes}\nrw=write\nbs=1m\niodepth=8\n"), scratch)?;
+        invoke(target, &format!("[fill]\n{volume}size={size_bytes}\nrw=write\nbs=1m\niodepth=8\n"), scratch)?;
     }
     Ok(())
 }
 
-fn invoke(job: &str, scratch: &Path) -> Result<Vec<u8>> {
+fn invoke(target: &Target, job: &str, scratch: &Path) -> Result<Vec<u8>> {
+    Ok(shell::output(&mut command(target, job, scratch)?)?.stdout)
+}
+
+fn command(target: &Target, job: &str, scratch: &Path) -> Result<Command> {
     let path = scratch.join("job.fio");
     fs::write(&path, job)?;
     // fio leaves files named after the job behind in its working directory.
-    let output = shell::output(Command::new("fio").arg("--output-format=json").arg(&path).current_dir(scratch))?;
-    Ok(output.stdout)
+    let scratch = fs::canonicalize(scratch)?;
+    let mut words = target.prefix(&scratch.to_string_lossy());
+    words.push("fio".to_owned());
+    let mut command = Command::new(&words[0]);
+    command.args(&words[1..]).arg("--output-format=json").arg(scratch.join("job.fio")).current_dir(scratch);
+    Ok(command)
 }
 
 /// Reads fio's JSON; lines before the object (fio's own notes) are passed over.

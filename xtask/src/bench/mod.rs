@@ -1,9 +1,11 @@
 //! `cargo xtask bench`: measurements. Never part of the tests, since a busy machine must not fail a build.
 
 mod block;
+mod budget;
 mod cluster;
 mod fio;
 mod floor;
+mod gluster;
 mod idle;
 mod plot;
 mod proc;
@@ -22,8 +24,10 @@ pub(crate) struct BenchOptions {
 
 #[derive(Subcommand)]
 enum What {
-    /// fio on the raw file, qemu-storage-daemon with one copy, its quorum of two, nbdkit, and Tandem's pair.
+    /// fio on the raw file, qemu-storage-daemon with one copy, its quorum of two, nbdkit, GlusterFS, and Tandem's pair.
     Block(block::BlockOptions),
+    /// Where the time of one 4 KiB write goes, phase by phase, from a trace of the kernel's.
+    Budget(budget::BudgetOptions),
     /// Memory and processor time of a node with ten idle 100 GB volumes.
     Idle(idle::IdleOptions),
     /// Speed of a full resync, what clients feel of it, and whether holes stay holes.
@@ -34,6 +38,7 @@ enum What {
 pub(crate) fn run(options: &BenchOptions) -> Result<()> {
     match &options.what {
         What::Block(options) => block::run(options),
+        What::Budget(options) => budget::run(options),
         What::Idle(options) => idle::run(options),
         What::Resync(options) => resync::run(options),
     }

@@ -5,19 +5,33 @@ use std::fs;
 use anyhow::{Context, Result};
 use nix::unistd::{SysconfVar, sysconf};
 
+/// A process's children.
+pub(super) fn children(pid: u32) -> Vec<u32> {
+    let tasks = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
+    let of = |task: fs::DirEntry| fs::read_to_string(task.path().join("children")).unwrap_or_default();
+    let numbers = |text: String| text.split_whitespace().filter_map(|child| child.parse().ok()).collect::<Vec<u32>>();
+    tasks.map(of).flat_map(numbers).collect()
+}
+
 /// A process and all that descend from it: a node is a parent and its worker.
 fn tree(pid: u32) -> Vec<u32> {
     let mut found = vec![pid];
     let mut at = 0;
     while at < found.len() {
-        let tasks = fs::read_dir(format!("/proc/{}/task", found[at])).into_iter().flatten().flatten();
-        for task in tasks {
-            let children = fs::read_to_string(task.path().join("children")).unwrap_or_default();
-            found.extend(children.split_whitespace().filter_map(|child| child.parse::<u32>().ok()));
-        }
+        found.extend(children(found[at]));
         at += 1;
     }
     found
+}
+
+/// The threads of a process and all that descend from it: number and name.
+pub(super) fn threads(pid: u32) -> Vec<(u32, String)> {
+    let of = |pid: u32| fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
+    let named = |task: fs::DirEntry| {
+        let name = fs::read_to_string(task.path().join("comm")).ok()?;
+        Some((task.file_name().to_str()?.parse().ok()?, name.trim_end().to_owned()))
+    };
+    tree(pid).into_iter().flat_map(of).filter_map(named).collect()
 }
 
 /// Processor time of a process and its descendants so far, in seconds; that of children who have ended does not count.
@@ -66,5 +80,6 @@ mod tests {
         let pid = std::process::id();
         assert!(resident_bytes(pid).expect("own status") > 0);
         assert!(cpu_ticks(pid).is_ok());
+        assert!(threads(pid).iter().any(|(tid, name)| *tid == pid && !name.is_empty()));
     }
 }

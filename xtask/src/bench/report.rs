@@ -16,7 +16,7 @@ pub(super) struct Row {
 }
 
 /// Targets that Tandem is compared with.
-pub(super) const PEERS: &[&str] = &["raw", "qemu", "quorum", "nbdkit", "other"];
+pub(super) const PEERS: &[&str] = &["raw", "qemu", "quorum", "nbdkit", "gluster", "other"];
 
 type Figure = (&'static str, fn(&Sample) -> f64);
 

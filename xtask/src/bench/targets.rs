@@ -1,4 +1,4 @@
-//! What is measured: a raw file and NBD servers, each started on loopback.
+//! What is measured: a raw file, NBD servers on loopback, and a mounted volume.
 
 use std::fs::File;
 use std::net::{TcpListener, TcpStream};
@@ -8,7 +8,8 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 
-use super::cluster::DemoCluster;
+use super::cluster::{DemoCluster, NodeProcess};
+use super::gluster::Gluster;
 use super::proc::cpu_seconds;
 use crate::shell;
 
@@ -19,6 +20,8 @@ enum Reach {
     File(PathBuf),
     /// One export or several.
     Nbd(Vec<String>),
+    /// A file that only processes in its namespaces see.
+    Mounted(Gluster),
 }
 
 /// Something to measure; its processes end with it.
@@ -32,16 +35,30 @@ pub(super) struct Target {
 impl Target {
     /// fio's options for each of the target's volumes, one per line.
     pub(super) fn fio_volumes(&self) -> Vec<String> {
+        let file = |path: &Path| vec![format!("ioengine=io_uring\ndirect=1\nfilename={}\n", path.display())];
         match &self.reach {
-            Reach::File(path) => vec![format!("ioengine=io_uring\ndirect=1\nfilename={}\n", path.display())],
+            Reach::File(path) => file(path),
+            Reach::Mounted(gluster) => file(gluster.file()),
             Reach::Nbd(uris) => uris.iter().map(|uri| format!("ioengine=nbd\nuri={uri}\n")).collect(),
+        }
+    }
+
+    /// What fio's command line begins with, if it has to run in the target's namespaces and in `directory`.
+    pub(super) fn prefix(&self, directory: &str) -> Vec<String> {
+        match &self.reach {
+            Reach::Mounted(gluster) => gluster.prefix(directory),
+            Reach::File(_) | Reach::Nbd(_) => Vec::new(),
         }
     }
 
     /// Processor time of all its processes so far, in seconds. Without fio's; a raw file has none.
     pub(super) fn cpu_seconds(&self) -> Result<f64> {
         let nodes = self.cluster.iter().flat_map(|cluster| cluster.nodes()).map(|node| node.pid);
-        self.servers.iter().map(|server| server.0.id()).chain(nodes).map(cpu_seconds).sum()
+        let mounted = match &self.reach {
+            Reach::Mounted(gluster) => Some(gluster.pid()),
+            Reach::File(_) | Reach::Nbd(_) => None,
+        };
+        self.servers.iter().map(|server| server.0.id()).chain(nodes).chain(mounted).map(cpu_seconds).sum()
     }
 
     /// The disk itself: a file, O_DIRECT, io_uring.
@@ -83,16 +100,20 @@ impl Target {
         Ok(Self { name: "quorum", reach: nbd(port), servers: vec![far_server, server], cluster: None })
     }
 
-    /// Tandem: two nodes and a witness as real processes.
-    pub(super) fn tandem(directory: &Path, size_bytes: u64) -> Result<Self> {
-        Ok(Self::pair("tandem", DemoCluster::start(&directory.join("tandem"), size_bytes, 1)?))
+    /// GlusterFS: two copies and an arbiter, mounted.
+    pub(super) fn gluster(directory: &Path, size_bytes: u64) -> Result<Self> {
+        let gluster = Gluster::start(&directory.join("gluster"), size_bytes)?;
+        Ok(Self { name: "gluster", reach: Reach::Mounted(gluster), servers: Vec::new(), cluster: None })
+    }
+
+    /// Tandem: two nodes and a witness as real processes; see `DemoCluster::start_with`.
+    pub(super) fn tandem(binaries: Option<&Path>, directory: &Path, size_bytes: u64) -> Result<Self> {
+        Ok(Self::pair("tandem", DemoCluster::start_with(binaries, &directory.join("tandem"), size_bytes, 1)?))
     }
 
     /// Another build of Tandem: `release` holds its `tandem` and `cluster`.
     pub(super) fn other_tandem(release: &Path, directory: &Path, size_bytes: u64) -> Result<Self> {
-        let (tandem, cluster) = (release.join("tandem"), release.join("cluster"));
-        let started = DemoCluster::start_binaries(&tandem, &cluster, &directory.join("other"), size_bytes, 1)?;
-        Ok(Self::pair("other", started))
+        Ok(Self::pair("other", DemoCluster::start_with(Some(release), &directory.join("other"), size_bytes, 1)?))
     }
 
     /// A cluster that runs, and all its volumes.
@@ -101,14 +122,19 @@ impl Target {
     }
 
     /// Tandem with several volumes of a size each.
-    pub(super) fn tandem_volumes(directory: &Path, size_bytes: u64, volumes: usize) -> Result<Self> {
-        let cluster = DemoCluster::start(&directory.join("volumes"), size_bytes, volumes)?;
+    pub(super) fn tandem_volumes(
+        binaries: Option<&Path>,
+        directory: &Path,
+        size_bytes: u64,
+        volumes: usize,
+    ) -> Result<Self> {
+        let cluster = DemoCluster::start_with(binaries, &directory.join("volumes"), size_bytes, volumes)?;
         Ok(Self::pair("tandem", cluster))
     }
 
-    /// The same with its first volumes only.
-    pub(super) fn take_volumes(&self, volumes: usize) -> Vec<String> {
-        self.fio_volumes().into_iter().take(volumes).collect()
+    /// The nodes' processes, of Tandem.
+    pub(super) fn nodes(&self) -> &[NodeProcess] {
+        self.cluster.as_ref().map_or(&[], DemoCluster::nodes)
     }
 }
 

@@ -2,6 +2,7 @@
 
 mod block;
 mod cluster;
+mod drbd;
 mod fio;
 mod floor;
 mod idle;
@@ -24,6 +25,8 @@ pub(crate) struct BenchOptions {
 enum What {
     /// fio on the raw file, qemu-storage-daemon with one copy, its quorum of two, nbdkit, and Tandem's pair.
     Block(block::BlockOptions),
+    /// DRBD, protocol C, and Tandem on the same disks of the same two emulated guests.
+    Drbd(drbd::DrbdOptions),
     /// Memory and processor time of a node with ten idle 100 GB volumes.
     Idle(idle::IdleOptions),
     /// Speed of a full resync, what clients feel of it, and whether holes stay holes.
@@ -34,6 +37,7 @@ enum What {
 pub(crate) fn run(options: &BenchOptions) -> Result<()> {
     match &options.what {
         What::Block(options) => block::run(options),
+        What::Drbd(options) => drbd::run(options),
         What::Idle(options) => idle::run(options),
         What::Resync(options) => resync::run(options),
     }

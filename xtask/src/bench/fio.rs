@@ -87,18 +87,29 @@ impl Drop for Running {
 /// A job file of `benches/fio` completed for some volumes.
 fn job_on(volumes: &[String], job: &Path, size: u64, seconds: u64) -> Result<String> {
     let body = fs::read_to_string(job).with_context(|| format!("reading {}", job.display()))?;
+    Ok(job_text(volumes, &body, size, seconds))
+}
+
+/// A complete job from the `body` of a file of `benches/fio`: on all `volumes` (fio's options for each) at once, within
+/// their first `size` bytes, counted for `seconds`.
+pub(super) fn job_text(volumes: &[String], body: &str, size: u64, seconds: u64) -> String {
     let header = format!(
         "[global]\nsize={size}\nruntime={seconds}\ntime_based=1\nramp_time={RAMP_SECONDS}\nnorandommap=1\nrandrepeat=0\n"
     );
     let options: Vec<&str> = body.lines().filter(|line| !line.starts_with(['[', ';'])).collect();
     let section = |volume: &String| format!("[volume]\n{volume}{}\n", options.join("\n"));
-    Ok(header + &volumes.iter().map(section).collect::<String>())
+    header + &volumes.iter().map(section).collect::<String>()
+}
+
+/// A job that writes a volume once in full.
+pub(super) fn fill_text(volume: &str, size: u64) -> String {
+    format!("[fill]\n{volume}size={size}\nrw=write\nbs=1m\niodepth=8\n")
 }
 
 /// Writes the whole target once, so that nobody is measured on blocks that are not allocated yet.
 pub(super) fn fill(target: &Target, size_bytes: u64, scratch: &Path) -> Result<()> {
     for volume in target.fio_volumes() {
-        invoke(target, &format!("[fill]\n{volume}size={size_bytes}\nrw=write\nbs=1m\niodepth=8\n"), scratch)?;
+        invoke(target, &fill_text(&volume, size_bytes), scratch)?;
     }
     Ok(())
 }
@@ -120,7 +131,7 @@ fn command(target: &Target, job: &str, scratch: &Path) -> Result<Command> {
 }
 
 /// Reads fio's JSON; lines before the object (fio's own notes) are passed over.
-fn parse(output: &[u8]) -> Result<Sample> {
+pub(super) fn parse(output: &[u8]) -> Result<Sample> {
     let text = String::from_utf8_lossy(output);
     let start = text.find('{').context("fio printed no JSON")?;
     let json: Value = serde_json::from_str(&text[start..]).context("fio's JSON")?;

@@ -3,6 +3,7 @@
 mod block;
 mod budget;
 mod cluster;
+mod drbd;
 mod fio;
 mod floor;
 mod gluster;
@@ -28,6 +29,8 @@ enum What {
     Block(block::BlockOptions),
     /// Where the time of one 4 KiB write goes, phase by phase, from a trace of the kernel's.
     Budget(budget::BudgetOptions),
+    /// DRBD, protocol C, and Tandem on the same disks of the same two emulated guests.
+    Drbd(drbd::DrbdOptions),
     /// Memory and processor time of a node with ten idle 100 GB volumes.
     Idle(idle::IdleOptions),
     /// Speed of a full resync, what clients feel of it, and whether holes stay holes.
@@ -39,6 +42,7 @@ pub(crate) fn run(options: &BenchOptions) -> Result<()> {
     match &options.what {
         What::Block(options) => block::run(options),
         What::Budget(options) => budget::run(options),
+        What::Drbd(options) => drbd::run(options),
         What::Idle(options) => idle::run(options),
         What::Resync(options) => resync::run(options),
     }

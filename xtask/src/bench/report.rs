@@ -16,7 +16,7 @@ pub(super) struct Row {
 }
 
 /// Targets that Tandem is compared with.
-pub(super) const PEERS: &[&str] = &["raw", "qemu", "quorum", "nbdkit", "gluster", "other"];
+pub(super) const PEERS: &[&str] = &["raw", "qemu", "quorum", "nbdkit", "gluster", "other", "drbd", "drbd-unflushed"];
 
 type Figure = (&'static str, fn(&Sample) -> f64);
 
@@ -164,7 +164,7 @@ impl Report {
 /// A table for people.
 pub(super) fn table(report: &Report) -> String {
     let targets = report.targets();
-    let mut text = format!("\n{:20} {:8}", "workload", "target");
+    let mut text = format!("\n{:20} {:14}", "workload", "target");
     for heading in ["IOPS", "(min-max)", "MB/s", "p50 us", "p99 us", "p99.9 us", "cpu us", "least share", "tandem is"] {
         let _ = write!(text, " {heading:>14}");
     }
@@ -176,7 +176,7 @@ pub(super) fn table(report: &Report) -> String {
             }
             let of = |figure| report.spread(workload, target, figure).unwrap_or_default();
             let iops = of(|sample| sample.iops);
-            let _ = write!(text, "{workload:20} {target:8} {:>14.0}", iops.median);
+            let _ = write!(text, "{workload:20} {target:14} {:>14.0}", iops.median);
             let _ = write!(text, " {:>14}", format!("{:.0}-{:.0}", iops.min, iops.max));
             let _ = write!(text, " {:>14.1}", of(|sample| sample.bytes_per_second).median / 1e6);
             let latencies: [fn(&Sample) -> f64; 3] =
@@ -184,7 +184,9 @@ pub(super) fn table(report: &Report) -> String {
             for latency in latencies {
                 let _ = write!(text, " {:>14.0}", of(latency).median);
             }
-            let _ = write!(text, " {:>14.1}", of(|sample| sample.cpu_per_operation_us).median);
+            let cpu_us = of(|sample| sample.cpu_per_operation_us).median;
+            let cpu = if cpu_us > 0.0 { format!("{cpu_us:.1}") } else { "-".to_owned() };
+            let _ = write!(text, " {cpu:>14}");
             let _ = write!(text, " {:>14.2}", of(|sample| sample.least_share).median);
             let ratio = report.ratio(workload, target).filter(|_| *target != "tandem");
             let ratio = ratio.map_or_else(String::new, |r| format!("{:.2} ({:.2}-{:.2})", r.median, r.min, r.max));

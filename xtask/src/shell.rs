@@ -23,6 +23,12 @@ pub(crate) fn release_binary(name: &str) -> PathBuf {
     target_dir().join("release").join(name)
 }
 
+/// Builds binaries in the release profile, with the features that the whole workspace decides on, as every other command does.
+pub(crate) fn build_release(names: &[&str]) -> Result<()> {
+    let mut command = cargo(&["build", "--release", "--quiet", "--workspace"]);
+    run_visibly(command.args(names.iter().flat_map(|name| ["--bin", name])))
+}
+
 /// A `cargo` command in the workspace's root, free of the variables that the running cargo has set for this package.
 pub(crate) fn cargo(args: &[&str]) -> Command {
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));

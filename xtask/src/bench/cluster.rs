@@ -46,17 +46,7 @@ impl DemoCluster {
     /// Builds and starts two nodes and a witness in `directory`, with volumes of a size each.
     pub(super) fn start(directory: &Path, size_bytes: u64, volumes: usize) -> Result<Self> {
         let of = |name| shell::release_binary(name);
-        // The whole workspace decides on the features of the dependencies, as in every other command.
-        shell::run_visibly(&mut shell::cargo(&[
-            "build",
-            "--release",
-            "--quiet",
-            "--workspace",
-            "--bin",
-            "tandem",
-            "--bin",
-            "cluster",
-        ]))?;
+        shell::build_release(&["tandem", "cluster"])?;
         Self::start_binaries(&of("tandem"), &of("cluster"), directory, size_bytes, volumes)
     }
 

@@ -139,15 +139,7 @@ fn tandem_binary(directory: Option<&Path>) -> Result<PathBuf> {
     let binary = match directory {
         Some(directory) => directory.join("tandem"),
         None => {
-            // The whole workspace decides on the features of the dependencies, as in every other command.
-            shell::run_visibly(&mut shell::cargo(&[
-                "build",
-                "--release",
-                "--quiet",
-                "--workspace",
-                "--bin",
-                "tandem",
-            ]))?;
+            shell::build_release(&["tandem"])?;
             shell::release_binary("tandem")
         }
     };

@@ -4,7 +4,7 @@
 //! operation goes on to its next phase, or ends. Reserving, loading a checksum page, a log transaction and an index page's
 //! write are shared: any number of operations wait for one of them.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 
 use proto::BlockRange;
 use proto::checksum::BlockSums;
@@ -40,30 +40,24 @@ pub struct LocalCopy {
     failed: bool,
 }
 
-/// What the raw operations in flight are for: a window over their numbers, which are given in order and end in about that
-/// order. It is as long as there were operations since the oldest that has not ended; the shell gives a disk up that
-/// leaves one without an end.
+/// What the raw operations in flight are for. The window is as long as there were operations since the oldest that has not
+/// ended; the shell gives a disk up that leaves one without an end.
 #[derive(Debug, Default)]
 struct Raws {
-    window: VecDeque<Option<Purpose>>,
-    /// The number of the first in the window.
-    first: u64,
+    open: Window<RawId, Purpose>,
+    next: u64,
 }
 
 impl Raws {
     fn insert(&mut self, purpose: Purpose) -> RawId {
-        self.window.push_back(Some(purpose));
-        RawId(self.first + self.window.len() as u64 - 1)
+        let raw = RawId(self.next);
+        self.next += 1;
+        self.open.insert(raw, purpose);
+        raw
     }
 
     fn remove(&mut self, raw: RawId) -> Option<Purpose> {
-        let at = usize::try_from(raw.0.checked_sub(self.first)?).ok()?;
-        let purpose = self.window.get_mut(at)?.take();
-        while let Some(None) = self.window.front() {
-            self.window.pop_front();
-            self.first += 1;
-        }
-        purpose
+        self.open.remove(&raw)
     }
 }
 

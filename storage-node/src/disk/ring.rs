@@ -17,11 +17,12 @@ use std::mem;
 use std::os::fd::{AsRawFd, RawFd};
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
-use std::task::{Context, Poll, Waker, ready};
+use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
 use block_device::AlignedBuf;
 use bytes::Bytes;
+use futures_util::task::AtomicWaker;
 use io_uring::{IoUring, opcode, squeue, types};
 use slab::Slab;
 use tokio::io::Interest;
@@ -89,7 +90,7 @@ impl Ring {
                 trace: Vec::new(),
             }),
             asked: Cell::new(false),
-            sleeper: RefCell::new(None),
+            sleeper: AtomicWaker::new(),
         });
         HERE.with(|here| here.replace(Rc::downgrade(&core)));
         // SAFETY: the descriptor is the ring's own; `RingFd` owns a reference to the core, which keeps the ring open and
@@ -192,7 +193,7 @@ struct Core {
     state: RefCell<State>,
     /// The completion task is to take a turn.
     asked: Cell<bool>,
-    sleeper: RefCell<Option<Waker>>,
+    sleeper: AtomicWaker,
 }
 
 struct State {
@@ -282,9 +283,7 @@ impl Core {
     /// Has the completion task take a turn soon.
     fn ask(&self) {
         self.asked.set(true);
-        if let Some(sleeper) = self.sleeper.take() {
-            sleeper.wake();
-        }
+        self.sleeper.wake();
     }
 
     /// Ready when the completion task has something to do.
@@ -292,10 +291,7 @@ impl Core {
         if self.asked.replace(false) {
             return Poll::Ready(Ok(()));
         }
-        let mut sleeper = self.sleeper.borrow_mut();
-        if !sleeper.as_ref().is_some_and(|sleeper| sleeper.will_wake(cx.waker())) {
-            *sleeper = Some(cx.waker().clone());
-        }
+        self.sleeper.register(cx.waker());
         // Cleared before the queue is read, so that a completion that comes after it wakes again.
         ready!(poll.poll_read_ready(cx))?.clear_ready();
         Poll::Ready(Ok(()))

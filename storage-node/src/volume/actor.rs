@@ -39,13 +39,6 @@ const STORE_LOCK_WAIT: Duration = Duration::from_secs(30);
 /// Longest time for which the timer is set.
 const TICK_MOST: Duration = Duration::from_secs(3600);
 
-/// Why the actor goes on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Woken {
-    Pushed,
-    Alarm,
-}
-
 /// How the actor ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Ending {
@@ -146,7 +139,7 @@ impl Actor {
         let sleep = tokio::time::sleep(Duration::ZERO);
         tokio::pin!(sleep);
         // When the timer goes off; earlier than needed is harmless, and cheaper than to set it anew every time.
-        let mut alarm = Timestamp(0);
+        let mut alarm: Option<Timestamp> = None;
         loop {
             self.turn();
             if self.ending != Ending::No {
@@ -157,18 +150,16 @@ impl Actor {
                 continue;
             }
             let deadline = self.replica.next_deadline();
-            if deadline < alarm || alarm == Timestamp(0) {
+            if alarm.is_none_or(|at| deadline < at) {
                 let wait = Duration::from_micros(deadline.since(boot_time()).0).clamp(TICK_LEAST, TICK_MOST);
                 sleep.as_mut().reset(tokio::time::Instant::now() + wait);
-                alarm = deadline;
+                alarm = Some(deadline);
             }
-            let woken = poll_fn(|cx| match self.inbox.poll_pushed(cx) {
-                Poll::Ready(()) => Poll::Ready(Woken::Pushed),
-                Poll::Pending => sleep.as_mut().poll(cx).map(|()| Woken::Alarm),
-            });
-            if woken.await == Woken::Alarm {
-                alarm = Timestamp(0);
-            }
+            alarm = poll_fn(|cx| match self.inbox.poll_pushed(cx) {
+                Poll::Ready(()) => Poll::Ready(alarm),
+                Poll::Pending => sleep.as_mut().poll(cx).map(|()| None),
+            })
+            .await;
         }
         self.finish().await;
     }

@@ -5,8 +5,9 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll};
 
+use futures_util::task::AtomicWaker;
 use proto::NodeId;
 use replication::event::{Event, LinkId, OpId, Request};
 use tokio::sync::Notify;
@@ -55,7 +56,7 @@ pub(crate) struct Inbox {
     queue: RefCell<VecDeque<Input>>,
     frames: Cell<usize>,
     closed: Cell<bool>,
-    sleeper: RefCell<Option<Waker>>,
+    sleeper: AtomicWaker,
     remote_taken: Notify,
 }
 
@@ -69,9 +70,7 @@ impl Inbox {
             self.frames.set(self.frames.get() + 1);
         }
         self.queue.borrow_mut().push_back(input);
-        if let Some(sleeper) = self.sleeper.take() {
-            sleeper.wake();
-        }
+        self.sleeper.wake();
     }
 
     /// The oldest input.
@@ -100,10 +99,7 @@ impl Inbox {
         if !self.is_empty() {
             return Poll::Ready(());
         }
-        let mut sleeper = self.sleeper.borrow_mut();
-        if !sleeper.as_ref().is_some_and(|sleeper| sleeper.will_wake(cx.waker())) {
-            *sleeper = Some(cx.waker().clone());
-        }
+        self.sleeper.register(cx.waker());
         Poll::Pending
     }
 

@@ -383,7 +383,7 @@ mod tests {
             assert!(matches!(purpose, Some(Purpose::Step { tag }) if tag == at as u64), "{purpose:?}");
             assert!(raws.remove(given[at]).is_none(), "ended once");
         }
-        assert!(raws.window.is_empty());
+        assert!(raws.open.is_empty());
         assert!(!given.contains(&raws.insert(Purpose::Step { tag: 6 })), "a number is given once");
     }
 }

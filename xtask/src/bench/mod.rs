@@ -2,6 +2,7 @@
 
 mod block;
 mod budget;
+mod busy;
 mod cluster;
 mod drbd;
 mod fio;
@@ -29,6 +30,8 @@ enum What {
     Block(block::BlockOptions),
     /// Where the time of one 4 KiB write goes, phase by phase, from a trace of the kernel's.
     Budget(budget::BudgetOptions),
+    /// Memory of a pair with ten busy volumes, over an hour.
+    Busy(busy::BusyOptions),
     /// DRBD, protocol C, and Tandem on the same disks of the same two emulated guests.
     Drbd(drbd::DrbdOptions),
     /// Memory and processor time of a node with ten idle 100 GB volumes.
@@ -42,6 +45,7 @@ pub(crate) fn run(options: &BenchOptions) -> Result<()> {
     match &options.what {
         What::Block(options) => block::run(options),
         What::Budget(options) => budget::run(options),
+        What::Busy(options) => busy::run(options),
         What::Drbd(options) => drbd::run(options),
         What::Idle(options) => idle::run(options),
         What::Resync(options) => resync::run(options),

@@ -7,6 +7,7 @@ pub mod buffer;
 pub mod error;
 pub mod ram;
 pub mod recording;
+mod shared;
 
 use bytes::Bytes;
 

@@ -1,0 +1,82 @@
+//! The blocks as an operation sees them: what trees and directories are read from and edited in.
+//!
+//! An operation runs to its end without waiting. What it needs and is not at hand stops it: its edits are dropped, what was
+//! missing is fetched, and it runs again from the start.
+
+use thiserror::Error;
+
+use crate::layout::Corrupt;
+use crate::units::{BlockNumber, BlockRun};
+
+/// Why an operation did not come to its end. None of its edits took effect.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum Stop {
+    /// This block is not at hand: to be fetched, and the operation run again.
+    #[error("block {0} is not in memory")]
+    Missing(BlockNumber),
+    /// The device holds something that cannot be: the filesystem turns read-only.
+    #[error(transparent)]
+    Corrupt(#[from] Corrupt),
+    /// No block or inode is free.
+    #[error("no space left on the volume")]
+    NoSpace,
+    /// The tree is not as the operation needs it.
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+    /// A file, directory or extended attribute would grow past what its format can hold.
+    #[error("{0} cannot grow any further")]
+    TooLarge(&'static str),
+}
+
+/// What stands against an operation in the tree itself, by the names that POSIX has for it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub enum Refusal {
+    /// ENOENT.
+    #[error("no such file or directory")]
+    NotFound,
+    /// EEXIST.
+    #[error("the name exists")]
+    Exists,
+    /// ENOTDIR.
+    #[error("not a directory")]
+    NotDirectory,
+    /// EISDIR.
+    #[error("is a directory")]
+    IsDirectory,
+    /// ENOTEMPTY.
+    #[error("the directory is not empty")]
+    NotEmpty,
+    /// EMLINK.
+    #[error("too many links")]
+    TooManyLinks,
+    /// ENAMETOOLONG, or EINVAL for what is no name at all.
+    #[error("not a name: 1 to 255 bytes, without / and NUL, and neither . nor ..")]
+    BadName,
+    /// EINVAL: a directory would be moved into itself.
+    #[error("a directory cannot be moved into itself")]
+    IntoItself,
+    /// ESTALE: the inode is not in use, or by another file.
+    #[error("the file is gone")]
+    Stale,
+    /// EPERM: what is asked for cannot be done to this kind of file.
+    #[error("not possible with this kind of file")]
+    WrongKind,
+}
+
+/// Blocks of metadata, and where new ones come from. Every slice has the length of one block of the filesystem.
+pub trait BlockStore {
+    /// The content of a block. Errors: [`Stop::Missing`].
+    fn block(&mut self, at: BlockNumber) -> Result<&[u8], Stop>;
+
+    /// The content of a block, to be edited; the edit belongs to the running operation. Errors: [`Stop::Missing`].
+    fn block_mut(&mut self, at: BlockNumber) -> Result<&mut [u8], Stop>;
+
+    /// A block whose former content does not matter, zeroed, to be written as metadata by the running operation.
+    fn new_block(&mut self, at: BlockNumber) -> Result<&mut [u8], Stop>;
+
+    /// Takes a free block, near `goal` if that can be. Errors: [`Stop::NoSpace`], and those of the bitmaps' blocks.
+    fn allocate(&mut self, goal: BlockNumber) -> Result<BlockNumber, Stop>;
+
+    /// Gives blocks back. `metadata` tells that they may be in the journal, which then has to revoke them.
+    fn free(&mut self, run: BlockRun, metadata: bool) -> Result<(), Stop>;
+}

@@ -1,0 +1,216 @@
+//! Blocks of metadata in memory, within a budget of bytes.
+//!
+//! A block is an immutable buffer; an edit puts another in its place, and whoever still writes the former one keeps it. What
+//! is changed and not at home on the device yet stays; of the rest the least used goes when room is needed (second chance:
+//! a block that was used since the hand last passed is spared once).
+
+use std::collections::VecDeque;
+
+use bytes::Bytes;
+use rustc_hash::FxHashMap;
+
+use crate::units::BlockNumber;
+
+/// Stale places in the hand's queue that are borne with, beside as many as there are blocks.
+const HAND_SPARE: usize = 1024;
+
+/// The blocks at hand.
+pub struct BlockCache {
+    entries: FxHashMap<BlockNumber, Entry>,
+    /// Clean blocks in the order in which the hand meets them; what is no longer clean or here is passed over.
+    hand: VecDeque<BlockNumber>,
+    bytes: usize,
+    bytes_max: usize,
+}
+
+struct Entry {
+    data: Bytes,
+    kept: Kept,
+    used: bool,
+    /// It stands in the hand's queue.
+    queued: bool,
+    /// Operations that will run again need it.
+    pins: u32,
+}
+
+/// Why a block is in memory.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kept {
+    /// Because it was used; the device has the same.
+    Clean,
+    /// The device's home of it is older.
+    Dirty,
+}
+
+impl BlockCache {
+    /// An empty cache that drops clean blocks past `bytes_max` bytes.
+    pub fn new(bytes_max: usize) -> Self {
+        Self { entries: FxHashMap::default(), hand: VecDeque::new(), bytes: 0, bytes_max }
+    }
+
+    /// The newest content of a block.
+    pub fn get(&mut self, at: BlockNumber) -> Option<&Bytes> {
+        let entry = self.entries.get_mut(&at)?;
+        entry.used = true;
+        Some(&entry.data)
+    }
+
+    /// Bytes of all blocks.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Takes a block that was read from the device; one that is here already is newer and stays.
+    pub fn fetched(&mut self, at: BlockNumber, data: Bytes) {
+        if self.entries.contains_key(&at) {
+            return;
+        }
+        self.bytes += data.len();
+        self.entries.insert(at, Entry { data, kept: Kept::Clean, used: true, queued: true, pins: 0 });
+        self.hand.push_back(at);
+        // What was forgotten stands there still.
+        if self.hand.len() > 2 * self.entries.len() + HAND_SPARE {
+            let entries = &mut self.entries;
+            entries.values_mut().for_each(|entry| entry.queued = false);
+            self.hand.retain(|at| entries.get_mut(at).is_some_and(|entry| !std::mem::replace(&mut entry.queued, true)));
+        }
+        self.shrink();
+    }
+
+    /// Puts an edited content in place; gives back the former one, if it was here.
+    pub fn replace(&mut self, at: BlockNumber, data: Bytes) -> Option<Bytes> {
+        self.bytes += data.len();
+        match self.entries.get_mut(&at) {
+            Some(entry) => {
+                self.bytes -= entry.data.len();
+                entry.kept = Kept::Dirty;
+                entry.used = true;
+                Some(std::mem::replace(&mut entry.data, data))
+            }
+            None => {
+                self.entries.insert(at, Entry { data, kept: Kept::Dirty, used: true, queued: false, pins: 0 });
+                None
+            }
+        }
+    }
+
+    /// The device's home of the block now has this content; it may go if nothing newer took its place.
+    pub fn written_home(&mut self, at: BlockNumber, data: &Bytes) {
+        let Some(entry) = self.entries.get_mut(&at) else { return };
+        if entry.kept == Kept::Dirty && entry.data.as_ptr() == data.as_ptr() {
+            entry.kept = Kept::Clean;
+            if !entry.queued {
+                entry.queued = true;
+                self.hand.push_back(at);
+            }
+        }
+    }
+
+    /// Drops a block: it was freed, and nobody shall read it again.
+    pub fn forget(&mut self, at: BlockNumber) {
+        if let Some(entry) = self.entries.remove(&at) {
+            self.bytes -= entry.data.len();
+        }
+    }
+
+    /// Forgets everything.
+    pub fn clear(&mut self) {
+        *self = Self::new(self.bytes_max);
+    }
+
+    /// Keeps a block until [`Self::unpin`], if it is here.
+    pub fn pin(&mut self, at: BlockNumber) -> bool {
+        let entry = self.entries.get_mut(&at);
+        entry.map(|entry| entry.pins += 1).is_some()
+    }
+
+    /// The end of a [`Self::pin`].
+    pub fn unpin(&mut self, at: BlockNumber) {
+        if let Some(entry) = self.entries.get_mut(&at) {
+            entry.pins = entry.pins.saturating_sub(1);
+        }
+        self.shrink();
+    }
+
+    /// Drops clean blocks until the budget is kept, or none is left that may go.
+    pub fn shrink(&mut self) {
+        // Every block is met twice at most: once to lose its mark, once to go.
+        let mut steps = 2 * self.hand.len();
+        while self.bytes > self.bytes_max && steps > 0 {
+            steps -= 1;
+            let Some(at) = self.hand.pop_front() else { return };
+            let Some(entry) = self.entries.get_mut(&at) else { continue };
+            if entry.kept == Kept::Dirty {
+                entry.queued = false;
+            } else if std::mem::take(&mut entry.used) || entry.pins > 0 {
+                self.hand.push_back(at);
+            } else {
+                self.bytes -= entry.data.len();
+                self.entries.remove(&at);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn block(byte: u8) -> Bytes {
+        Bytes::from(vec![byte; 4096])
+    }
+
+    fn at(number: u64) -> BlockNumber {
+        BlockNumber(number)
+    }
+
+    #[test]
+    fn clean_blocks_go_when_the_budget_is_exceeded_and_used_ones_stay_longer() {
+        let mut cache = BlockCache::new(4 * 4096);
+        (0..4).for_each(|number| cache.fetched(at(number), block(number as u8)));
+        cache.fetched(at(4), block(4));
+        assert_eq!(cache.bytes(), 4 * 4096);
+        assert!(cache.get(at(0)).is_none(), "all had been used, so the oldest goes");
+        cache.get(at(1));
+        cache.fetched(at(5), block(5));
+        assert!(cache.get(at(1)).is_some() && cache.get(at(2)).is_none());
+    }
+
+    #[test]
+    fn what_is_dirty_or_pinned_stays_beyond_the_budget() {
+        let mut cache = BlockCache::new(4096);
+        cache.fetched(at(1), block(1));
+        assert!(cache.pin(at(1)) && !cache.pin(at(9)));
+        cache.replace(at(2), block(2));
+        cache.fetched(at(3), block(3));
+        cache.fetched(at(4), block(4));
+        assert!(cache.get(at(1)).is_some() && cache.get(at(2)).is_some());
+        let two = cache.get(at(2)).cloned().expect("dirty");
+        cache.unpin(at(1));
+        cache.written_home(at(2), &two);
+        cache.fetched(at(5), block(5));
+        assert!(cache.bytes() <= 4096, "{}", cache.bytes());
+    }
+
+    #[test]
+    fn an_older_version_at_home_leaves_the_newer_one_dirty() {
+        let mut cache = BlockCache::new(0);
+        let old = block(1);
+        cache.replace(at(1), old.clone());
+        assert_eq!(cache.replace(at(1), block(2)), Some(old.clone()));
+        cache.written_home(at(1), &old);
+        cache.shrink();
+        assert_eq!(cache.get(at(1)), Some(&block(2)));
+    }
+
+    #[test]
+    fn what_is_fetched_late_does_not_replace_an_edit() {
+        let mut cache = BlockCache::new(1 << 20);
+        cache.replace(at(1), block(2));
+        cache.fetched(at(1), block(1));
+        assert_eq!(cache.get(at(1)), Some(&block(2)));
+        cache.forget(at(1));
+        assert!(cache.get(at(1)).is_none());
+        assert_eq!(cache.bytes(), 0);
+    }
+}

@@ -1,0 +1,330 @@
+//! Operations one after another, on the blocks in memory, into the running transaction.
+//!
+//! An operation that lacks a block is dropped, the block fetched, and the operation run again: operations hold no lock and
+//! need no order among them. What makes transactions durable is in `commit`; what opens a volume in `open`.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
+use std::rc::Rc;
+
+use block_device::{BlockDevice, BlockError, ByteRange};
+use thiserror::Error;
+use tokio::sync::{Notify, watch};
+
+use super::cache::BlockCache;
+use super::handle::{Handle, View};
+use super::profile::Profile;
+use super::transaction::{Closed, Edits, Transaction};
+use crate::journal::checkpoint::Checkpoint;
+use crate::journal::{CommitTime, JournalMap, JournalSuperblock, LogSpace, writer};
+use crate::layout::Corrupt;
+use crate::layout::geometry::Geometry;
+use crate::layout::superblock::Superblock;
+use crate::store::{Refusal, Stop};
+use crate::units::{BlockNumber, TransactionId};
+
+/// Runs of one operation, each after a block that it lacked was fetched; more than the longest way through all structures.
+const RUNS_MAX: u32 = 100_000;
+
+/// Why an operation failed. The filesystem is as if it had not been asked for.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum Failure {
+    /// No block or inode is free.
+    #[error("no space left on the volume")]
+    NoSpace,
+    /// Something would grow past what the format, or one transaction, can hold.
+    #[error("{0} cannot grow any further")]
+    TooLarge(&'static str),
+    /// The tree is not as the operation needs it.
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+    /// Nothing is changed any more: this is why. Reading goes on.
+    #[error("the filesystem is read-only: {0}")]
+    ReadOnly(String),
+    /// What was to be read is broken. The filesystem is read-only from now on.
+    #[error(transparent)]
+    Corrupt(#[from] Corrupt),
+    /// The volume failed to read.
+    #[error("the volume cannot be read: {0}")]
+    Device(#[from] BlockError),
+}
+
+/// An operation that came to its end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Done<T> {
+    /// What it found.
+    pub value: T,
+    /// The transaction that makes its changes durable; none if it changed nothing.
+    pub transaction: Option<TransactionId>,
+}
+
+/// How far the log is.
+#[derive(Clone, Debug)]
+pub(super) struct Reached {
+    /// The newest durable transaction.
+    pub(super) durable: TransactionId,
+    /// No more will become durable.
+    pub(super) failed: Option<String>,
+}
+
+/// The blocks and transactions of one filesystem over its volume.
+pub struct Filesystem<D> {
+    pub(super) device: D,
+    pub(super) geometry: Geometry,
+    profile: Profile,
+    pub(super) state: RefCell<State>,
+    /// The committer has something to do.
+    pub(super) work: Notify,
+    pub(super) reached: watch::Sender<Reached>,
+    /// A block was fetched, or could not be.
+    fetched: Notify,
+    pub(super) clock: fn() -> CommitTime,
+}
+
+pub(super) struct State {
+    pub(super) cache: BlockCache,
+    pub(super) superblock: Superblock,
+    pub(super) running: Transaction,
+    /// On its way into the log.
+    pub(super) closing: Option<Rc<Closed>>,
+    /// None while the filesystem is only read.
+    pub(super) journal: Option<Journal>,
+    /// Blocks being fetched; false when somebody changed the block meanwhile, and what comes is old.
+    fetching: BTreeMap<BlockNumber, bool>,
+    /// Why nothing is changed any more.
+    pub(super) read_only: Option<String>,
+    pub(super) free_blocks: u64,
+    pub(super) free_inodes: u32,
+    /// The committer ends when nothing is left to commit.
+    pub(super) stopping: bool,
+}
+
+/// The log in use.
+pub(super) struct Journal {
+    pub(super) superblock: JournalSuperblock,
+    pub(super) map: JournalMap,
+    pub(super) space: LogSpace,
+    pub(super) checkpoint: Checkpoint,
+    pub(super) last_commit: CommitTime,
+    /// Log blocks that one transaction may take.
+    pub(super) transaction_blocks_max: usize,
+}
+
+/// What became of one run of an operation.
+enum Attempt<T> {
+    Done(Done<T>),
+    /// This block is to be fetched.
+    Missing(BlockNumber),
+    /// This transaction has to be durable first: there is no room beside it, or what it frees is needed.
+    After(TransactionId),
+}
+
+impl<D: BlockDevice> Filesystem<D> {
+    pub(super) fn new(
+        device: D,
+        superblock: Superblock,
+        cache_bytes_max: usize,
+        next: TransactionId,
+        clock: fn() -> CommitTime,
+    ) -> Self {
+        let durable = TransactionId(next.0.wrapping_sub(1));
+        let state = State {
+            cache: BlockCache::new(cache_bytes_max),
+            running: Transaction::new(next),
+            closing: None,
+            journal: None,
+            fetching: BTreeMap::new(),
+            read_only: None,
+            free_blocks: superblock.free_blocks(),
+            free_inodes: superblock.free_inodes(),
+            stopping: false,
+            superblock,
+        };
+        Self {
+            device,
+            geometry: state.superblock.geometry().clone(),
+            profile: Profile::of(&state.superblock),
+            state: RefCell::new(state),
+            work: Notify::new(),
+            reached: watch::Sender::new(Reached { durable, failed: None }),
+            fetched: Notify::new(),
+            clock,
+        }
+    }
+
+    /// Gives back the volume.
+    pub fn into_device(self) -> D {
+        self.device
+    }
+
+    /// Runs an operation to its end. It may be run several times, and must not have effects but through its handle.
+    ///
+    /// Its changes are seen by every operation that follows; they are durable when [`Self::durable`] says so.
+    pub async fn run<T>(&self, mut op: impl FnMut(&mut Handle<'_>) -> Result<T, Stop>) -> Result<Done<T>, Failure> {
+        let mut pins = Pins { filesystem: self, blocks: Vec::new() };
+        for _ in 0..RUNS_MAX {
+            match self.attempt(&mut op)? {
+                Attempt::Done(done) => return Ok(done),
+                Attempt::Missing(block) => {
+                    self.fetch(block).await?;
+                    pins.add(block);
+                }
+                Attempt::After(transaction) => self.durable(transaction).await?,
+            }
+        }
+        Err(Failure::TooLarge("the operation"))
+    }
+
+    /// Waits until a transaction is durable. Errors: it will never be.
+    pub async fn durable(&self, transaction: TransactionId) -> Result<(), Failure> {
+        let mut reached = self.reached.subscribe();
+        let is_over = |reached: &Reached| !reached.durable.is_before(transaction) || reached.failed.is_some();
+        // The sender lives as long as this.
+        let now = reached.wait_for(is_over).await.map(|now| now.clone());
+        match now {
+            Ok(now) if !now.durable.is_before(transaction) => Ok(()),
+            Ok(Reached { failed: Some(why), .. }) => Err(Failure::ReadOnly(why)),
+            _ => Err(Failure::Device(BlockError::Closed)),
+        }
+    }
+
+    fn attempt<T>(&self, op: &mut impl FnMut(&mut Handle<'_>) -> Result<T, Stop>) -> Result<Attempt<T>, Failure> {
+        let mut state = self.state.borrow_mut();
+        let State { cache, running, closing, superblock, .. } = &mut *state;
+        let mut handle = Handle::new(View {
+            geometry: &self.geometry,
+            profile: &self.profile,
+            last_orphan: superblock.last_orphan(),
+            cache,
+            running,
+            closing: closing.as_deref(),
+        });
+        let result = op(&mut handle);
+        let edits = handle.finish();
+        match result {
+            Ok(value) if edits.is_empty() => Ok(Attempt::Done(Done { value, transaction: None })),
+            Ok(value) => Ok(match self.join(&mut state, edits)? {
+                Ok(id) => Attempt::Done(Done { value, transaction: Some(id) }),
+                Err(full) => Attempt::After(full),
+            }),
+            Err(Stop::Missing(block)) => Ok(Attempt::Missing(block)),
+            // What was freed is there for others once that is durable.
+            Err(Stop::NoSpace) if state.running.frees() => Ok(Attempt::After(state.running.id())),
+            Err(Stop::NoSpace) => match &state.closing {
+                Some(closing) if !closing.freed.is_empty() => Ok(Attempt::After(closing.id)),
+                _ => Err(Failure::NoSpace),
+            },
+            Err(Stop::Refused(why)) => Err(Failure::Refused(why)),
+            Err(Stop::TooLarge(what)) => Err(Failure::TooLarge(what)),
+            Err(Stop::Corrupt(corrupt)) => {
+                self.turn_read_only(&mut state, corrupt.to_string());
+                Err(corrupt.into())
+            }
+        }
+    }
+
+    /// Takes an operation's edits into the running transaction; or tells which transaction has to be out of the way.
+    fn join(&self, state: &mut State, edits: Edits) -> Result<Result<TransactionId, TransactionId>, Failure> {
+        if let Some(why) = &state.read_only {
+            return Err(Failure::ReadOnly(why.clone()));
+        }
+        let Some(journal) = &state.journal else {
+            return Err(Failure::ReadOnly("it was opened to be read".into()));
+        };
+        let (blocks, revokes) = state.running.size_with(&edits);
+        // And the superblock.
+        let needed = writer::log_blocks_needed(&journal.superblock.format(), blocks + 1, revokes);
+        if needed > journal.transaction_blocks_max {
+            if state.running.is_empty() {
+                return Err(Failure::TooLarge("what one operation changes"));
+            }
+            return Ok(Err(state.running.id()));
+        }
+        for block in edits.touched() {
+            if let Some(valid) = state.fetching.get_mut(&block) {
+                *valid = false;
+            }
+        }
+        let (blocks, inodes) = edits.freed_counts();
+        state.free_blocks = state.free_blocks.saturating_add_signed(blocks);
+        state.free_inodes = state.free_inodes.saturating_add_signed(inodes);
+        if let Some(orphan) = edits.last_orphan() {
+            state.superblock.set_last_orphan(orphan);
+        }
+        state.running.join(edits, &mut state.cache);
+        self.work.notify_one();
+        Ok(Ok(state.running.id()))
+    }
+
+    /// Brings a block into memory. Errors: the volume's.
+    pub(super) async fn fetch(&self, at: BlockNumber) -> Result<(), Failure> {
+        loop {
+            {
+                let mut state = self.state.borrow_mut();
+                if state.cache.get(at).is_some() {
+                    return Ok(());
+                }
+                if let Entry::Vacant(place) = state.fetching.entry(at) {
+                    place.insert(true);
+                    break;
+                }
+            }
+            self.fetched.notified().await;
+        }
+        let fetch = Fetch { filesystem: self, at };
+        let length = u64::from(self.geometry.block_size);
+        let data = self.device.read(ByteRange { offset: at.0 * length, length }).await?;
+        if fetch.is_valid() {
+            self.state.borrow_mut().cache.fetched(at, data);
+        }
+        Ok(())
+    }
+
+    /// Nothing is changed from now on, and nothing that is not durable yet will be.
+    pub(super) fn turn_read_only(&self, state: &mut State, why: String) {
+        let why = state.read_only.get_or_insert(why).clone();
+        self.reached.send_modify(|reached| reached.failed = Some(why));
+        self.work.notify_one();
+    }
+}
+
+/// A block being fetched; also when nobody waits for it any more.
+struct Fetch<'a, D> {
+    filesystem: &'a Filesystem<D>,
+    at: BlockNumber,
+}
+
+impl<D> Fetch<'_, D> {
+    fn is_valid(&self) -> bool {
+        self.filesystem.state.borrow().fetching.get(&self.at) == Some(&true)
+    }
+}
+
+impl<D> Drop for Fetch<'_, D> {
+    fn drop(&mut self) {
+        self.filesystem.state.borrow_mut().fetching.remove(&self.at);
+        self.filesystem.fetched.notify_waiters();
+    }
+}
+
+/// What an operation that will run again has fetched.
+struct Pins<'a, D> {
+    filesystem: &'a Filesystem<D>,
+    blocks: Vec<BlockNumber>,
+}
+
+impl<D> Pins<'_, D> {
+    fn add(&mut self, block: BlockNumber) {
+        if self.filesystem.state.borrow_mut().cache.pin(block) {
+            self.blocks.push(block);
+        }
+    }
+}
+
+impl<D> Drop for Pins<'_, D> {
+    fn drop(&mut self) {
+        let cache = &mut self.filesystem.state.borrow_mut().cache;
+        self.blocks.iter().for_each(|block| cache.unpin(*block));
+    }
+}

@@ -1,0 +1,247 @@
+//! One operation at work: it sees the newest blocks and its own edits, takes and frees blocks, and never waits.
+//!
+//! Which transaction its edits join, and when that is durable, is not its concern.
+
+use std::borrow::Cow;
+
+use bytes::Bytes;
+
+use super::cache::BlockCache;
+use super::profile::Profile;
+use super::transaction::{Closed, Edits, Transaction};
+use crate::layout::bitmap::{self, BitRun, Bitmap, BitmapKind};
+use crate::layout::geometry::{Geometry, Place};
+use crate::layout::group::{BLOCK_UNINIT, GroupDescriptor};
+use crate::layout::{Corrupt, Structure};
+use crate::store::{BlockStore, Stop};
+use crate::units::{BlockNumber, BlockRun, GroupNumber, InodeNumber};
+
+/// What an operation looks at beside its own edits.
+pub struct View<'a> {
+    /// The filesystem's numbers.
+    pub geometry: &'a Geometry,
+    /// And what else all of it has in common.
+    pub profile: &'a Profile,
+    /// The first of the inodes that were unlinked, or are being cut short.
+    pub last_orphan: Option<InodeNumber>,
+    /// Blocks in memory.
+    pub cache: &'a mut BlockCache,
+    /// The transaction that the operation will join.
+    pub running: &'a Transaction,
+    /// The one on its way into the log, if there is one.
+    pub closing: Option<&'a Closed>,
+}
+
+/// One operation's access to the blocks.
+pub struct Handle<'a> {
+    view: View<'a>,
+    edits: Edits,
+}
+
+impl<'a> Handle<'a> {
+    /// An operation that has done nothing yet.
+    pub fn new(view: View<'a>) -> Self {
+        Self { view, edits: Edits::default() }
+    }
+
+    /// What it did, to join the running transaction.
+    pub fn finish(self) -> Edits {
+        self.edits
+    }
+
+    /// The filesystem's numbers.
+    pub fn geometry(&self) -> &'a Geometry {
+        self.view.geometry
+    }
+
+    /// What all inodes and directories have in common.
+    pub fn profile(&self) -> &'a Profile {
+        self.view.profile
+    }
+
+    /// The head of the list of orphans.
+    pub(super) fn last_orphan(&self) -> Option<InodeNumber> {
+        self.edits.last_orphan().unwrap_or(self.view.last_orphan)
+    }
+
+    /// Puts another head on the list of orphans.
+    pub(super) fn set_last_orphan(&mut self, inode: Option<InodeNumber>) {
+        self.edits.set_last_orphan(inode);
+    }
+
+    /// Inodes were given back, or, below zero, taken.
+    pub(super) fn count_inodes(&mut self, freed: i32) {
+        self.edits.count_inodes(freed);
+    }
+
+    /// The descriptor of a group. Errors: [`Stop::Missing`], or what is wrong with it.
+    pub fn descriptor(&mut self, group: GroupNumber) -> Result<GroupDescriptor, Stop> {
+        let geometry = self.view.geometry;
+        let place = geometry.descriptor_place(group)?;
+        let bytes = self.block(place.block)?;
+        Ok(GroupDescriptor::decode(geometry, group, bytes.get(place.offset as usize..).unwrap_or_default())?)
+    }
+
+    /// Puts a group's descriptor in place.
+    pub fn set_descriptor(&mut self, group: GroupNumber, descriptor: &GroupDescriptor) -> Result<(), Stop> {
+        let geometry = self.view.geometry;
+        let Place { block, offset } = geometry.descriptor_place(group)?;
+        let bytes = self.block_mut(block)?;
+        Ok(descriptor.encode(geometry, group, bytes.get_mut(offset as usize..).unwrap_or_default())?)
+    }
+
+    /// Takes up to `max` free blocks that follow one another: in the goal's group, from the goal on and then before it, else in
+    /// the groups after it. Errors: [`Stop::NoSpace`] when no group has one that can be used before a commit.
+    pub fn allocate_run(&mut self, goal: BlockNumber, max: u32) -> Result<BlockRun, Stop> {
+        let geometry = self.view.geometry;
+        let (goal_group, goal_bit) = geometry.group_of_block(goal).unwrap_or((GroupNumber(0), 0));
+        for step in 0..u64::from(geometry.group_count) {
+            let group = GroupNumber(((u64::from(goal_group.0) + step) % u64::from(geometry.group_count)) as u32);
+            let from = if step == 0 { goal_bit } else { 0 };
+            if let Some(run) = self.take_from(group, from, max)? {
+                return Ok(BlockRun::new(geometry.block_of_bit(group, run.start), run.count));
+            }
+        }
+        Err(Stop::NoSpace)
+    }
+
+    fn take_from(&mut self, group: GroupNumber, from: u32, max: u32) -> Result<Option<BitRun>, Stop> {
+        let mut descriptor = self.descriptor(group)?;
+        if descriptor.free_clusters == 0 {
+            return Ok(None);
+        }
+        if descriptor.is_block_bitmap_uninit() {
+            self.initialize_block_bitmap(group, &mut descriptor)?;
+        }
+        let geometry = self.view.geometry;
+        let at = descriptor.block_bitmap;
+        let unavailable = self.unavailable_blocks(group, &descriptor)?;
+        let bits = Bitmap::new(geometry, BitmapKind::Blocks, group, &*unavailable)?;
+        let Some(run) = bits.free_run(from, 1, max) else { return Ok(None) };
+        self.edits.mark_bitmap(at);
+        let mut bits = Bitmap::new(geometry, BitmapKind::Blocks, group, self.block_mut(at)?)?;
+        bits.take(run)?;
+        bits.seal(geometry, &mut descriptor);
+        let left = descriptor.free_clusters.checked_sub(run.count);
+        descriptor.free_clusters = left.ok_or(Corrupt::new(
+            Structure::GroupDescriptor,
+            u64::from(group.0),
+            "it counts fewer free blocks than its bitmap",
+        ))?;
+        self.set_descriptor(group, &descriptor)?;
+        self.edits.count_blocks(-i64::from(run.count));
+        Ok(Some(run))
+    }
+
+    /// A group's bitmap with every block used that is, or was before a transaction that is not durable yet: what a crash
+    /// may bring back must not be overwritten.
+    fn unavailable_blocks(&mut self, group: GroupNumber, descriptor: &GroupDescriptor) -> Result<Cow<'_, [u8]>, Stop> {
+        let at = descriptor.block_bitmap;
+        let geometry = self.view.geometry;
+        let former: Vec<Bytes> =
+            [self.view.running.bitmap_before(at), self.view.closing.and_then(|closed| closed.bitmaps_before.get(&at))]
+                .into_iter()
+                .flatten()
+                .cloned()
+                .collect();
+        let edited = self.edits.get(at).is_some();
+        // Of the operation's own frees, nothing is available either.
+        let unedited = if edited { self.view.cache.get(at).cloned() } else { None };
+        let current = self.block(at)?;
+        if !edited {
+            Bitmap::new(geometry, BitmapKind::Blocks, group, current)?.verify(geometry, descriptor)?;
+        }
+        if former.is_empty() && unedited.is_none() {
+            return Ok(Cow::Borrowed(current));
+        }
+        let mut all = current.to_vec();
+        for version in former.iter().chain(&unedited) {
+            all.iter_mut().zip(version.iter()).for_each(|(bits, former)| *bits |= former);
+        }
+        Ok(Cow::Owned(all))
+    }
+
+    /// Writes the bitmap of a group that never had one.
+    fn initialize_block_bitmap(&mut self, group: GroupNumber, descriptor: &mut GroupDescriptor) -> Result<(), Stop> {
+        let geometry = self.view.geometry;
+        // Without flex_bg a group holds its own tables only.
+        let groups = if geometry.flex { 0..geometry.group_count } else { group.0..group.0 + 1 };
+        let all = groups.map(|group| self.descriptor(GroupNumber(group))).collect::<Result<Vec<_>, _>>()?;
+        let at = descriptor.block_bitmap;
+        let bytes = self.new_block(at)?;
+        bitmap::uninit_block_bitmap(geometry, group, &all, bytes)?;
+        let bits = Bitmap::new(geometry, BitmapKind::Blocks, group, &*bytes)?;
+        if bits.count_free() != descriptor.free_clusters {
+            let what = "it counts free blocks otherwise than its empty bitmap";
+            return Err(Corrupt::new(Structure::GroupDescriptor, u64::from(group.0), what).into());
+        }
+        bits.seal(geometry, descriptor);
+        descriptor.flags &= !BLOCK_UNINIT;
+        self.set_descriptor(group, descriptor)
+    }
+
+    fn free_in_group(&mut self, group: GroupNumber, run: BitRun) -> Result<(), Stop> {
+        let geometry = self.view.geometry;
+        let mut descriptor = self.descriptor(group)?;
+        if descriptor.is_block_bitmap_uninit() {
+            let what = "a block is freed in a group that has none in use";
+            return Err(Corrupt::new(Structure::BlockBitmap, u64::from(group.0), what).into());
+        }
+        let at = descriptor.block_bitmap;
+        if self.edits.get(at).is_none() {
+            let bits = Bitmap::new(geometry, BitmapKind::Blocks, group, self.block(at)?)?;
+            bits.verify(geometry, &descriptor)?;
+        }
+        self.edits.mark_bitmap(at);
+        let mut bits = Bitmap::new(geometry, BitmapKind::Blocks, group, self.block_mut(at)?)?;
+        bits.give(run)?;
+        bits.seal(geometry, &mut descriptor);
+        descriptor.free_clusters += run.count;
+        self.edits.count_blocks(i64::from(run.count));
+        self.set_descriptor(group, &descriptor)
+    }
+}
+
+impl BlockStore for Handle<'_> {
+    fn block(&mut self, at: BlockNumber) -> Result<&[u8], Stop> {
+        // Asked twice, since the borrow of a find would outlive the search for another.
+        if self.edits.get(at).is_some() {
+            return self.edits.get(at).ok_or(Stop::Missing(at));
+        }
+        self.view.cache.get(at).map(|data| &**data).ok_or(Stop::Missing(at))
+    }
+
+    fn block_mut(&mut self, at: BlockNumber) -> Result<&mut [u8], Stop> {
+        let cache = &mut *self.view.cache;
+        self.edits.edit(at, || cache.get(at).cloned()).ok_or(Stop::Missing(at))
+    }
+
+    fn new_block(&mut self, at: BlockNumber) -> Result<&mut [u8], Stop> {
+        Ok(self.edits.create(at, self.view.geometry.block_size as usize))
+    }
+
+    fn allocate(&mut self, goal: BlockNumber) -> Result<BlockNumber, Stop> {
+        Ok(self.allocate_run(goal, 1)?.start)
+    }
+
+    fn free(&mut self, run: BlockRun, metadata: bool) -> Result<(), Stop> {
+        let geometry = self.view.geometry;
+        let mut left = run;
+        while left.count > 0 {
+            let outside = || Corrupt::new(Structure::BlockBitmap, left.start.0, "a block outside the device is freed");
+            let (group, bit) = geometry.group_of_block(left.start).ok_or_else(outside)?;
+            let count = left.count.min(geometry.clusters_in_group(group)?.saturating_sub(bit));
+            if count == 0 {
+                return Err(outside().into());
+            }
+            self.free_in_group(group, BitRun { start: bit, count })?;
+            left = BlockRun::new(left.start.plus(u64::from(count)), left.count - count);
+        }
+        self.edits.free(run, metadata);
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+#[path = "handle_tests.rs"]
+mod tests;

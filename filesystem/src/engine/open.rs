@@ -1,0 +1,289 @@
+//! Opening a volume: what may be done with its filesystem, the replay of its log, and the mark that it is in use.
+
+use std::collections::BTreeSet;
+
+use block_device::{BlockDevice, BlockError, ByteRange};
+use bytes::Bytes;
+use thiserror::Error;
+
+use super::filesystem::{Failure, Filesystem, Journal};
+use super::transaction::Transaction;
+use crate::journal::checkpoint::Checkpoint;
+use crate::journal::recovery::Replay;
+use crate::journal::{
+    CommitTime, JournalMap, JournalSuperblock, LogEnd, LogIndex, LogSpace, Outcome, Recovery, Refusal, Step,
+};
+use crate::layout::Corrupt;
+use crate::layout::file_kind::FileKind;
+use crate::layout::superblock::{SUPERBLOCK_BYTES, SUPERBLOCK_OFFSET, Superblock, Unusable};
+use crate::layout::timestamp::Timestamp;
+use crate::map::FileMap;
+use crate::units::{BlockNumber, BlockRun, FileBlock, GroupNumber, InodeNumber, TransactionId};
+
+/// Blocks replayed at a time.
+const REPLAY_BLOCKS: usize = 256;
+/// A transaction takes this part of the log at most, so that the one before it and the one after it find room.
+const TRANSACTION_PART_OF_LOG: u32 = 4;
+
+/// How a filesystem is used.
+#[derive(Clone, Copy, Debug)]
+pub struct Options {
+    /// Bytes of blocks kept in memory beyond what is changed and not at home yet.
+    pub cache_bytes_max: usize,
+    /// Nothing is written, not even a replay of the log: that stays in memory.
+    pub read_only: bool,
+    /// Real time. It may go back; commit times do not.
+    pub clock: fn() -> CommitTime,
+}
+
+/// What opening found to do.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Recovered {
+    /// Committed transactions in the log.
+    pub transactions: u32,
+    /// Blocks that were brought to their newest committed content.
+    pub blocks: usize,
+    /// Records that blocks of the log were not to be replayed.
+    pub revokes: u64,
+}
+
+/// Why a volume was not opened. Nothing was changed that a replay of the log would not change.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum OpenError {
+    /// The superblock says no.
+    #[error(transparent)]
+    Unusable(#[from] Unusable),
+    /// The filesystem is larger than its volume.
+    #[error("the filesystem needs {needed} bytes, and the volume has {size}")]
+    CutShort {
+        /// By its superblock.
+        needed: u64,
+        /// Of the volume.
+        size: u64,
+    },
+    /// It may be read, but not written.
+    #[error("the filesystem can only be read: it has {0}")]
+    NotWritable(String),
+    /// The journal says no.
+    #[error(transparent)]
+    Journal(#[from] Refusal),
+    /// The last transaction in the log is damaged, and may have been acknowledged.
+    #[error("the last transaction in the journal, {0}, is damaged; e2fsck -f will replay what is before it")]
+    DamagedLog(TransactionId),
+    /// Something that is needed to open it is broken, or the volume failed.
+    #[error(transparent)]
+    Failed(#[from] Failure),
+}
+
+impl From<BlockError> for OpenError {
+    fn from(error: BlockError) -> Self {
+        Self::Failed(error.into())
+    }
+}
+
+impl From<Corrupt> for OpenError {
+    fn from(corrupt: Corrupt) -> Self {
+        Self::Failed(corrupt.into())
+    }
+}
+
+impl<D: BlockDevice> Filesystem<D> {
+    /// Opens the filesystem on a volume: replays its log, and marks it as in use. Operations can begin when this has
+    /// returned; their changes are committed while [`Self::drive`] is polled.
+    ///
+    /// Errors: see [`OpenError`].
+    pub async fn open(device: D, options: &Options) -> Result<(Self, Recovered), OpenError> {
+        let superblock = read_superblock(&device).await?;
+        let geometry = superblock.geometry();
+        let (needed, size) = (geometry.block_count * u64::from(geometry.block_size), device.size_bytes());
+        if needed > size {
+            return Err(OpenError::CutShort { needed, size });
+        }
+        if let (false, [first, ..]) = (options.read_only, superblock.read_only()) {
+            return Err(OpenError::NotWritable(first.to_string()));
+        }
+        let journal_inode = superblock.journal_inode();
+        let filesystem = Self::new(device, superblock, options.cache_bytes_max, TransactionId(0), options.clock);
+        let mut recovered = Recovered::default();
+        if let Some(inode) = journal_inode {
+            let map = filesystem.journal_map(inode).await?;
+            let at = map.device_block(LogIndex(0)).unwrap_or_default();
+            let first = filesystem.read_blocks(BlockRun::new(at, 1)).await?;
+            let journal = JournalSuperblock::decode(&first, filesystem.geometry.block_size, map.block_count())?;
+            let outcome = filesystem.scan_log(journal, &map).await?;
+            recovered = filesystem.replay(&outcome, &map, options.read_only).await?;
+            if !options.read_only {
+                filesystem.begin(outcome, map).await?;
+            }
+        }
+        Ok((filesystem, recovered))
+    }
+
+    /// Gives back what files without a name hold, all but `keep`: those that somebody has open beyond a crash. To be called
+    /// before operations begin. Tells how many are gone. Errors: the list, or an inode of it, is broken; the volume's.
+    pub async fn reclaim_orphans(&self, keep: &BTreeSet<InodeNumber>) -> Result<usize, Failure> {
+        let orphans = self.run(|handle| handle.orphans()).await?.value;
+        let now = (self.clock)();
+        let now = Timestamp { seconds: now.seconds as i64, nanoseconds: now.nanoseconds };
+        let mut gone = 0;
+        for orphan in orphans.into_iter().filter(|orphan| !keep.contains(orphan)) {
+            // A file that was being cut short has links, and its own place to be finished.
+            while self.run(|handle| handle.inode(orphan)).await?.value.links == 0 {
+                if self.run(|handle| handle.reclaim(orphan, now)).await?.value {
+                    gone += 1;
+                    break;
+                }
+            }
+        }
+        Ok(gone)
+    }
+
+    /// Where the journal lies. Errors: its inode is none of a file without holes.
+    async fn journal_map(&self, inode: InodeNumber) -> Result<JournalMap, OpenError> {
+        let extents = self.run(|handle| {
+            let found = handle.inode(inode)?;
+            let broken = |what| Corrupt::new(crate::layout::Structure::Inode, u64::from(inode.0), what);
+            if found.mode.kind() != Some(FileKind::Regular) {
+                return Err(broken("the journal is no regular file").into());
+            }
+            let map = FileMap::of_inode(&found, inode, &handle.inode_rules(), BlockNumber(0));
+            let blocks = u32::try_from(found.size / u64::from(handle.geometry().block_size));
+            let blocks = blocks.map_err(|_| broken("the journal is too long"))?;
+            let mut extents = Vec::new();
+            let mut at = 0;
+            while at < blocks
+                && let Some(extent) = map.next(handle, FileBlock(at))?
+            {
+                let count = extent.run.count.min(blocks.saturating_sub(extent.file.0));
+                extents.push((LogIndex(extent.file.0), BlockRun::new(extent.run.start, count)));
+                at = extent.end();
+            }
+            Ok(extents)
+        });
+        Ok(JournalMap::new(&extents.await?.value)?)
+    }
+
+    async fn scan_log(&self, journal: JournalSuperblock, map: &JournalMap) -> Result<Outcome, OpenError> {
+        let mut recovery = Recovery::new(journal, map.clone(), self.geometry.block_count);
+        while let Step::Read { at, count } = recovery.step() {
+            let mut blocks = Vec::new();
+            let mut got = 0;
+            while got < count {
+                let next = LogIndex(at.0 + got);
+                let run = map.run(next, count - got).ok_or(BlockError::Io)?;
+                blocks.extend_from_slice(&self.read_blocks(run).await?);
+                got += run.count;
+            }
+            recovery.feed(&blocks)?;
+        }
+        let outcome = recovery.finish().ok_or(BlockError::Io)?;
+        if let LogEnd::DamagedCommit(transaction) = outcome.end {
+            return Err(OpenError::DamagedLog(transaction));
+        }
+        Ok(outcome)
+    }
+
+    /// Brings every block that the log holds to its newest content: at home, or, for a reader, in memory.
+    async fn replay(&self, outcome: &Outcome, map: &JournalMap, read_only: bool) -> Result<Recovered, OpenError> {
+        for some in outcome.replays.chunks(REPLAY_BLOCKS) {
+            let restored = some.iter().map(|replay| self.restored(outcome, replay, map));
+            let restored = futures_util::future::try_join_all(restored).await?;
+            if read_only {
+                let cache = &mut self.state.borrow_mut().cache;
+                restored.into_iter().for_each(|(home, content)| drop(cache.replace(home, content)));
+            } else {
+                let size = u64::from(self.geometry.block_size);
+                let writes = restored.into_iter().map(|(home, data)| self.device.write(home.0 * size, data, false));
+                futures_util::future::try_join_all(writes).await?;
+            }
+        }
+        if !read_only {
+            // What was read to find the journal may be old now.
+            self.device.flush().await?;
+            self.state.borrow_mut().cache.clear();
+            let superblock = read_superblock(&self.device).await?;
+            self.state.borrow_mut().superblock = superblock;
+        }
+        let (transactions, revokes) = (outcome.transaction_count, outcome.revoke_count);
+        Ok(Recovered { transactions, blocks: outcome.replays.len(), revokes })
+    }
+
+    async fn restored(
+        &self,
+        outcome: &Outcome,
+        replay: &Replay,
+        map: &JournalMap,
+    ) -> Result<(BlockNumber, Bytes), OpenError> {
+        let at = map.device_block(replay.at).ok_or(BlockError::Io)?;
+        let mut copy = self.read_blocks(BlockRun::new(at, 1)).await?.to_vec();
+        outcome.restore(replay, &mut copy)?;
+        Ok((replay.home, copy.into()))
+    }
+
+    /// An empty log, the counts as the groups have them, and the superblock's mark, each on stable media before what
+    /// depends on it.
+    async fn begin(&self, outcome: Outcome, map: JournalMap) -> Result<(), OpenError> {
+        let mut superblock = outcome.superblock;
+        if !superblock.has_written_form() {
+            superblock.set_written_form();
+        }
+        let ring = superblock.ring();
+        let space = LogSpace::empty(ring, ring.first()).ok_or(BlockError::Io)?;
+        let counts = self.count_free().await?;
+        // Every transaction has the superblock's block, so it stays in memory.
+        let place = self.geometry.superblock_place();
+        self.fetch(place.block).await?;
+        {
+            let mut state = self.state.borrow_mut();
+            let written = CommitTime { seconds: state.superblock.write_time().0, nanoseconds: 0 };
+            state.running = Transaction::new(superblock.sequence());
+            state.closing = None;
+            state.cache.pin(place.block);
+            (state.free_blocks, state.free_inodes) = counts;
+            state.journal = Some(Journal {
+                superblock,
+                map,
+                space,
+                checkpoint: Checkpoint::default(),
+                last_commit: outcome.last_commit.unwrap_or_default().max(written),
+                transaction_blocks_max: (ring.block_count() / TRANSACTION_PART_OF_LOG) as usize,
+            });
+            let durable = TransactionId(state.running.id().0.wrapping_sub(1));
+            self.reached.send_modify(|reached| reached.durable = durable);
+        }
+        self.write_journal_superblock().await?;
+        let now = (self.clock)();
+        let mark = |superblock: &mut Superblock| {
+            superblock.set_needs_recovery(true);
+            superblock.set_mount_count(superblock.mount_count().saturating_add(1));
+            superblock.set_mount_time(now.into());
+        };
+        Ok(self.write_superblock(mark).await?)
+    }
+
+    /// Free blocks and inodes by all descriptors: the superblock's counts are old after a crash of another kind of writer.
+    async fn count_free(&self) -> Result<(u64, u32), OpenError> {
+        let groups = self.geometry.group_count;
+        let counted = self.run(|handle| {
+            let mut counts = (0_u64, 0_u32);
+            for group in (0..groups).map(GroupNumber) {
+                let descriptor = handle.descriptor(group)?;
+                counts.0 += u64::from(descriptor.free_clusters);
+                counts.1 = counts.1.saturating_add(descriptor.free_inodes);
+            }
+            Ok(counts)
+        });
+        Ok(counted.await?.value)
+    }
+
+    async fn read_blocks(&self, run: BlockRun) -> Result<Bytes, BlockError> {
+        let size = u64::from(self.geometry.block_size);
+        self.device.read(ByteRange { offset: run.start.0 * size, length: u64::from(run.count) * size }).await
+    }
+}
+
+async fn read_superblock<D: BlockDevice>(device: &D) -> Result<Superblock, OpenError> {
+    let length = SUPERBLOCK_BYTES as u64;
+    let bytes = device.read(ByteRange { offset: SUPERBLOCK_OFFSET, length }).await?;
+    Ok(Superblock::decode(&bytes)?)
+}

@@ -1,0 +1,138 @@
+//! Inodes without a name: on the list of orphans until their blocks are given back, in as many transactions as that takes.
+//!
+//! Who still has such a file open, and when it may go, is decided by whoever calls.
+
+use super::files::count_blocks;
+use super::handle::Handle;
+use crate::layout::extent::FILE_BLOCKS_MAX;
+use crate::layout::file_kind::FileKind;
+use crate::layout::inode::Inode;
+use crate::layout::orphan::list::{self, Bounds, Links};
+use crate::layout::timestamp::Timestamp;
+use crate::map::{FileMap, Limits};
+use crate::store::{BlockStore, Refusal, Stop};
+use crate::units::{BlockNumber, BlockRun, FileBlock, InodeNumber};
+
+/// What one step gives back at most, so that it fits into a transaction.
+const STEP: Limits = Limits { blocks_max: 64 * 1024, nodes_max: 16 };
+/// Sectors of `i_blocks`, in bytes.
+const SECTOR_BYTES: u64 = 512;
+
+impl Handle<'_> {
+    fn orphan_bounds(&self) -> Bounds {
+        let geometry = self.geometry();
+        Bounds { first: geometry.first_inode, last: InodeNumber(geometry.inode_count) }
+    }
+
+    /// Puts an inode without links on the list.
+    pub(super) fn add_orphan(&mut self, number: InodeNumber) -> Result<(), Stop> {
+        list::add(self, number)
+    }
+
+    /// All orphans, the newest first. Errors: the list is broken, or an inode of it is.
+    pub fn orphans(&mut self) -> Result<Vec<InodeNumber>, Stop> {
+        let bounds = self.orphan_bounds();
+        list::walk(self, bounds)
+    }
+
+    /// One step towards the end of an orphan: some of its blocks are given back, and when there are none left, the inode. True
+    /// when it is gone. Errors: [`Refusal::Stale`] when it has links.
+    pub fn reclaim(&mut self, number: InodeNumber, now: Timestamp) -> Result<bool, Stop> {
+        let mut inode = self.inode(number)?;
+        if inode.links != 0 || inode.mode.kind().is_none() {
+            return Err(Refusal::Stale.into());
+        }
+        if has_map(&inode) {
+            let goal = self.goal_beside(number);
+            let mut map = FileMap::of_inode(&inode, number, &self.inode_rules(), goal);
+            let (from, to) = (FileBlock(0), FileBlock(FILE_BLOCKS_MAX));
+            let progress = match inode.mode.kind() {
+                Some(FileKind::Regular) => map.remove(self, from, to, STEP)?,
+                _ => map.remove(&mut Journaled(self), from, to, STEP)?,
+            };
+            inode.map = *map.root();
+            count_blocks(&mut inode, 0, &progress.change, self.geometry().block_size);
+            if progress.stopped_at.is_some() {
+                self.set_inode(number, &inode)?;
+                return Ok(false);
+            }
+        }
+        self.release_attributes(&mut inode)?;
+        inode.size = 0;
+        self.set_inode(number, &inode)?;
+        let bounds = self.orphan_bounds();
+        list::remove(self, number, bounds)?;
+        // The list has used the same field.
+        inode.deleted_or_next_orphan = u32::try_from(now.seconds.max(1)).unwrap_or(u32::MAX);
+        self.set_inode(number, &inode)?;
+        self.free_inode(number, inode.mode.kind() == Some(FileKind::Directory))?;
+        Ok(true)
+    }
+
+    /// Gives back the block of attributes, or its share in one.
+    fn release_attributes(&mut self, inode: &mut Inode) -> Result<(), Stop> {
+        if inode.attributes_block.0 == 0 {
+            return Ok(());
+        }
+        let format = self.attributes_format();
+        crate::attributes::release(self, format, inode.attributes_block)?;
+        inode.attributes_block.0 = 0;
+        inode.sectors = inode.sectors.saturating_sub(u64::from(self.geometry().block_size) / SECTOR_BYTES);
+        Ok(())
+    }
+}
+
+/// Blocks of directories and symbolic links: they may be in the log, although they are what a map calls data.
+struct Journaled<'h, 'a>(&'h mut Handle<'a>);
+
+impl BlockStore for Journaled<'_, '_> {
+    fn block(&mut self, at: BlockNumber) -> Result<&[u8], Stop> {
+        self.0.block(at)
+    }
+
+    fn block_mut(&mut self, at: BlockNumber) -> Result<&mut [u8], Stop> {
+        self.0.block_mut(at)
+    }
+
+    fn new_block(&mut self, at: BlockNumber) -> Result<&mut [u8], Stop> {
+        self.0.new_block(at)
+    }
+
+    fn allocate(&mut self, goal: BlockNumber) -> Result<BlockNumber, Stop> {
+        self.0.allocate(goal)
+    }
+
+    fn free(&mut self, run: BlockRun, _metadata: bool) -> Result<(), Stop> {
+        self.0.free(run, true)
+    }
+}
+
+/// True when the inode has blocks by a map, and not something else in its place.
+pub(super) fn has_map(inode: &Inode) -> bool {
+    match inode.mode.kind() {
+        Some(FileKind::Regular | FileKind::Directory) => true,
+        Some(FileKind::Symlink) => inode.fast_symlink().is_none(),
+        _ => false,
+    }
+}
+
+impl Links for Handle<'_> {
+    fn first(&mut self) -> Result<InodeNumber, Stop> {
+        Ok(self.last_orphan().unwrap_or_default())
+    }
+
+    fn set_first(&mut self, first: InodeNumber) -> Result<(), Stop> {
+        self.set_last_orphan(Some(first).filter(|first| first.0 != 0));
+        Ok(())
+    }
+
+    fn next(&mut self, orphan: InodeNumber) -> Result<InodeNumber, Stop> {
+        Ok(InodeNumber(self.inode(orphan)?.deleted_or_next_orphan))
+    }
+
+    fn set_next(&mut self, orphan: InodeNumber, next: InodeNumber) -> Result<(), Stop> {
+        let mut inode = self.inode(orphan)?;
+        inode.deleted_or_next_orphan = next.0;
+        self.set_inode(orphan, &inode)
+    }
+}

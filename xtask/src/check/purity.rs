@@ -38,6 +38,9 @@ pub(super) fn is_pure(path: &str) -> bool {
     if path.starts_with("replication/src/") {
         return true;
     }
+    if let Some(rest) = path.strip_prefix("filesystem/src/") {
+        return !rest.starts_with("engine/");
+    }
     let Some(rest) = path.strip_prefix("gateway/nbd/src/") else { return false };
     let first = rest.split('/').next().unwrap_or(rest);
     !NBD_SHELL.contains(&first) && !NBD_SHELL.contains(&first.trim_end_matches(".rs"))

@@ -13,7 +13,7 @@ use super::filesystem::{Failure, Filesystem, State};
 use super::transaction::{Closed, Transaction};
 use crate::journal::writer::{self, NewTransaction, WrittenTransaction};
 use crate::journal::{CommitTime, LogIndex};
-use crate::layout::superblock::SUPERBLOCK_BYTES;
+use crate::layout::superblock::{SUPERBLOCK_BYTES, SUPERBLOCK_OFFSET, Seconds, Superblock};
 use crate::units::{BlockNumber, TransactionId};
 
 /// Blocks written home at a time.
@@ -43,7 +43,7 @@ impl<D: BlockDevice> Filesystem<D> {
         }
     }
 
-    /// Has [`Self::drive`] end once everything is committed. What operations change after that stays in memory.
+    /// Has [`Self::drive`] end once everything is committed. What operations change after that waits for [`Self::close`].
     pub fn stop(&self) {
         self.state.borrow_mut().stopping = true;
         self.work.notify_one();
@@ -229,12 +229,14 @@ impl<D: BlockDevice> Filesystem<D> {
         Ok(!writes.is_empty())
     }
 
-    /// Writes everything home and leaves an empty log and a clean superblock: the volume can be mounted by anybody. To be
-    /// called when [`Self::drive`] has ended after a [`Self::stop`]. Errors: the volume's; it is recovered at the next start.
+    /// Commits what is left, writes everything home, and leaves an empty log and a clean superblock: the volume can be mounted
+    /// by anybody. To be called when [`Self::drive`] has ended after a [`Self::stop`]. Errors: the volume's; it is recovered at
+    /// the next start.
     pub async fn close(&self) -> Result<(), Failure> {
         if let Some(why) = &self.state.borrow().read_only {
             return Err(Failure::ReadOnly(why.clone()));
         }
+        self.commit().await?;
         while self.write_home().await? {}
         {
             let mut state = self.state.borrow_mut();
@@ -249,23 +251,20 @@ impl<D: BlockDevice> Filesystem<D> {
     }
 
     /// Changes the superblock in its place, durably, past the log: only what has to be known before the log is read.
-    pub(super) async fn write_superblock(
-        &self,
-        change: impl FnOnce(&mut crate::layout::superblock::Superblock),
-    ) -> Result<(), BlockError> {
+    pub(super) async fn write_superblock(&self, change: impl FnOnce(&mut Superblock)) -> Result<(), BlockError> {
         let (offset, data) = {
             let mut state = self.state.borrow_mut();
             let State { superblock, free_blocks, free_inodes, .. } = &mut *state;
             superblock.set_free_blocks(*free_blocks);
             superblock.set_free_inodes(*free_inodes);
             change(superblock);
-            (crate::layout::superblock::SUPERBLOCK_OFFSET, Bytes::copy_from_slice(&superblock.encode()))
+            (SUPERBLOCK_OFFSET, Bytes::copy_from_slice(&superblock.encode()))
         };
         self.device.write(offset, data, true).await
     }
 }
 
-impl From<CommitTime> for crate::layout::superblock::Seconds {
+impl From<CommitTime> for Seconds {
     fn from(time: CommitTime) -> Self {
         Self(time.seconds)
     }

@@ -15,8 +15,6 @@ use crate::units::{InodeNumber, ROOT_INODE};
 const LINKS_MAX: u16 = 65_000;
 /// Directories above one another that are looked at before a move is refused.
 const DEPTH_MAX: u32 = 65_536;
-/// The longest target of a symbolic link that lies in the inode, in bytes.
-const FAST_SYMLINK_BYTES_MAX: usize = 59;
 
 /// What a new file is to be.
 #[derive(Clone, Copy, Debug)]
@@ -93,8 +91,8 @@ impl Handle<'_> {
         let name = Name::new(place.name).ok_or(Refusal::BadName)?;
         let parent = self.expect_directory(place.directory)?;
         let is_directory = kind == FileKind::Directory;
-        if is_directory && parent.links >= LINKS_MAX && !self.profile().dir_nlink {
-            return Err(Refusal::TooManyLinks.into());
+        if is_directory {
+            self.expect_room_for_directory(&parent)?;
         }
         let taken = self.allocate_inode(place.directory, is_directory)?;
         let number = taken.number;
@@ -117,10 +115,11 @@ impl Handle<'_> {
                 inode.set_device(device).ok_or(Refusal::WrongKind)?;
             }
             FileKind::Symlink if new.target.is_empty() => return Err(Refusal::WrongKind.into()),
-            FileKind::Symlink if new.target.len() <= FAST_SYMLINK_BYTES_MAX => {
-                inode.set_fast_symlink(new.target).ok_or(Refusal::WrongKind)?;
+            FileKind::Symlink => {
+                if inode.set_fast_symlink(new.target).is_none() {
+                    self.write_long_symlink(number, &mut inode, new.target)?;
+                }
             }
-            FileKind::Symlink => self.write_long_symlink(number, &mut inode, new.target)?,
             FileKind::Regular | FileKind::Directory => self.clear_map(&mut inode),
             FileKind::Fifo | FileKind::Socket => {}
         }
@@ -181,7 +180,7 @@ impl Handle<'_> {
     ) -> Result<Option<(InodeNumber, bool)>, Stop> {
         let from_name = Name::new(from.name).ok_or(Refusal::BadName)?;
         let to_name = Name::new(to.name).ok_or(Refusal::BadName)?;
-        self.expect_directory(to.directory)?;
+        let parent = self.expect_directory(to.directory)?;
         let source = self.target(from)?.ok_or(Refusal::NotFound)?;
         let target = self.target(to)?;
         if source.kind == FileKind::Directory {
@@ -212,6 +211,9 @@ impl Handle<'_> {
             }
             self.set_entry(to.directory, to_name, source, now)?;
         } else {
+            if source.kind == FileKind::Directory && from.directory != to.directory {
+                self.expect_room_for_directory(&parent)?;
+            }
             self.enter(to.directory, to_name, source.number, source.kind, now, 0)?;
         }
         self.leave(from.directory, from_name, now, 0)?;
@@ -237,6 +239,14 @@ impl Handle<'_> {
         match inode.mode.kind() {
             Some(FileKind::Directory) => Ok(inode),
             _ => Err(Refusal::NotDirectory.into()),
+        }
+    }
+
+    /// A directory's links can count one more directory, or need not.
+    fn expect_room_for_directory(&self, parent: &Inode) -> Result<(), Stop> {
+        match parent.links >= LINKS_MAX && !self.profile().dir_nlink {
+            true => Err(Refusal::TooManyLinks.into()),
+            false => Ok(()),
         }
     }
 
@@ -350,7 +360,7 @@ impl Handle<'_> {
             return Ok(());
         }
         inode.links = match inode.links.saturating_add_signed(by as i16) {
-            many if many >= LINKS_MAX => 1,
+            many if many >= LINKS_MAX && self.profile().dir_nlink => 1,
             links => links.max(2),
         };
         self.set_inode(directory, &inode)

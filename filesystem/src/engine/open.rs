@@ -15,6 +15,7 @@ use crate::journal::{
 };
 use crate::layout::Corrupt;
 use crate::layout::file_kind::FileKind;
+use crate::layout::mmp::{MultiMount, multi_mount};
 use crate::layout::superblock::{SUPERBLOCK_BYTES, SUPERBLOCK_OFFSET, Superblock, Unusable};
 use crate::layout::timestamp::Timestamp;
 use crate::map::FileMap;
@@ -64,6 +65,12 @@ pub enum OpenError {
     /// It may be read, but not written.
     #[error("the filesystem can only be read: it has {0}")]
     NotWritable(String),
+    /// Another machine has it mounted, or went away without saying so.
+    #[error("the filesystem is in use by {node}; if it is not, e2fsck -f takes the mark away")]
+    InUse {
+        /// As it named itself.
+        node: String,
+    },
     /// The journal says no.
     #[error(transparent)]
     Journal(#[from] Refusal),
@@ -102,8 +109,14 @@ impl<D: BlockDevice> Filesystem<D> {
         if let (false, [first, ..]) = (options.read_only, superblock.read_only()) {
             return Err(OpenError::NotWritable(first.to_string()));
         }
-        let journal_inode = superblock.journal_inode();
+        let (journal_inode, mark) = (superblock.journal_inode(), superblock.multi_mount_block());
         let filesystem = Self::new(device, superblock, options.cache_bytes_max, TransactionId(0), options.clock);
+        if let Some(at) = mark {
+            let block = filesystem.read_blocks(BlockRun::new(at, 1)).await?;
+            if let MultiMount::Held { node, .. } = multi_mount(&filesystem.geometry, &block)? {
+                return Err(OpenError::InUse { node });
+            }
+        }
         let mut recovered = Recovered::default();
         if let Some(inode) = journal_inode {
             let map = filesystem.journal_map(inode).await?;

@@ -9,14 +9,12 @@ use crate::layout::file_kind::FileKind;
 use crate::layout::inode::Inode;
 use crate::layout::orphan::list::{self, Bounds, Links};
 use crate::layout::timestamp::Timestamp;
-use crate::map::{FileMap, Limits};
+use crate::map::{Change, FileMap, Limits};
 use crate::store::{BlockStore, Refusal, Stop};
 use crate::units::{BlockNumber, BlockRun, FileBlock, InodeNumber};
 
 /// What one step gives back at most, so that it fits into a transaction.
 const STEP: Limits = Limits { blocks_max: 64 * 1024, nodes_max: 16 };
-/// Sectors of `i_blocks`, in bytes.
-const SECTOR_BYTES: u64 = 512;
 
 impl Handle<'_> {
     fn orphan_bounds(&self) -> Bounds {
@@ -77,7 +75,7 @@ impl Handle<'_> {
         let format = self.attributes_format();
         crate::attributes::release(self, format, inode.attributes_block)?;
         inode.attributes_block.0 = 0;
-        inode.sectors = inode.sectors.saturating_sub(u64::from(self.geometry().block_size) / SECTOR_BYTES);
+        count_blocks(inode, 0, &Change { nodes_removed: 1, ..Change::default() }, self.geometry().block_size);
         Ok(())
     }
 }
@@ -108,7 +106,7 @@ impl BlockStore for Journaled<'_, '_> {
 }
 
 /// True when the inode has blocks by a map, and not something else in its place.
-pub(super) fn has_map(inode: &Inode) -> bool {
+fn has_map(inode: &Inode) -> bool {
     match inode.mode.kind() {
         Some(FileKind::Regular | FileKind::Directory) => true,
         Some(FileKind::Symlink) => inode.fast_symlink().is_none(),

@@ -61,6 +61,24 @@ pub enum Refusal {
     /// EPERM: what is asked for cannot be done to this kind of file.
     #[error("not possible with this kind of file")]
     WrongKind,
+    /// ENODATA.
+    #[error("no such attribute")]
+    NoAttribute,
+    /// ENOSPC: the inode and one block have no room for it beside the others.
+    #[error("the attributes of the file leave no room for it")]
+    NoRoomForAttribute,
+    /// E2BIG: more than the 64 KiB that the value of an attribute may ever have.
+    #[error("the attribute is too big")]
+    AttributeTooBig,
+    /// ERANGE: nothing, more than 255 bytes, or a zero byte after the namespace.
+    #[error("not a name of an attribute")]
+    BadAttributeName,
+    /// EINVAL.
+    #[error("not a valid access control list")]
+    BadAcl,
+    /// EOPNOTSUPP: the namespace of an attribute, a feature that the filesystem lacks, or one that is not known here.
+    #[error("not supported")]
+    NotSupported,
 }
 
 /// Blocks of metadata, and where new ones come from. Every slice has the length of one block of the filesystem.

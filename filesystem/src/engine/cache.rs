@@ -9,7 +9,7 @@ use std::collections::VecDeque;
 use bytes::Bytes;
 use rustc_hash::FxHashMap;
 
-use crate::units::BlockNumber;
+use crate::units::{BlockNumber, TransactionId};
 
 /// Stale places in the hand's queue that are borne with, beside as many as there are blocks.
 const HAND_SPARE: usize = 1024;
@@ -31,6 +31,8 @@ struct Entry {
     queued: bool,
     /// Operations that will run again need it.
     pins: u32,
+    /// The transaction that changed it last, until that content is at home.
+    changed_by: Option<TransactionId>,
 }
 
 /// Why a block is in memory.
@@ -55,6 +57,13 @@ impl BlockCache {
         Some(&entry.data)
     }
 
+    /// The newest content of a block, and the transaction that it belongs to, unless it is at home already.
+    pub fn get_with_change(&mut self, at: BlockNumber) -> Option<(&Bytes, Option<TransactionId>)> {
+        let entry = self.entries.get_mut(&at)?;
+        entry.used = true;
+        Some((&entry.data, entry.changed_by))
+    }
+
     /// Bytes of all blocks.
     pub fn bytes(&self) -> usize {
         self.bytes
@@ -66,7 +75,7 @@ impl BlockCache {
             return;
         }
         self.bytes += data.len();
-        self.entries.insert(at, Entry { data, kept: Kept::Clean, used: true, queued: true, pins: 0 });
+        self.entries.insert(at, Entry { data, kept: Kept::Clean, used: true, queued: true, pins: 0, changed_by: None });
         self.hand.push_back(at);
         // What was forgotten stands there still.
         if self.hand.len() > 2 * self.entries.len() + HAND_SPARE {
@@ -77,18 +86,21 @@ impl BlockCache {
         self.shrink();
     }
 
-    /// Puts an edited content in place; gives back the former one, if it was here.
-    pub fn replace(&mut self, at: BlockNumber, data: Bytes) -> Option<Bytes> {
+    /// Puts an edited content in place, which belongs to a transaction or is in the log already; gives back the former one,
+    /// if it was here.
+    pub fn replace(&mut self, at: BlockNumber, data: Bytes, changed_by: Option<TransactionId>) -> Option<Bytes> {
         self.bytes += data.len();
         match self.entries.get_mut(&at) {
             Some(entry) => {
                 self.bytes -= entry.data.len();
                 entry.kept = Kept::Dirty;
                 entry.used = true;
+                entry.changed_by = changed_by;
                 Some(std::mem::replace(&mut entry.data, data))
             }
             None => {
-                self.entries.insert(at, Entry { data, kept: Kept::Dirty, used: true, queued: false, pins: 0 });
+                let kept = Kept::Dirty;
+                self.entries.insert(at, Entry { data, kept, used: true, queued: false, pins: 0, changed_by });
                 None
             }
         }
@@ -99,6 +111,7 @@ impl BlockCache {
         let Some(entry) = self.entries.get_mut(&at) else { return };
         if entry.kept == Kept::Dirty && entry.data.as_ptr() == data.as_ptr() {
             entry.kept = Kept::Clean;
+            entry.changed_by = None;
             if !entry.queued {
                 entry.queued = true;
                 self.hand.push_back(at);
@@ -181,7 +194,7 @@ mod tests {
         let mut cache = BlockCache::new(4096);
         cache.fetched(at(1), block(1));
         assert!(cache.pin(at(1)) && !cache.pin(at(9)));
-        cache.replace(at(2), block(2));
+        cache.replace(at(2), block(2), None);
         cache.fetched(at(3), block(3));
         cache.fetched(at(4), block(4));
         assert!(cache.get(at(1)).is_some() && cache.get(at(2)).is_some());
@@ -196,8 +209,8 @@ mod tests {
     fn an_older_version_at_home_leaves_the_newer_one_dirty() {
         let mut cache = BlockCache::new(0);
         let old = block(1);
-        cache.replace(at(1), old.clone());
-        assert_eq!(cache.replace(at(1), block(2)), Some(old.clone()));
+        cache.replace(at(1), old.clone(), None);
+        assert_eq!(cache.replace(at(1), block(2), None), Some(old.clone()));
         cache.written_home(at(1), &old);
         cache.shrink();
         assert_eq!(cache.get(at(1)), Some(&block(2)));
@@ -206,7 +219,7 @@ mod tests {
     #[test]
     fn what_is_fetched_late_does_not_replace_an_edit() {
         let mut cache = BlockCache::new(1 << 20);
-        cache.replace(at(1), block(2));
+        cache.replace(at(1), block(2), None);
         cache.fetched(at(1), block(1));
         assert_eq!(cache.get(at(1)), Some(&block(2)));
         cache.forget(at(1));

@@ -8,6 +8,7 @@ use crate::layout::extent::{self, Extent, ROOT_SIZE};
 use crate::layout::geometry::Place;
 use crate::layout::inode::{Inode, InodeRules};
 use crate::layout::inode_flags::InodeFlags;
+use crate::layout::timestamp::Timestamp;
 use crate::layout::{Corrupt, Structure};
 use crate::map::{Change, FileMap, Mapping};
 use crate::store::{BlockStore, Stop};
@@ -18,7 +19,7 @@ const SECTOR_BYTES: u64 = 512;
 
 impl Handle<'_> {
     /// Where an inode's bytes lie. Errors: there is no such inode, or its group's descriptor is missing or broken.
-    fn inode_place(&mut self, number: InodeNumber) -> Result<Place, Stop> {
+    pub(super) fn inode_place(&mut self, number: InodeNumber) -> Result<Place, Stop> {
         let geometry = self.geometry();
         let nowhere = Corrupt::new(Structure::Inode, u64::from(number.0), "there is no such inode");
         let (group, _) = geometry.group_of_inode(number).ok_or(nowhere.clone())?;
@@ -148,6 +149,11 @@ impl OpenDirectory<'_, Handle<'_>> {
             Mapping::Mapped { run, unwritten: false } => Ok(run.start),
             _ => Err(self.directory.format.corrupt("a block of it is a hole").into()),
         }
+    }
+
+    /// A name in it has changed.
+    pub(super) fn modify(&mut self, now: Timestamp) {
+        self.store.modify(&mut self.inode, now);
     }
 
     /// Puts the inode in its place, with what an edit has changed of it.

@@ -57,6 +57,9 @@ pub struct Done<T> {
     pub value: T,
     /// The transaction that makes its changes durable; none if it changed nothing.
     pub transaction: Option<TransactionId>,
+    /// What a reply has to wait for: the newest transaction whose changes it tells of, its own included. None when all of that
+    /// is durable already.
+    pub observed: Option<TransactionId>,
 }
 
 /// How far the log is.
@@ -96,6 +99,8 @@ pub(super) struct State {
     pub(super) read_only: Option<String>,
     pub(super) free_blocks: u64,
     pub(super) free_inodes: u32,
+    /// What the version of an inode is at least before it is counted on.
+    pub(super) version_floor: u64,
     /// The committer ends when nothing is left to commit.
     pub(super) stopping: bool,
 }
@@ -138,6 +143,7 @@ impl<D: BlockDevice> Filesystem<D> {
             read_only: None,
             free_blocks: superblock.free_blocks(),
             free_inodes: superblock.free_inodes(),
+            version_floor: 0,
             stopping: false,
             superblock,
         };
@@ -191,21 +197,26 @@ impl<D: BlockDevice> Filesystem<D> {
 
     fn attempt<T>(&self, op: &mut impl FnMut(&mut Handle<'_>) -> Result<T, Stop>) -> Result<Attempt<T>, Failure> {
         let mut state = self.state.borrow_mut();
-        let State { cache, running, closing, superblock, .. } = &mut *state;
+        let State { cache, running, closing, superblock, version_floor, .. } = &mut *state;
         let mut handle = Handle::new(View {
             geometry: &self.geometry,
             profile: &self.profile,
             last_orphan: superblock.last_orphan(),
+            version_floor: *version_floor,
             cache,
             running,
             closing: closing.as_deref(),
         });
         let result = op(&mut handle);
-        let edits = handle.finish();
+        let (edits, observed) = handle.finish();
         match result {
-            Ok(value) if edits.is_empty() => Ok(Attempt::Done(Done { value, transaction: None })),
+            Ok(value) if edits.is_empty() => {
+                let durable = self.reached.borrow().durable;
+                let observed = observed.filter(|observed| durable.is_before(*observed));
+                Ok(Attempt::Done(Done { value, transaction: None, observed }))
+            }
             Ok(value) => Ok(match self.join(&mut state, edits)? {
-                Ok(id) => Attempt::Done(Done { value, transaction: Some(id) }),
+                Ok(id) => Attempt::Done(Done { value, transaction: Some(id), observed: Some(id) }),
                 Err(full) => Attempt::After(full),
             }),
             Err(Stop::Missing(block)) => Ok(Attempt::Missing(block)),

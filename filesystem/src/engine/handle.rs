@@ -14,7 +14,7 @@ use crate::layout::geometry::{Geometry, Place};
 use crate::layout::group::{BLOCK_UNINIT, GroupDescriptor};
 use crate::layout::{Corrupt, Structure};
 use crate::store::{BlockStore, Stop};
-use crate::units::{BlockNumber, BlockRun, GroupNumber, InodeNumber};
+use crate::units::{BlockNumber, BlockRun, GroupNumber, InodeNumber, TransactionId};
 
 /// What an operation looks at beside its own edits.
 pub struct View<'a> {
@@ -24,6 +24,8 @@ pub struct View<'a> {
     pub profile: &'a Profile,
     /// The first of the inodes that were unlinked, or are being cut short.
     pub last_orphan: Option<InodeNumber>,
+    /// What the version of an inode is at least before it is counted on.
+    pub version_floor: u64,
     /// Blocks in memory.
     pub cache: &'a mut BlockCache,
     /// The transaction that the operation will join.
@@ -36,17 +38,20 @@ pub struct View<'a> {
 pub struct Handle<'a> {
     view: View<'a>,
     edits: Edits,
+    /// The newest transaction that changed something that was read.
+    observed: Option<TransactionId>,
 }
 
 impl<'a> Handle<'a> {
     /// An operation that has done nothing yet.
     pub fn new(view: View<'a>) -> Self {
-        Self { view, edits: Edits::default() }
+        Self { view, edits: Edits::default(), observed: None }
     }
 
-    /// What it did, to join the running transaction.
-    pub fn finish(self) -> Edits {
-        self.edits
+    /// What it did, to join the running transaction; and the newest transaction whose changes it has seen, among those whose
+    /// changes are not at home yet.
+    pub fn finish(self) -> (Edits, Option<TransactionId>) {
+        (self.edits, self.observed)
     }
 
     /// The filesystem's numbers.
@@ -57,6 +62,11 @@ impl<'a> Handle<'a> {
     /// What all inodes and directories have in common.
     pub fn profile(&self) -> &'a Profile {
         self.view.profile
+    }
+
+    /// What the version of an inode is at least before it is counted on.
+    pub(super) fn version_floor(&self) -> u64 {
+        self.view.version_floor
     }
 
     /// The head of the list of orphans.
@@ -78,8 +88,17 @@ impl<'a> Handle<'a> {
     pub fn descriptor(&mut self, group: GroupNumber) -> Result<GroupDescriptor, Stop> {
         let geometry = self.view.geometry;
         let place = geometry.descriptor_place(group)?;
-        let bytes = self.block(place.block)?;
+        let bytes = self.unobserved(place.block)?;
         Ok(GroupDescriptor::decode(geometry, group, bytes.get(place.offset as usize..).unwrap_or_default())?)
+    }
+
+    /// A block of which nothing is told to whoever asked for the operation: descriptors and bitmaps, which change all the time.
+    pub(super) fn unobserved(&mut self, at: BlockNumber) -> Result<&[u8], Stop> {
+        // Asked twice, since the borrow of a find would outlive the search for another.
+        if self.edits.get(at).is_some() {
+            return self.edits.get(at).ok_or(Stop::Missing(at));
+        }
+        self.view.cache.get(at).map(|data| &**data).ok_or(Stop::Missing(at))
     }
 
     /// Puts a group's descriptor in place.
@@ -204,11 +223,16 @@ impl<'a> Handle<'a> {
 
 impl BlockStore for Handle<'_> {
     fn block(&mut self, at: BlockNumber) -> Result<&[u8], Stop> {
-        // Asked twice, since the borrow of a find would outlive the search for another.
         if self.edits.get(at).is_some() {
             return self.edits.get(at).ok_or(Stop::Missing(at));
         }
-        self.view.cache.get(at).map(|data| &**data).ok_or(Stop::Missing(at))
+        let (data, changed_by) = self.view.cache.get_with_change(at).ok_or(Stop::Missing(at))?;
+        if let Some(id) = changed_by
+            && self.observed.is_none_or(|observed| observed.is_before(id))
+        {
+            self.observed = Some(id);
+        }
+        Ok(data)
     }
 
     fn block_mut(&mut self, at: BlockNumber) -> Result<&mut [u8], Stop> {

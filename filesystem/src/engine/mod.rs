@@ -1,7 +1,9 @@
 //! The engine: blocks in memory, operations on them, and the transactions that make them durable.
 
+mod attributes;
 mod cache;
 mod commit;
+mod extended_attributes;
 mod files;
 mod filesystem;
 mod handle;
@@ -10,11 +12,14 @@ mod namespace;
 mod open;
 mod orphans;
 mod profile;
+mod statistics;
 #[cfg(test)]
 mod test_image;
 mod transaction;
 
+pub use attributes::{AttributeChanges, change_attribute};
 pub use filesystem::{Done, Failure, Filesystem};
 pub use handle::Handle;
 pub use namespace::{Created, NewFile, Place, Rename};
 pub use open::{OpenError, Options, Recovered};
+pub use statistics::Statistics;

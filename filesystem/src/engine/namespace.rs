@@ -19,7 +19,8 @@ const DEPTH_MAX: u32 = 65_536;
 /// What a new file is to be.
 #[derive(Clone, Copy, Debug)]
 pub struct NewFile<'a> {
-    /// Kind and permissions.
+    /// Kind and permissions. Of the latter a default ACL of the directory takes what it does not grant; a caller that has a
+    /// umask applies it only where there is none (POSIX.1e draft 17 §23.1.3).
     pub mode: Mode,
     /// Owner.
     pub user: u32,
@@ -106,8 +107,8 @@ impl Handle<'_> {
         inode.user = new.user;
         inode.group = if inherits_group { parent.group } else { new.group };
         inode.links = if is_directory { 2 } else { 1 };
-        inode.version = 1;
-        (inode.accessed, inode.modified, inode.changed) = (now, now, now);
+        (inode.accessed, inode.modified) = (now, now);
+        self.touch(&mut inode, now);
         inode.created = inode.created.map(|_| now);
         match kind {
             FileKind::CharacterDevice | FileKind::BlockDevice => {
@@ -130,6 +131,7 @@ impl Handle<'_> {
             directory::create(&format, &mut open, place.directory)?;
             open.finish(false)?;
         }
+        self.inherit(place.directory, &parent, number)?;
         self.enter(place.directory, name, number, kind, now, i32::from(is_directory))?;
         Ok(Created { inode: number, generation })
     }
@@ -147,7 +149,7 @@ impl Handle<'_> {
             _ => {}
         }
         inode.links += 1;
-        touch(&mut inode, now);
+        self.touch(&mut inode, now);
         self.set_inode(number, &inode)?;
         self.enter(place.directory, name, number, kind, now, 0)
     }
@@ -227,8 +229,8 @@ impl Handle<'_> {
 
     /// The inode of a file that has a name. Errors: [`Refusal::Stale`].
     pub fn live(&mut self, number: InodeNumber) -> Result<Inode, Stop> {
-        let inode = self.inode(number)?;
-        if inode.links == 0 || inode.mode.kind().is_none() {
+        let inode = self.in_use(number)?;
+        if inode.links == 0 {
             return Err(Refusal::Stale.into());
         }
         Ok(inode)
@@ -295,7 +297,7 @@ impl Handle<'_> {
         match open.rules().insert(&mut open, name, number, entry_type(kind))? {
             Insertion::Exists(_) => return Err(Refusal::Exists.into()),
             Insertion::Done { indexed } => {
-                modify(&mut open.inode, now);
+                open.modify(now);
                 open.finish(indexed)?;
             }
         }
@@ -306,7 +308,7 @@ impl Handle<'_> {
     fn leave(&mut self, directory: InodeNumber, name: Name<'_>, now: Timestamp, links: i32) -> Result<(), Stop> {
         let mut open = self.directory(directory)?;
         open.rules().remove(&mut open, name)?.ok_or(Refusal::NotFound)?;
-        modify(&mut open.inode, now);
+        open.modify(now);
         let indexed = open.rules().uses_index();
         open.finish(indexed)?;
         self.count_links(directory, links)
@@ -317,7 +319,7 @@ impl Handle<'_> {
         let mut open = self.directory(directory)?;
         let kind = entry_type(to.kind);
         open.rules().replace(&mut open, name, to.number, kind)?.ok_or(Refusal::NotFound)?;
-        modify(&mut open.inode, now);
+        open.modify(now);
         let indexed = open.rules().uses_index();
         open.finish(indexed)
     }
@@ -333,7 +335,7 @@ impl Handle<'_> {
             self.count_links(to, 1)?;
         }
         let mut inode = self.inode(what.number)?;
-        touch(&mut inode, now);
+        self.touch(&mut inode, now);
         self.set_inode(what.number, &inode)
     }
 
@@ -341,7 +343,7 @@ impl Handle<'_> {
     fn lose_name(&mut self, what: Target, now: Timestamp) -> Result<bool, Stop> {
         let mut inode = self.inode(what.number)?;
         inode.links = if what.kind == FileKind::Directory { 0 } else { inode.links.saturating_sub(1) };
-        touch(&mut inode, now);
+        self.touch(&mut inode, now);
         self.set_inode(what.number, &inode)?;
         if inode.links == 0 {
             self.add_orphan(what.number)?;
@@ -365,18 +367,6 @@ impl Handle<'_> {
         };
         self.set_inode(directory, &inode)
     }
-}
-
-/// The inode has changed.
-fn touch(inode: &mut Inode, now: Timestamp) {
-    inode.changed = now;
-    inode.version = inode.version.wrapping_add(1);
-}
-
-/// Its content has changed, too.
-fn modify(inode: &mut Inode, now: Timestamp) {
-    inode.modified = now;
-    touch(inode, now);
 }
 
 fn entry_type(kind: FileKind) -> EntryType {

@@ -203,7 +203,7 @@ impl<D: BlockDevice> Filesystem<D> {
             let restored = futures_util::future::try_join_all(restored).await?;
             if read_only {
                 let cache = &mut self.state.borrow_mut().cache;
-                restored.into_iter().for_each(|(home, content)| drop(cache.replace(home, content)));
+                restored.into_iter().for_each(|(home, content)| drop(cache.replace(home, content, None)));
             } else {
                 let size = u64::from(self.geometry.block_size);
                 let writes = restored.into_iter().map(|(home, data)| self.device.write(home.0 * size, data, false));

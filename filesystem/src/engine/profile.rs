@@ -17,6 +17,8 @@ pub struct Profile {
     pub dir_index: bool,
     /// A directory may have more directories in it than links can be counted.
     pub dir_nlink: bool,
+    /// Inodes may have extended attributes.
+    pub attributes: bool,
     /// How new indexes hash names.
     pub hashing: Hashing,
 }
@@ -32,6 +34,7 @@ impl Profile {
             file_types: features.has_incompat(incompat::FILETYPE),
             dir_index: features.has_compat(compat::DIR_INDEX),
             dir_nlink: features.has_ro_compat(ro_compat::DIR_NLINK),
+            attributes: features.has_compat(compat::EXT_ATTR),
             hashing: Hashing {
                 version: HashVersion::from_disk(superblock.default_hash_version()).unwrap_or(HashVersion::HalfMd4),
                 signed: superblock.hash_sign() != HashSign::Unsigned,

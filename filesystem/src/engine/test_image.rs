@@ -55,9 +55,10 @@ impl Image {
     pub(super) fn run<T>(&mut self, op: impl FnOnce(&mut Handle<'_>) -> Result<T, Stop>) -> Result<T, Stop> {
         let Self { geometry, profile, cache, running, closing } = self;
         let closing = closing.as_ref();
-        let mut handle = Handle::new(View { geometry, profile, last_orphan: None, cache, running, closing });
+        let (last_orphan, version_floor) = (None, 0);
+        let mut handle = Handle::new(View { geometry, profile, last_orphan, version_floor, cache, running, closing });
         let result = op(&mut handle)?;
-        let edits = handle.finish();
+        let edits = handle.finish().0;
         self.running.join(edits, &mut self.cache);
         Ok(result)
     }

@@ -168,7 +168,7 @@ impl Transaction {
             self.revokes.insert(at);
         }
         for (at, buf) in blocks {
-            let before = cache.replace(at, buf.freeze());
+            let before = cache.replace(at, buf.freeze(), Some(self.id));
             if let (true, Some(before)) = (bitmaps.contains(&at), before) {
                 self.bitmaps_before.entry(at).or_insert(before);
             }

@@ -241,6 +241,11 @@ impl Inode {
         Ok(kind)
     }
 
+    /// Whether the version has 64 bits, and not only the lower 32.
+    pub fn has_wide_version(&self) -> bool {
+        self.extra_size >= reach::VERSION_HIGH
+    }
+
     /// The target of a symbolic link that is short enough to be in the inode: shorter than the map.
     pub fn fast_symlink(&self) -> Option<&[u8]> {
         let length = usize::try_from(self.size).ok()?;

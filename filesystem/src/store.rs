@@ -6,7 +6,7 @@
 use thiserror::Error;
 
 use crate::layout::Corrupt;
-use crate::units::{BlockNumber, BlockRun};
+use crate::units::{BlockNumber, BlockRun, InodeNumber};
 
 /// Why an operation did not come to its end. None of its edits took effect.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
@@ -26,6 +26,22 @@ pub enum Stop {
     /// A file, directory or extended attribute would grow past what its format can hold.
     #[error("{0} cannot grow any further")]
     TooLarge(&'static str),
+    /// This has to happen before the operation is run again.
+    #[error("something else has to end first")]
+    Wait(Wait),
+}
+
+/// What an operation may have to wait for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wait {
+    /// Nobody moves, maps or frees blocks of this file.
+    Quiet(InodeNumber),
+    /// Nothing of this file waits to be written.
+    Clean(InodeNumber),
+    /// The blocks behind this file's end are given back.
+    Whole(InodeNumber),
+    /// Some of the data that waits is written.
+    Memory,
 }
 
 /// What stands against an operation in the tree itself, by the names that POSIX has for it.

@@ -57,6 +57,12 @@ impl BlockRun {
         BlockNumber(self.start.0 + u64::from(self.count))
     }
 
+    /// Those of its blocks that `other` has, too.
+    pub fn within(self, other: Self) -> Option<Self> {
+        let (start, end) = (self.start.max(other.start), self.end().min(other.end()));
+        (start < end).then(|| Self::new(start, (end.0 - start.0) as u32))
+    }
+
     /// True when `block` is one of them.
     pub fn contains(self, block: BlockNumber) -> bool {
         self.start <= block && block < self.end()

@@ -36,7 +36,7 @@ fn at(seconds: i64) -> Timestamp {
 
 fn options() -> Options {
     let clock = || CommitTime { seconds: 1_700_000_000, nanoseconds: 0 };
-    Options { cache_bytes_max: 1 << 20, read_only: false, clock }
+    Options { cache_bytes_max: 1 << 20, data_bytes_max: 1 << 20, read_only: false, clock }
 }
 
 fn wait<T>(future: impl Future<Output = T>) -> T {
@@ -343,6 +343,7 @@ fn a_file_without_a_name_has_attributes_until_it_is_reclaimed() {
     let image = Image::new(1024, 256, SHAPES[0].2);
     let mounted = open(&image);
     let file = create(&mounted, in_root("f"), FileKind::Regular, 0o644);
+    mounted.hold(file);
     assert_eq!(run(&mounted, |handle| handle.remove(in_root("f"), false, at(2))), Ok((file, true)));
     let chmod = AttributeChanges { mode: Some(0o600), ..AttributeChanges::default() };
     run(&mounted, |handle| handle.set_attributes(file, &chmod, at(3))).expect("it is in use");
@@ -350,7 +351,9 @@ fn a_file_without_a_name_has_attributes_until_it_is_reclaimed() {
     run(&mounted, |handle| handle.set_attribute(file, (b"user.a", &value), SetMode::Any, at(3))).expect("in use");
     let inode = run(&mounted, |handle| handle.stat(file)).expect("in use");
     assert_eq!((inode.links, inode.mode.permissions()), (0, 0o600));
-    assert_eq!(run(&mounted, |handle| handle.reclaim(file, at(4))), Ok(true));
+    mounted.let_go(file);
+    mounted.stop();
+    wait(mounted.drive());
     assert_eq!(run(&mounted, |handle| handle.stat(file)), refused(Refusal::Stale));
     close(mounted, &image);
     image.assert_clean();

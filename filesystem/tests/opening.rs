@@ -17,7 +17,12 @@ use tokio::runtime::Builder;
 const NOW: Timestamp = Timestamp { seconds: 1_700_000_000, nanoseconds: 0 };
 
 fn options(read_only: bool) -> Options {
-    Options { cache_bytes_max: 1 << 20, read_only, clock: || CommitTime { seconds: 1_700_000_000, nanoseconds: 0 } }
+    Options {
+        cache_bytes_max: 1 << 20,
+        data_bytes_max: 1 << 20,
+        read_only,
+        clock: || CommitTime { seconds: 1_700_000_000, nanoseconds: 0 },
+    }
 }
 
 fn make(features: &str) -> Image {

@@ -62,9 +62,12 @@ fn next_version(version: u64, is_wide: bool, floor: u64) -> u64 {
 }
 
 impl Handle<'_> {
-    /// The attributes of a file, also of one that has lost its last name and is in use still. Errors: [`Refusal::Stale`].
+    /// The attributes of a file with all that was written into it, also of one that has lost its last name and is in use still. Errors: [`Refusal::Stale`].
     pub fn stat(&mut self, file: InodeNumber) -> Result<Inode, Stop> {
-        self.in_use(file)
+        let mut inode = self.in_use(file)?;
+        inode.size = self.visible_size(file, &inode);
+        inode.sectors += self.waiting_sectors(file);
+        Ok(inode)
     }
 
     /// The inode of a file that exists, by a number that may come from anywhere. Errors: [`Refusal::Stale`] when there is no

@@ -22,14 +22,20 @@ const HOME_BLOCKS: usize = 512;
 const BATCH_UNIT_BYTES: u32 = 4096;
 
 impl<D: BlockDevice> Filesystem<D> {
-    /// Commits what operations change, until [`Self::stop`]. To be polled beside them, by one task only.
+    /// Commits what operations change, and does what they leave to the background, until [`Self::stop`]. To be polled beside
+    /// them, by one task only. Data that waits is written back when much waits; call [`Self::sync`] now and then.
     pub async fn drive(&self) {
+        futures_util::future::join(self.commit_all(), self.tend()).await;
+    }
+
+    async fn commit_all(&self) {
         loop {
-            let (idle, over) = {
+            let (idle, over, stopping) = {
                 let state = self.state.borrow();
-                (state.running.is_empty(), state.read_only.is_some() || state.journal.is_none())
+                let over = state.read_only.is_some() || state.journal.is_none();
+                (state.running.is_empty(), over, state.stopping && state.tended)
             };
-            if over || (idle && self.state.borrow().stopping) {
+            if over || (idle && stopping) {
                 return;
             }
             if idle {
@@ -43,15 +49,18 @@ impl<D: BlockDevice> Filesystem<D> {
         }
     }
 
-    /// Has [`Self::drive`] end once everything is committed. What operations change after that waits for [`Self::close`].
+    /// Has [`Self::drive`] end once all data is written and everything is committed. What operations change after that waits
+    /// for [`Self::close`].
     pub fn stop(&self) {
         self.state.borrow_mut().stopping = true;
         self.work.notify_one();
+        self.background.notify_one();
     }
 
-    /// Puts the running transaction into the log, and then writes home what makes the log half empty again.
-    async fn commit(&self) -> Result<(), BlockError> {
-        let Some(closed) = self.close_running() else { return Ok(()) };
+    /// Puts the running transaction into the log, and then writes home what makes the log half empty again. False when there
+    /// was nothing to commit.
+    async fn commit(&self) -> Result<bool, BlockError> {
+        let Some(closed) = self.close_running() else { return Ok(false) };
         let blocks: Vec<(BlockNumber, &[u8])> = closed.contents.iter().map(|(at, data)| (*at, &**data)).collect();
         let revokes: Vec<BlockNumber> = closed.revokes.iter().copied().collect();
         let needed = {
@@ -73,14 +82,19 @@ impl<D: BlockDevice> Filesystem<D> {
             let start = journal.space.head();
             let written =
                 writer::write(&format, &uuid, &mut journal.space, &transaction).ok_or(BlockError::OutOfSpace)?;
-            (start, self.log_writes(&state, &transaction, &written)?)
+            let mut groups = self.log_writes(&state, &transaction, &written)?;
+            if let Some(first) = groups.first_mut() {
+                let data: Vec<_> = closed.ordered.iter().map(|(at, content)| (*at, content.bytes())).collect();
+                first.extend(self.joined(&data));
+            }
+            (start, groups)
         };
         self.write_groups(groups).await?;
         self.committed(&closed, start);
         if self.log_room() < self.log_capacity() / 2 {
             self.write_home().await?;
         }
-        Ok(())
+        Ok(true)
     }
 
     /// Ends the running transaction and begins the next; none if nothing was changed.
@@ -181,7 +195,9 @@ impl<D: BlockDevice> Filesystem<D> {
             journal.checkpoint.committed(closed.id, start, contents, closed.revokes.iter().copied());
         }
         state.closing = None;
+        state.table.committed(closed.id, &closed.pages);
         drop(state);
+        self.data_moved.notify_waiters();
         self.reached.send_modify(|reached| reached.durable = closed.id);
     }
 
@@ -226,17 +242,24 @@ impl<D: BlockDevice> Filesystem<D> {
         let tail = oldest.map_or(journal.space.head(), |(start, _)| start);
         journal.space.release_to(tail);
         journal.checkpoint.recorded(oldest.map(|(_, id)| id));
+        let next = state.closing.as_ref().map_or(state.running.id(), |closing| closing.id);
+        state.table.log_released(oldest.map(|(_, id)| id), next);
         Ok(!writes.is_empty())
     }
 
-    /// Commits what is left, writes everything home, and leaves an empty log and a clean superblock: the volume can be mounted
+    /// Writes and commits what is left, writes everything home, and leaves an empty log and a clean superblock: the volume can be mounted
     /// by anybody. To be called when [`Self::drive`] has ended after a [`Self::stop`]. Errors: the volume's; it is recovered at
     /// the next start.
     pub async fn close(&self) -> Result<(), Failure> {
         if let Some(why) = &self.state.borrow().read_only {
             return Err(Failure::ReadOnly(why.clone()));
         }
-        self.commit().await?;
+        // Whatever came after the driving had ended.
+        self.stop();
+        self.drive().await;
+        if let Some(why) = &self.state.borrow().read_only {
+            return Err(Failure::ReadOnly(why.clone()));
+        }
         while self.write_home().await? {}
         {
             let mut state = self.state.borrow_mut();

@@ -27,6 +27,11 @@ impl Handle<'_> {
         Ok(geometry.inode_place(number, table).ok_or(nowhere)?)
     }
 
+    /// The block that an inode is in. Errors: as [`Self::inode`].
+    pub(super) fn inode_block(&mut self, number: InodeNumber) -> Result<BlockNumber, Stop> {
+        Ok(self.inode_place(number)?.block)
+    }
+
     /// An inode. Errors: it is missing or broken; that it is in use is not asked.
     pub fn inode(&mut self, number: InodeNumber) -> Result<Inode, Stop> {
         let place = self.inode_place(number)?;

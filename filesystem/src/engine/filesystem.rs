@@ -13,7 +13,10 @@ use thiserror::Error;
 use tokio::sync::{Notify, watch};
 
 use super::cache::BlockCache;
+use super::data::Holds;
+use super::data::table::DataTable;
 use super::handle::{Handle, View};
+use super::open::Options;
 use super::profile::Profile;
 use super::transaction::{Closed, Edits, Transaction};
 use crate::journal::checkpoint::Checkpoint;
@@ -21,7 +24,7 @@ use crate::journal::{CommitTime, JournalMap, JournalSuperblock, LogSpace, writer
 use crate::layout::Corrupt;
 use crate::layout::geometry::Geometry;
 use crate::layout::superblock::Superblock;
-use crate::store::{Refusal, Stop};
+use crate::store::{Refusal, Stop, Wait};
 use crate::units::{BlockNumber, TransactionId};
 
 /// Runs of one operation, each after a block that it lacked was fetched; more than the longest way through all structures.
@@ -80,6 +83,10 @@ pub struct Filesystem<D> {
     /// The committer has something to do.
     pub(super) work: Notify,
     pub(super) reached: watch::Sender<Reached>,
+    /// There may be something to do in the background.
+    pub(super) background: Notify,
+    /// A file is no longer busy, or data of one has gone to the device.
+    pub(super) data_moved: Notify,
     /// A block was fetched, or could not be.
     fetched: Notify,
     pub(super) clock: fn() -> CommitTime,
@@ -87,6 +94,8 @@ pub struct Filesystem<D> {
 
 pub(super) struct State {
     pub(super) cache: BlockCache,
+    /// What is known of files beyond the device.
+    pub(super) table: DataTable,
     pub(super) superblock: Superblock,
     pub(super) running: Transaction,
     /// On its way into the log.
@@ -103,6 +112,16 @@ pub(super) struct State {
     pub(super) version_floor: u64,
     /// The committer ends when nothing is left to commit.
     pub(super) stopping: bool,
+    /// And nothing is left to be done in the background.
+    pub(super) tended: bool,
+}
+
+impl State {
+    /// The newest transaction that is to carry data to the device.
+    pub(super) fn newest_with_data(&self) -> Option<TransactionId> {
+        let running = self.running.has_data().then(|| self.running.id());
+        running.or(self.closing.as_ref().filter(|closing| !closing.ordered.is_empty()).map(|closing| closing.id))
+    }
 }
 
 /// The log in use.
@@ -116,26 +135,37 @@ pub(super) struct Journal {
     pub(super) transaction_blocks_max: usize,
 }
 
+impl<T> Done<T> {
+    /// The same with another value.
+    pub fn map<U>(self, to: impl FnOnce(T) -> U) -> Done<U> {
+        Done { value: to(self.value), transaction: self.transaction, observed: self.observed }
+    }
+}
+
+/// The transaction that makes an operation durable, if it needs one, and what the operation holds.
+type Joined = (Option<TransactionId>, Vec<u64>);
+
 /// What became of one run of an operation.
 enum Attempt<T> {
-    Done(Done<T>),
+    /// And the numbers of what it holds.
+    Done(Done<T>, Vec<u64>),
     /// This block is to be fetched.
     Missing(BlockNumber),
     /// This transaction has to be durable first: there is no room beside it, or what it frees is needed.
     After(TransactionId),
+    Wait(Wait),
+    NoSpace {
+        /// Room is reserved for data.
+        reserved: bool,
+    },
 }
 
 impl<D: BlockDevice> Filesystem<D> {
-    pub(super) fn new(
-        device: D,
-        superblock: Superblock,
-        cache_bytes_max: usize,
-        next: TransactionId,
-        clock: fn() -> CommitTime,
-    ) -> Self {
+    pub(super) fn new(device: D, superblock: Superblock, options: &Options, next: TransactionId) -> Self {
         let durable = TransactionId(next.0.wrapping_sub(1));
         let state = State {
-            cache: BlockCache::new(cache_bytes_max),
+            cache: BlockCache::new(options.cache_bytes_max),
+            table: DataTable::new(options.data_bytes_max, superblock.geometry().block_size as usize),
             running: Transaction::new(next),
             closing: None,
             journal: None,
@@ -145,6 +175,7 @@ impl<D: BlockDevice> Filesystem<D> {
             free_inodes: superblock.free_inodes(),
             version_floor: 0,
             stopping: false,
+            tended: false,
             superblock,
         };
         Self {
@@ -154,8 +185,10 @@ impl<D: BlockDevice> Filesystem<D> {
             state: RefCell::new(state),
             work: Notify::new(),
             reached: watch::Sender::new(Reached { durable, failed: None }),
+            background: Notify::new(),
+            data_moved: Notify::new(),
             fetched: Notify::new(),
-            clock,
+            clock: options.clock,
         }
     }
 
@@ -167,16 +200,32 @@ impl<D: BlockDevice> Filesystem<D> {
     /// Runs an operation to its end. It may be run several times, and must not have effects but through its handle.
     ///
     /// Its changes are seen by every operation that follows; they are durable when [`Self::durable`] says so.
-    pub async fn run<T>(&self, mut op: impl FnMut(&mut Handle<'_>) -> Result<T, Stop>) -> Result<Done<T>, Failure> {
+    pub async fn run<T>(&self, op: impl FnMut(&mut Handle<'_>) -> Result<T, Stop>) -> Result<Done<T>, Failure> {
+        Ok(self.run_with_holds(op, true).await?.0)
+    }
+
+    /// The same; what the operation claimed is kept from others for as long as the second value lives. Only operations that
+    /// are no part of writing data back may ask for the space that is reserved for that.
+    pub(super) async fn run_with_holds<T>(
+        &self,
+        mut op: impl FnMut(&mut Handle<'_>) -> Result<T, Stop>,
+        mut may_ask_for_space: bool,
+    ) -> Result<(Done<T>, Holds<'_, D>), Failure> {
         let mut pins = Pins { filesystem: self, blocks: Vec::new() };
         for _ in 0..RUNS_MAX {
             match self.attempt(&mut op)? {
-                Attempt::Done(done) => return Ok(done),
+                Attempt::Done(done, ids) => return Ok((done, Holds { filesystem: self, ids })),
                 Attempt::Missing(block) => {
                     self.fetch(block).await?;
                     pins.add(block);
                 }
                 Attempt::After(transaction) => self.durable(transaction).await?,
+                Attempt::Wait(wait) => Box::pin(self.wait(wait)).await?,
+                // More is reserved for data that waits than it will need: once it is written, the rest is there for others.
+                Attempt::NoSpace { reserved: true } if std::mem::take(&mut may_ask_for_space) => {
+                    Box::pin(self.sync()).await?;
+                }
+                Attempt::NoSpace { .. } => return Err(Failure::NoSpace),
             }
         }
         Err(Failure::TooLarge("the operation"))
@@ -197,7 +246,7 @@ impl<D: BlockDevice> Filesystem<D> {
 
     fn attempt<T>(&self, op: &mut impl FnMut(&mut Handle<'_>) -> Result<T, Stop>) -> Result<Attempt<T>, Failure> {
         let mut state = self.state.borrow_mut();
-        let State { cache, running, closing, superblock, version_floor, .. } = &mut *state;
+        let State { cache, running, closing, superblock, table, free_blocks, version_floor, .. } = &mut *state;
         let mut handle = Handle::new(View {
             geometry: &self.geometry,
             profile: &self.profile,
@@ -206,6 +255,8 @@ impl<D: BlockDevice> Filesystem<D> {
             cache,
             running,
             closing: closing.as_deref(),
+            table,
+            free_blocks: (*free_blocks).saturating_sub(superblock.reserved_blocks()) as i64,
         });
         let result = op(&mut handle);
         let (edits, observed) = handle.finish();
@@ -213,18 +264,23 @@ impl<D: BlockDevice> Filesystem<D> {
             Ok(value) if edits.is_empty() => {
                 let durable = self.reached.borrow().durable;
                 let observed = observed.filter(|observed| durable.is_before(*observed));
-                Ok(Attempt::Done(Done { value, transaction: None, observed }))
+                Ok(Attempt::Done(Done { value, transaction: None, observed }, Vec::new()))
             }
             Ok(value) => Ok(match self.join(&mut state, edits)? {
-                Ok(id) => Attempt::Done(Done { value, transaction: Some(id), observed: Some(id) }),
+                Ok((transaction, holds)) => {
+                    let durable = self.reached.borrow().durable;
+                    let observed = transaction.or(observed.filter(|observed| durable.is_before(*observed)));
+                    Attempt::Done(Done { value, transaction, observed }, holds)
+                }
                 Err(full) => Attempt::After(full),
             }),
             Err(Stop::Missing(block)) => Ok(Attempt::Missing(block)),
+            Err(Stop::Wait(wait)) => Ok(Attempt::Wait(wait)),
             // What was freed is there for others once that is durable.
             Err(Stop::NoSpace) if state.running.frees() => Ok(Attempt::After(state.running.id())),
             Err(Stop::NoSpace) => match &state.closing {
                 Some(closing) if !closing.freed.is_empty() => Ok(Attempt::After(closing.id)),
-                _ => Err(Failure::NoSpace),
+                _ => Ok(Attempt::NoSpace { reserved: state.table.reserved_blocks() > 0 }),
             },
             Err(Stop::Refused(why)) => Err(Failure::Refused(why)),
             Err(Stop::TooLarge(what)) => Err(Failure::TooLarge(what)),
@@ -235,8 +291,13 @@ impl<D: BlockDevice> Filesystem<D> {
         }
     }
 
-    /// Takes an operation's edits into the running transaction; or tells which transaction has to be out of the way.
-    fn join(&self, state: &mut State, edits: Edits) -> Result<Result<TransactionId, TransactionId>, Failure> {
+    /// Takes an operation's edits into the running transaction, and gives that and what the operation holds; or tells which
+    /// transaction has to be out of the way.
+    fn join(&self, state: &mut State, mut edits: Edits) -> Result<Result<Joined, TransactionId>, Failure> {
+        let data = std::mem::take(&mut edits.data);
+        if !edits.needs_commit() && data.only_claims() {
+            return Ok(Ok((None, state.table.apply(data, state.running.id()).1)));
+        }
         if let Some(why) = &state.read_only {
             return Err(Failure::ReadOnly(why.clone()));
         }
@@ -252,7 +313,9 @@ impl<D: BlockDevice> Filesystem<D> {
             }
             return Ok(Err(state.running.id()));
         }
-        for block in edits.touched() {
+        let overwritten = data.overwritten.iter().flat_map(|run| (run.start.0..run.end().0).map(BlockNumber));
+        let overwritten: Vec<BlockNumber> = overwritten.collect();
+        for block in edits.touched().chain(overwritten.iter().copied()) {
             if let Some(valid) = state.fetching.get_mut(&block) {
                 *valid = false;
             }
@@ -263,9 +326,20 @@ impl<D: BlockDevice> Filesystem<D> {
         if let Some(orphan) = edits.last_orphan() {
             state.superblock.set_last_orphan(orphan);
         }
+        if data.large_file {
+            state.superblock.turn_on_large_file();
+        }
+        let id = state.running.id();
+        let commits = edits.needs_commit() || !data.ordered.is_empty();
         state.running.join(edits, &mut state.cache);
+        // What is read again comes from the device, where it is newer.
+        overwritten.into_iter().for_each(|at| state.cache.forget(at));
+        let ordered = data.ordered.clone();
+        let (pages, holds) = state.table.apply(data, id);
+        state.running.order(ordered, pages);
+        self.background.notify_one();
         self.work.notify_one();
-        Ok(Ok(state.running.id()))
+        Ok(Ok((commits.then_some(id), holds)))
     }
 
     /// Brings a block into memory. Errors: the volume's.
@@ -297,6 +371,8 @@ impl<D: BlockDevice> Filesystem<D> {
         let why = state.read_only.get_or_insert(why).clone();
         self.reached.send_modify(|reached| reached.failed = Some(why));
         self.work.notify_one();
+        self.background.notify_one();
+        self.data_moved.notify_waiters();
     }
 }
 

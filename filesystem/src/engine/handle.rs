@@ -7,6 +7,7 @@ use std::borrow::Cow;
 use bytes::Bytes;
 
 use super::cache::BlockCache;
+use super::data::table::{DataEdits, DataTable};
 use super::profile::Profile;
 use super::transaction::{Closed, Edits, Transaction};
 use crate::layout::bitmap::{self, BitRun, Bitmap, BitmapKind};
@@ -32,12 +33,18 @@ pub struct View<'a> {
     pub running: &'a Transaction,
     /// The one on its way into the log, if there is one.
     pub closing: Option<&'a Closed>,
+    /// What is known of files beyond the device.
+    pub(super) table: &'a DataTable,
+    /// Blocks that are free, by all operations that joined, and are not kept back.
+    pub(super) free_blocks: i64,
 }
 
 /// One operation's access to the blocks.
 pub struct Handle<'a> {
     view: View<'a>,
     edits: Edits,
+    /// It gives back more than it takes: what is reserved for others does not stop it.
+    privileged: bool,
     /// The newest transaction that changed something that was read.
     observed: Option<TransactionId>,
 }
@@ -45,7 +52,7 @@ pub struct Handle<'a> {
 impl<'a> Handle<'a> {
     /// An operation that has done nothing yet.
     pub fn new(view: View<'a>) -> Self {
-        Self { view, edits: Edits::default(), observed: None }
+        Self { view, edits: Edits::default(), privileged: false, observed: None }
     }
 
     /// What it did, to join the running transaction; and the newest transaction whose changes it has seen, among those whose
@@ -79,6 +86,31 @@ impl<'a> Handle<'a> {
         self.edits.set_last_orphan(inode);
     }
 
+    /// What is known of files beyond the device, without this operation's changes.
+    pub(super) fn table(&self) -> &DataTable {
+        self.view.table
+    }
+
+    /// This operation's changes of that.
+    pub(super) fn data_edits(&self) -> &DataEdits {
+        &self.edits.data
+    }
+
+    /// The same, to be changed further.
+    pub(super) fn data_edits_mut(&mut self) -> &mut DataEdits {
+        &mut self.edits.data
+    }
+
+    /// Blocks that are free, with this operation's changes.
+    pub(super) fn free_blocks(&self) -> i64 {
+        self.view.free_blocks + self.edits.freed_counts().0
+    }
+
+    /// From now on, blocks may be taken that are reserved for others, or no longer.
+    pub(super) fn set_privileged(&mut self, privileged: bool) {
+        self.privileged = privileged;
+    }
+
     /// Inodes were given back, or, below zero, taken.
     pub(super) fn count_inodes(&mut self, freed: i32) {
         self.edits.count_inodes(freed);
@@ -109,22 +141,44 @@ impl<'a> Handle<'a> {
         Ok(descriptor.encode(geometry, group, bytes.get_mut(offset as usize..).unwrap_or_default())?)
     }
 
-    /// Takes up to `max` free blocks that follow one another: in the goal's group, from the goal on and then before it, else in
-    /// the groups after it. Errors: [`Stop::NoSpace`] when no group has one that can be used before a commit.
-    pub fn allocate_run(&mut self, goal: BlockNumber, max: u32) -> Result<BlockRun, Stop> {
+    /// Takes up to `max` free blocks that follow one another, for which room was reserved: in the goal's group, from the goal on
+    /// and then before it, else in the groups after it. Errors: [`Stop::NoSpace`] when no group has one that can be used
+    /// before a commit.
+    pub(super) fn take_run(&mut self, goal: BlockNumber, max: u32) -> Result<BlockRun, Stop> {
+        let (group, run) = self.find_run(goal, max)?;
+        self.take_in_group(group, run)?;
+        Ok(BlockRun::new(self.view.geometry.block_of_bit(group, run.start), run.count))
+    }
+
+    /// Finds blocks as [`Self::take_run`] does, and keeps others from taking them; they are not taken yet.
+    pub(super) fn claim_run(&mut self, goal: BlockNumber, max: u32) -> Result<BlockRun, Stop> {
+        let (group, run) = self.find_run(goal, max)?;
+        let run = BlockRun::new(self.view.geometry.block_of_bit(group, run.start), run.count);
+        self.edits.data.claims.push(run);
+        Ok(run)
+    }
+
+    /// Takes blocks that were claimed.
+    pub(super) fn take_claimed(&mut self, run: BlockRun) -> Result<(), Stop> {
+        let nowhere = || Corrupt::new(Structure::BlockBitmap, run.start.0, "a block outside the device is taken");
+        let (group, bit) = self.view.geometry.group_of_block(run.start).ok_or_else(nowhere)?;
+        self.take_in_group(group, BitRun { start: bit, count: run.count })
+    }
+
+    fn find_run(&mut self, goal: BlockNumber, max: u32) -> Result<(GroupNumber, BitRun), Stop> {
         let geometry = self.view.geometry;
         let (goal_group, goal_bit) = geometry.group_of_block(goal).unwrap_or((GroupNumber(0), 0));
         for step in 0..u64::from(geometry.group_count) {
             let group = GroupNumber(((u64::from(goal_group.0) + step) % u64::from(geometry.group_count)) as u32);
             let from = if step == 0 { goal_bit } else { 0 };
-            if let Some(run) = self.take_from(group, from, max)? {
-                return Ok(BlockRun::new(geometry.block_of_bit(group, run.start), run.count));
+            if let Some(run) = self.find_in_group(group, from, max)? {
+                return Ok((group, run));
             }
         }
         Err(Stop::NoSpace)
     }
 
-    fn take_from(&mut self, group: GroupNumber, from: u32, max: u32) -> Result<Option<BitRun>, Stop> {
+    fn find_in_group(&mut self, group: GroupNumber, from: u32, max: u32) -> Result<Option<BitRun>, Stop> {
         let mut descriptor = self.descriptor(group)?;
         if descriptor.free_clusters == 0 {
             return Ok(None);
@@ -133,10 +187,15 @@ impl<'a> Handle<'a> {
             self.initialize_block_bitmap(group, &mut descriptor)?;
         }
         let geometry = self.view.geometry;
-        let at = descriptor.block_bitmap;
         let unavailable = self.unavailable_blocks(group, &descriptor)?;
         let bits = Bitmap::new(geometry, BitmapKind::Blocks, group, &*unavailable)?;
-        let Some(run) = bits.free_run(from, 1, max) else { return Ok(None) };
+        Ok(bits.free_run(from, 1, max))
+    }
+
+    fn take_in_group(&mut self, group: GroupNumber, run: BitRun) -> Result<(), Stop> {
+        let geometry = self.view.geometry;
+        let mut descriptor = self.descriptor(group)?;
+        let at = descriptor.block_bitmap;
         self.edits.mark_bitmap(at);
         let mut bits = Bitmap::new(geometry, BitmapKind::Blocks, group, self.block_mut(at)?)?;
         bits.take(run)?;
@@ -149,7 +208,7 @@ impl<'a> Handle<'a> {
         ))?;
         self.set_descriptor(group, &descriptor)?;
         self.edits.count_blocks(-i64::from(run.count));
-        Ok(Some(run))
+        Ok(())
     }
 
     /// A group's bitmap with every block used that is, or was before a transaction that is not durable yet: what a crash
@@ -170,10 +229,17 @@ impl<'a> Handle<'a> {
         if !edited {
             Bitmap::new(geometry, BitmapKind::Blocks, group, current)?.verify(geometry, descriptor)?;
         }
-        if former.is_empty() && unedited.is_none() {
-            return Ok(Cow::Borrowed(current));
+        let blocks = geometry.group_blocks(group)?;
+        let claims = self.edits.data.claims.iter().filter_map(|claim| claim.within(blocks));
+        let held: Vec<BlockRun> = self.view.table.held_within(blocks).chain(claims).collect();
+        if former.is_empty() && unedited.is_none() && held.is_empty() {
+            return Ok(Cow::Borrowed(self.block(at)?));
         }
-        let mut all = current.to_vec();
+        let mut all = self.block(at)?.to_vec();
+        let mut bits = Bitmap::new(geometry, BitmapKind::Blocks, group, &mut *all)?;
+        for run in held {
+            bits.cover(BitRun { start: (run.start.0 - blocks.start.0) as u32, count: run.count });
+        }
         for version in former.iter().chain(&unedited) {
             all.iter_mut().zip(version.iter()).for_each(|(bits, former)| *bits |= former);
         }
@@ -197,6 +263,16 @@ impl<'a> Handle<'a> {
         bits.seal(geometry, descriptor);
         descriptor.flags &= !BLOCK_UNINIT;
         self.set_descriptor(group, descriptor)
+    }
+
+    /// Blocks of data are given back. Those that went through the log are revoked as metadata is.
+    fn forget_journaled(&mut self, run: BlockRun) {
+        let own: Vec<BlockNumber> = self.edits.data.journaled.range(run.start..run.end()).copied().collect();
+        for block in self.view.table.journaled_within(run).chain(own) {
+            self.edits.data.journaled.remove(&block);
+            self.edits.revoke(block);
+        }
+        self.edits.data.freed.push(run);
     }
 
     fn free_in_group(&mut self, group: GroupNumber, run: BitRun) -> Result<(), Stop> {
@@ -245,7 +321,10 @@ impl BlockStore for Handle<'_> {
     }
 
     fn allocate(&mut self, goal: BlockNumber) -> Result<BlockNumber, Stop> {
-        Ok(self.allocate_run(goal, 1)?.start)
+        if !self.privileged && self.available() < 1 {
+            return Err(Stop::NoSpace);
+        }
+        Ok(self.take_run(goal, 1)?.start)
     }
 
     fn free(&mut self, run: BlockRun, metadata: bool) -> Result<(), Stop> {
@@ -262,6 +341,9 @@ impl BlockStore for Handle<'_> {
             left = BlockRun::new(left.start.plus(u64::from(count)), left.count - count);
         }
         self.edits.free(run, metadata);
+        if !metadata {
+            self.forget_journaled(run);
+        }
         Ok(())
     }
 }

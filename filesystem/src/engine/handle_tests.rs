@@ -14,7 +14,7 @@ fn every_free_block_is_taken_once_and_then_there_is_no_space() {
         let mut taken = BTreeSet::new();
         let mut goal = BlockNumber(20_000);
         loop {
-            match image.run(|handle| handle.allocate_run(goal, 1000)) {
+            match image.run(|handle| handle.take_run(goal, 1000)) {
                 Ok(run) => {
                     let new = (run.start.0..run.end().0).all(|block| taken.insert(block));
                     assert!(new && run.count > 0 && run.count <= 1000, "{run:?}");
@@ -74,7 +74,7 @@ fn an_operation_that_stops_has_taken_nothing() {
     let mut image = Image::make(FEATURES[0]);
     let free = image.free_blocks();
     let stopped: Result<(), Stop> = image.run(|handle| {
-        handle.allocate_run(BlockNumber(1), 500)?;
+        handle.take_run(BlockNumber(1), 500)?;
         Err(Stop::Missing(BlockNumber(1)))
     });
     assert!(stopped.is_err());

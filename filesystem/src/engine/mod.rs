@@ -3,6 +3,7 @@
 mod attributes;
 mod cache;
 mod commit;
+mod data;
 mod extended_attributes;
 mod files;
 mod filesystem;
@@ -18,6 +19,7 @@ mod test_image;
 mod transaction;
 
 pub use attributes::{AttributeChanges, change_attribute};
+pub use data::Seek;
 pub use filesystem::{Done, Failure, Filesystem};
 pub use handle::Handle;
 pub use namespace::{Created, NewFile, Place, Rename};

@@ -155,7 +155,7 @@ impl Handle<'_> {
     }
 
     /// Takes a name away: of a directory, which has to be empty, or of anything else, as `directory` says. Gives the inode, and
-    /// whether it has no name left: it is an orphan then, to be reclaimed when nobody has it open.
+    /// whether it has no name left: it is an orphan then, and what it holds is given back when nobody has it open.
     pub fn remove(&mut self, place: Place<'_>, directory: bool, now: Timestamp) -> Result<(InodeNumber, bool), Stop> {
         let name = Name::new(place.name).ok_or(Refusal::BadName)?;
         let target = self.target(place)?.ok_or(Refusal::NotFound)?;
@@ -346,7 +346,11 @@ impl Handle<'_> {
         self.touch(&mut inode, now);
         self.set_inode(what.number, &inode)?;
         if inode.links == 0 {
-            self.add_orphan(what.number)?;
+            // One that is being cut short stands there already.
+            if !self.is_being_cut(what.number) {
+                self.add_orphan(what.number)?;
+            }
+            self.data_edits_mut().orphaned.push(what.number);
         }
         Ok(inode.links == 0)
     }

@@ -31,6 +31,8 @@ const TRANSACTION_PART_OF_LOG: u32 = 4;
 pub struct Options {
     /// Bytes of blocks kept in memory beyond what is changed and not at home yet.
     pub cache_bytes_max: usize,
+    /// Bytes of files' data that wait in memory to be written.
+    pub data_bytes_max: usize,
     /// Nothing is written, not even a replay of the log: that stays in memory.
     pub read_only: bool,
     /// Real time. It may go back; commit times do not.
@@ -110,7 +112,7 @@ impl<D: BlockDevice> Filesystem<D> {
             return Err(OpenError::NotWritable(first.to_string()));
         }
         let (journal_inode, mark) = (superblock.journal_inode(), superblock.multi_mount_block());
-        let filesystem = Self::new(device, superblock, options.cache_bytes_max, TransactionId(0), options.clock);
+        let filesystem = Self::new(device, superblock, options, TransactionId(0));
         if let Some(at) = mark {
             let block = filesystem.read_blocks(BlockRun::new(at, 1)).await?;
             if let MultiMount::Held { node, .. } = multi_mount(&filesystem.geometry, &block)? {
@@ -132,20 +134,22 @@ impl<D: BlockDevice> Filesystem<D> {
         Ok((filesystem, recovered))
     }
 
-    /// Gives back what files without a name hold, all but `keep`: those that somebody has open beyond a crash. To be called
-    /// before operations begin. Tells how many are gone. Errors: the list, or an inode of it, is broken; the volume's.
+    /// Gives back what files without a name hold, all but `keep`: those that somebody has open beyond a crash, and that are
+    /// to be held then. Finishes what was being cut short. To be called before operations begin. Tells how many are gone. Errors: the list, or an inode of it, is broken; the volume's.
     pub async fn reclaim_orphans(&self, keep: &BTreeSet<InodeNumber>) -> Result<usize, Failure> {
         let orphans = self.run(|handle| handle.orphans()).await?.value;
         let now = (self.clock)();
         let now = Timestamp { seconds: now.seconds as i64, nanoseconds: now.nanoseconds };
         let mut gone = 0;
-        for orphan in orphans.into_iter().filter(|orphan| !keep.contains(orphan)) {
-            // A file that was being cut short has links, and its own place to be finished.
-            while self.run(|handle| handle.inode(orphan)).await?.value.links == 0 {
-                if self.run(|handle| handle.reclaim(orphan, now)).await?.value {
-                    gone += 1;
-                    break;
-                }
+        for orphan in orphans {
+            if self.run(|handle| handle.inode(orphan)).await?.value.links > 0 {
+                // It was being cut short.
+                while !self.run(|handle| handle.truncate_step(orphan)).await?.value {}
+            } else if keep.contains(&orphan) {
+                self.state.borrow_mut().table.keep_unlinked(orphan);
+            } else {
+                while !self.run(|handle| handle.reclaim(orphan, now)).await?.value {}
+                gone += 1;
             }
         }
         Ok(gone)

@@ -3,6 +3,7 @@
 //! Who still has such a file open, and when it may go, is decided by whoever calls.
 
 use super::files::count_blocks;
+use super::filesystem::Filesystem;
 use super::handle::Handle;
 use crate::layout::extent::FILE_BLOCKS_MAX;
 use crate::layout::file_kind::FileKind;
@@ -27,6 +28,18 @@ impl Handle<'_> {
         list::add(self, number)
     }
 
+    /// Takes a file off the list that has links again, or was cut short.
+    pub(super) fn remove_orphan(&mut self, number: InodeNumber) -> Result<(), Stop> {
+        let bounds = self.orphan_bounds();
+        list::remove(self, number, bounds).map(|_| ())
+    }
+
+    /// The file is on the list because its blocks behind the end are being given back.
+    pub(super) fn is_being_cut(&self, number: InodeNumber) -> bool {
+        let edited = self.data_edits().truncating.get(&number).copied();
+        edited.unwrap_or_else(|| self.table().is_truncating(number))
+    }
+
     /// All orphans, the newest first. Errors: the list is broken, or an inode of it is.
     pub fn orphans(&mut self) -> Result<Vec<InodeNumber>, Stop> {
         let bounds = self.orphan_bounds();
@@ -35,7 +48,7 @@ impl Handle<'_> {
 
     /// One step towards the end of an orphan: some of its blocks are given back, and when there are none left, the inode. True
     /// when it is gone. Errors: [`Refusal::Stale`] when it has links.
-    pub fn reclaim(&mut self, number: InodeNumber, now: Timestamp) -> Result<bool, Stop> {
+    pub(super) fn reclaim(&mut self, number: InodeNumber, now: Timestamp) -> Result<bool, Stop> {
         let mut inode = self.inode(number)?;
         if inode.links != 0 || inode.mode.kind().is_none() {
             return Err(Refusal::Stale.into());
@@ -58,12 +71,12 @@ impl Handle<'_> {
         self.release_attributes(&mut inode)?;
         inode.size = 0;
         self.set_inode(number, &inode)?;
-        let bounds = self.orphan_bounds();
-        list::remove(self, number, bounds)?;
+        self.remove_orphan(number)?;
         // The list has used the same field.
         inode.deleted_or_next_orphan = u32::try_from(now.seconds.max(1)).unwrap_or(u32::MAX);
         self.set_inode(number, &inode)?;
         self.free_inode(number, inode.mode.kind() == Some(FileKind::Directory))?;
+        self.data_edits_mut().reclaimed.push(number);
         Ok(true)
     }
 
@@ -77,6 +90,19 @@ impl Handle<'_> {
         inode.attributes_block.0 = 0;
         count_blocks(inode, 0, &Change { nodes_removed: 1, ..Change::default() }, self.geometry().block_size);
         Ok(())
+    }
+}
+
+impl<D> Filesystem<D> {
+    /// Somebody has a file open: should it lose its last name, it lives on until everybody has let go of it.
+    pub fn hold(&self, file: InodeNumber) {
+        self.state.borrow_mut().table.opened(file);
+    }
+
+    /// The end of one [`Self::hold`].
+    pub fn let_go(&self, file: InodeNumber) {
+        self.state.borrow_mut().table.closed(file);
+        self.background.notify_one();
     }
 }
 

@@ -14,7 +14,7 @@ pub struct Statistics {
     pub block_size: u32,
     /// Blocks that files can ever have: all but those of the filesystem itself.
     pub blocks: u64,
-    /// Blocks that are free.
+    /// Blocks that are free and not reserved for data that waits to be written.
     pub blocks_free: u64,
     /// Blocks that are free and not reserved for the superuser.
     pub blocks_available: u64,
@@ -32,7 +32,7 @@ impl<D: BlockDevice> Filesystem<D> {
     /// How full it is, with what is not durable yet.
     pub fn statistics(&self) -> Statistics {
         let state = self.state.borrow();
-        let blocks_free = state.free_blocks;
+        let blocks_free = state.free_blocks.saturating_sub(state.table.reserved_blocks());
         let uuid = u128::from_le_bytes(state.superblock.uuid());
         Statistics {
             block_size: self.geometry.block_size,

@@ -6,6 +6,7 @@ use std::process::Command;
 use bytes::Bytes;
 
 use super::cache::BlockCache;
+use super::data::table::DataTable;
 use super::handle::{Handle, View};
 use super::profile::Profile;
 use super::transaction::{Closed, Transaction};
@@ -55,8 +56,19 @@ impl Image {
     pub(super) fn run<T>(&mut self, op: impl FnOnce(&mut Handle<'_>) -> Result<T, Stop>) -> Result<T, Stop> {
         let Self { geometry, profile, cache, running, closing } = self;
         let closing = closing.as_ref();
-        let (last_orphan, version_floor) = (None, 0);
-        let mut handle = Handle::new(View { geometry, profile, last_orphan, version_floor, cache, running, closing });
+        let (last_orphan, version_floor, free_blocks) = (None, 0, i64::MAX / 2);
+        let table = &DataTable::new(0, BLOCK as usize);
+        let mut handle = Handle::new(View {
+            geometry,
+            profile,
+            last_orphan,
+            version_floor,
+            cache,
+            running,
+            closing,
+            table,
+            free_blocks,
+        });
         let result = op(&mut handle)?;
         let edits = handle.finish().0;
         self.running.join(edits, &mut self.cache);

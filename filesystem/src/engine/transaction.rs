@@ -10,6 +10,9 @@ use block_device::AlignedBuf;
 use bytes::Bytes;
 
 use super::cache::BlockCache;
+use super::data::OrderedPages;
+use super::data::content::Content;
+use super::data::table::DataEdits;
 use crate::units::{BlockNumber, BlockRun, InodeNumber, TransactionId};
 
 /// The changes of one operation.
@@ -27,6 +30,8 @@ pub struct Edits {
     free_inodes: i32,
     /// The new head of the list of orphans, in the superblock.
     last_orphan: Option<Option<InodeNumber>>,
+    /// And beyond blocks of metadata.
+    pub(super) data: DataEdits,
 }
 
 impl Edits {
@@ -101,9 +106,20 @@ impl Edits {
         self.blocks.keys().chain(&self.freed_metadata).copied()
     }
 
+    /// A block of data that was freed may be in the log.
+    pub fn revoke(&mut self, at: BlockNumber) {
+        self.blocks.remove(&at);
+        self.freed_metadata.insert(at);
+    }
+
     /// Nothing was changed.
     pub fn is_empty(&self) -> bool {
-        self.blocks.is_empty() && self.freed.is_empty()
+        !self.needs_commit() && self.data.is_empty()
+    }
+
+    /// Something was changed that a transaction has to make durable.
+    pub fn needs_commit(&self) -> bool {
+        !self.blocks.is_empty() || !self.freed.is_empty() || !self.data.ordered.is_empty()
     }
 }
 
@@ -117,6 +133,9 @@ pub struct Transaction {
     freed: Vec<BlockRun>,
     /// Bitmaps as they were when this transaction began.
     bitmaps_before: BTreeMap<BlockNumber, Bytes>,
+    /// Data that is written before the commit block, and the pages that it comes from.
+    ordered: BTreeMap<BlockNumber, Content>,
+    pages: OrderedPages,
 }
 
 /// A transaction whose contents stand, on its way into the log.
@@ -132,13 +151,25 @@ pub struct Closed {
     pub freed: Vec<BlockRun>,
     /// Bitmaps as they were before: what was in use then is not free until this is durable.
     pub bitmaps_before: BTreeMap<BlockNumber, Bytes>,
+    /// Data that is to be on the device before the commit block is.
+    pub(super) ordered: BTreeMap<BlockNumber, Content>,
+    /// The pages that it comes from.
+    pub(super) pages: OrderedPages,
+}
+
+impl Closed {
+    /// It changes this block.
+    pub fn contains(&self, at: BlockNumber) -> bool {
+        self.contents.binary_search_by_key(&at, |(at, _)| *at).is_ok()
+    }
 }
 
 impl Transaction {
     /// An empty one.
     pub fn new(id: TransactionId) -> Self {
         let (blocks, revokes) = (BTreeSet::new(), BTreeSet::new());
-        Self { id, blocks, revokes, freed: Vec::new(), bitmaps_before: BTreeMap::new() }
+        let (bitmaps_before, ordered) = (BTreeMap::new(), BTreeMap::new());
+        Self { id, blocks, revokes, freed: Vec::new(), bitmaps_before, ordered, pages: Vec::new() }
     }
 
     /// Its number.
@@ -148,7 +179,23 @@ impl Transaction {
 
     /// Nothing joined.
     pub fn is_empty(&self) -> bool {
-        self.blocks.is_empty() && self.revokes.is_empty() && self.freed.is_empty()
+        self.blocks.is_empty() && self.revokes.is_empty() && self.freed.is_empty() && self.ordered.is_empty()
+    }
+
+    /// It changes this block.
+    pub fn contains(&self, at: BlockNumber) -> bool {
+        self.blocks.contains(&at)
+    }
+
+    /// Data goes with it.
+    pub fn has_data(&self) -> bool {
+        !self.ordered.is_empty()
+    }
+
+    /// Data is to be written with it.
+    pub(super) fn order(&mut self, ordered: BTreeMap<BlockNumber, Content>, pages: OrderedPages) {
+        self.ordered.extend(ordered);
+        self.pages.extend(pages);
     }
 
     /// Blocks and revokes there would be with `edits`: what its size in the log is computed from.
@@ -175,6 +222,11 @@ impl Transaction {
             self.blocks.insert(at);
             // A revoke holds for its own transaction too, and would take this content back.
             self.revokes.remove(&at);
+        }
+        for run in &freed {
+            // What was taken and given back by this same transaction is free at once, and may get another owner's data.
+            let gone: Vec<BlockNumber> = self.ordered.range(run.start..run.end()).map(|(at, _)| *at).collect();
+            gone.into_iter().for_each(|at| drop(self.ordered.remove(&at)));
         }
         self.freed.extend(freed);
     }
@@ -203,8 +255,8 @@ impl Transaction {
         let contents: Vec<_> = self.blocks.iter().copied().filter_map(content).collect();
         // Dirty blocks do not leave the cache.
         assert_eq!(contents.len(), self.blocks.len(), "a changed block left the cache");
-        let Self { id, revokes, freed, bitmaps_before, .. } = self;
-        Closed { id, contents, revokes, freed, bitmaps_before }
+        let Self { id, revokes, freed, bitmaps_before, ordered, pages, .. } = self;
+        Closed { id, contents, revokes, freed, bitmaps_before, ordered, pages }
     }
 }
 

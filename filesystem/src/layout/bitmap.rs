@@ -210,8 +210,8 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Bitmap<B> {
     }
 
     /// Marks a run as used, whatever it was; what lies beyond the end is left out.
-    fn reserve(&mut self, start: u32, end: u32) {
-        self.fill(start, end.min(self.bits), Bit::Used);
+    pub fn cover(&mut self, run: BitRun) {
+        self.fill(run.start, run.start.saturating_add(run.count).min(self.bits), Bit::Used);
     }
 
     fn end(&self, run: BitRun) -> Result<u32, Corrupt> {
@@ -253,7 +253,8 @@ pub fn uninit_block_bitmap<'a>(
         if start < end {
             let first = (start.0 - own.start.0) as u32 / geometry.cluster_blocks;
             let last = (end.0 - own.start.0) as u32;
-            bitmap.reserve(first, last.div_ceil(geometry.cluster_blocks));
+            let count = last.div_ceil(geometry.cluster_blocks) - first;
+            bitmap.cover(BitRun { start: first, count });
         }
     }
     bitmap.pad();

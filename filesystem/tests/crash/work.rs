@@ -21,7 +21,12 @@ use crate::model::Tree;
 const BYTES: u64 = 16 << 20;
 
 pub(crate) fn options(read_only: bool) -> Options {
-    Options { cache_bytes_max: 256 << 10, read_only, clock: || CommitTime { seconds: 1_700_000_000, nanoseconds: 0 } }
+    Options {
+        cache_bytes_max: 256 << 10,
+        data_bytes_max: 256 << 10,
+        read_only,
+        clock: || CommitTime { seconds: 1_700_000_000, nanoseconds: 0 },
+    }
 }
 
 /// A record of operations.
@@ -121,9 +126,6 @@ async fn operate(
                     assert_eq!(done.value, (InodeNumber(inode), orphan));
                     if is_directory {
                         tree.nodes.get_mut(&gone.0).expect("the parent").links -= 1;
-                    }
-                    if orphan && rng.random_range(0..3) > 0 {
-                        mounted.run(|handle| handle.reclaim(InodeNumber(inode), now)).await.expect("it is an orphan");
                     }
                     Ok(done.transaction)
                 }

@@ -95,6 +95,12 @@ pub enum Refusal {
     /// EOPNOTSUPP: the namespace of an attribute, a feature that the filesystem lacks, or one that is not known here.
     #[error("not supported")]
     NotSupported,
+    /// Nothing of POSIX: the gateways' state takes as much of the state ring as it may. Later there may be room.
+    #[error("the state ring has no room")]
+    StateRingFull,
+    /// EPERM: the file is the server's own, or state is to be kept and there is no state ring.
+    #[error("kept for the server itself")]
+    Reserved,
 }
 
 /// Blocks of metadata, and where new ones come from. Every slice has the length of one block of the filesystem.

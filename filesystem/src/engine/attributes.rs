@@ -93,7 +93,7 @@ impl Handle<'_> {
         Ok(inode)
     }
 
-    /// Sets attributes; nothing to set changes nothing. Errors: [`Refusal::Stale`]; no room for an ACL that follows the mode.
+    /// Sets attributes; nothing to set changes nothing. Errors: [`Refusal::Stale`], [`Refusal::Reserved`]; no room for an ACL that follows the mode.
     pub fn set_attributes(
         &mut self,
         file: InodeNumber,
@@ -101,6 +101,7 @@ impl Handle<'_> {
         now: Timestamp,
     ) -> Result<(), Stop> {
         let mut inode = self.in_use(file)?;
+        self.expect_unreserved(file)?;
         if *changes == AttributeChanges::default() {
             return Ok(());
         }

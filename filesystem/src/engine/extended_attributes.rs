@@ -87,6 +87,7 @@ impl Handle<'_> {
         now: Timestamp,
     ) -> Result<(), Stop> {
         let mut inode = self.in_use(file)?;
+        self.expect_unreserved(file)?;
         let name = match Meaning::of(name)? {
             Meaning::Acl(kind) => {
                 let acl = Acl::from_xattr(value).map_err(|error| match error {
@@ -113,6 +114,7 @@ impl Handle<'_> {
     /// Takes an attribute away. Errors: those of [`Self::get_attribute`], and [`Refusal::WrongKind`].
     pub fn remove_attribute(&mut self, file: InodeNumber, name: &[u8], now: Timestamp) -> Result<(), Stop> {
         let mut inode = self.in_use(file)?;
+        self.expect_unreserved(file)?;
         let name = match Meaning::of(name)? {
             Meaning::Acl(kind) => {
                 self.acl_of(file, &inode, kind)?.ok_or(Refusal::NoAttribute)?;
@@ -140,6 +142,7 @@ impl Handle<'_> {
     /// [`Refusal::NoRoomForAttribute`], [`Refusal::Stale`].
     pub fn set_acl(&mut self, file: InodeNumber, kind: Kind, acl: Option<&Acl>, now: Timestamp) -> Result<(), Stop> {
         let mut inode = self.in_use(file)?;
+        self.expect_unreserved(file)?;
         match (inode.mode.kind(), kind, acl) {
             (Some(FileKind::Symlink), _, _) => return Err(Refusal::NotSupported.into()),
             (Some(FileKind::Directory), _, _) | (_, Kind::Access, _) => {}

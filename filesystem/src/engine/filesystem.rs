@@ -18,6 +18,7 @@ use super::data::table::DataTable;
 use super::handle::{Handle, View};
 use super::open::Options;
 use super::profile::Profile;
+use super::state_ring::Ring;
 use super::transaction::{Closed, Edits, Transaction};
 use crate::journal::checkpoint::Checkpoint;
 use crate::journal::{CommitTime, JournalMap, JournalSuperblock, LogSpace, writer};
@@ -110,6 +111,8 @@ pub(super) struct State {
     pub(super) free_inodes: u32,
     /// What the version of an inode is at least before it is counted on.
     pub(super) version_floor: u64,
+    /// The gateways' records, if they are kept here.
+    pub(super) ring: Option<Ring>,
     /// The committer ends when nothing is left to commit.
     pub(super) stopping: bool,
     /// And nothing is left to be done in the background.
@@ -174,6 +177,7 @@ impl<D: BlockDevice> Filesystem<D> {
             free_blocks: superblock.free_blocks(),
             free_inodes: superblock.free_inodes(),
             version_floor: 0,
+            ring: None,
             stopping: false,
             tended: false,
             superblock,
@@ -246,12 +250,13 @@ impl<D: BlockDevice> Filesystem<D> {
 
     fn attempt<T>(&self, op: &mut impl FnMut(&mut Handle<'_>) -> Result<T, Stop>) -> Result<Attempt<T>, Failure> {
         let mut state = self.state.borrow_mut();
-        let State { cache, running, closing, superblock, table, free_blocks, version_floor, .. } = &mut *state;
+        let State { cache, running, closing, superblock, table, free_blocks, version_floor, ring, .. } = &mut *state;
         let mut handle = Handle::new(View {
             geometry: &self.geometry,
             profile: &self.profile,
             last_orphan: superblock.last_orphan(),
             version_floor: *version_floor,
+            ring: ring.as_ref(),
             cache,
             running,
             closing: closing.as_deref(),
@@ -331,6 +336,9 @@ impl<D: BlockDevice> Filesystem<D> {
         }
         let id = state.running.id();
         let commits = edits.needs_commit() || !data.ordered.is_empty();
+        if let Some(ring) = &mut state.ring {
+            ring.apply(std::mem::take(edits.ring()));
+        }
         state.running.join(edits, &mut state.cache);
         // What is read again comes from the device, where it is newer.
         overwritten.into_iter().for_each(|at| state.cache.forget(at));

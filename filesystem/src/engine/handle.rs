@@ -9,11 +9,13 @@ use bytes::Bytes;
 use super::cache::BlockCache;
 use super::data::table::{DataEdits, DataTable};
 use super::profile::Profile;
+use super::state_ring::Ring;
 use super::transaction::{Closed, Edits, Transaction};
 use crate::layout::bitmap::{self, BitRun, Bitmap, BitmapKind};
 use crate::layout::geometry::{Geometry, Place};
 use crate::layout::group::{BLOCK_UNINIT, GroupDescriptor};
 use crate::layout::{Corrupt, Structure};
+use crate::state_ring::index::RingChanges;
 use crate::store::{BlockStore, Stop};
 use crate::units::{BlockNumber, BlockRun, GroupNumber, InodeNumber, TransactionId};
 
@@ -27,6 +29,8 @@ pub struct View<'a> {
     pub last_orphan: Option<InodeNumber>,
     /// What the version of an inode is at least before it is counted on.
     pub version_floor: u64,
+    /// The gateways' records, if they are kept here.
+    pub ring: Option<&'a Ring>,
     /// Blocks in memory.
     pub cache: &'a mut BlockCache,
     /// The transaction that the operation will join.
@@ -74,6 +78,16 @@ impl<'a> Handle<'a> {
     /// What the version of an inode is at least before it is counted on.
     pub(super) fn version_floor(&self) -> u64 {
         self.view.version_floor
+    }
+
+    /// The gateways' records, as they were before this operation, and what it makes of them.
+    pub(super) fn ring(&mut self) -> (Option<&'a Ring>, &mut RingChanges) {
+        (self.view.ring, self.edits.ring())
+    }
+
+    /// The transaction that the operation joins if it can.
+    pub(super) fn running(&self) -> TransactionId {
+        self.view.running.id()
     }
 
     /// The head of the list of orphans.

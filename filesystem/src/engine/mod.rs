@@ -13,6 +13,7 @@ mod namespace;
 mod open;
 mod orphans;
 mod profile;
+mod state_ring;
 mod statistics;
 #[cfg(test)]
 mod test_image;
@@ -24,4 +25,5 @@ pub use filesystem::{Done, Failure, Filesystem};
 pub use handle::Handle;
 pub use namespace::{Created, NewFile, Place, Rename};
 pub use open::{OpenError, Options, Recovered};
+pub use state_ring::{RingUsage, is_hidden_name};
 pub use statistics::Statistics;

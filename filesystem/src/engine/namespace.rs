@@ -141,6 +141,7 @@ impl Handle<'_> {
     pub fn link(&mut self, number: InodeNumber, place: Place<'_>, now: Timestamp) -> Result<(), Stop> {
         let name = Name::new(place.name).ok_or(Refusal::BadName)?;
         self.expect_directory(place.directory)?;
+        self.expect_unreserved(number)?;
         let mut inode = self.live(number)?;
         let kind = inode.mode.kind().ok_or(Refusal::Stale)?;
         match kind {
@@ -279,6 +280,7 @@ impl Handle<'_> {
         self.expect_directory(place.directory)?;
         let mut open = self.directory(place.directory)?;
         let Some(found) = open.rules().lookup(&mut open, place.name)? else { return Ok(None) };
+        self.expect_unreserved(found.inode)?;
         let kind = self.live(found.inode)?.mode.kind().ok_or(Refusal::Stale)?;
         Ok(Some(Target { number: found.inode, kind }))
     }
@@ -293,6 +295,7 @@ impl Handle<'_> {
         now: Timestamp,
         links: i32,
     ) -> Result<(), Stop> {
+        self.expect_unreserved(directory)?;
         let mut open = self.directory(directory)?;
         match open.rules().insert(&mut open, name, number, entry_type(kind))? {
             Insertion::Exists(_) => return Err(Refusal::Exists.into()),
@@ -306,6 +309,7 @@ impl Handle<'_> {
 
     /// Takes a name out that is there; `links` are added to the directory.
     fn leave(&mut self, directory: InodeNumber, name: Name<'_>, now: Timestamp, links: i32) -> Result<(), Stop> {
+        self.expect_unreserved(directory)?;
         let mut open = self.directory(directory)?;
         open.rules().remove(&mut open, name)?.ok_or(Refusal::NotFound)?;
         open.modify(now);
@@ -316,6 +320,7 @@ impl Handle<'_> {
 
     /// Makes a name that is there name another file.
     fn set_entry(&mut self, directory: InodeNumber, name: Name<'_>, to: Target, now: Timestamp) -> Result<(), Stop> {
+        self.expect_unreserved(directory)?;
         let mut open = self.directory(directory)?;
         let kind = entry_type(to.kind);
         open.rules().replace(&mut open, name, to.number, kind)?.ok_or(Refusal::NotFound)?;

@@ -131,6 +131,7 @@ impl<D: BlockDevice> Filesystem<D> {
                 filesystem.begin(outcome, map).await?;
             }
         }
+        filesystem.find_ring().await?;
         Ok((filesystem, recovered))
     }
 
@@ -293,7 +294,7 @@ impl<D: BlockDevice> Filesystem<D> {
         Ok(counted.await?.value)
     }
 
-    async fn read_blocks(&self, run: BlockRun) -> Result<Bytes, BlockError> {
+    pub(super) async fn read_blocks(&self, run: BlockRun) -> Result<Bytes, BlockError> {
         let size = u64::from(self.geometry.block_size);
         self.device.read(ByteRange { offset: run.start.0 * size, length: u64::from(run.count) * size }).await
     }

@@ -56,13 +56,14 @@ impl Image {
     pub(super) fn run<T>(&mut self, op: impl FnOnce(&mut Handle<'_>) -> Result<T, Stop>) -> Result<T, Stop> {
         let Self { geometry, profile, cache, running, closing } = self;
         let closing = closing.as_ref();
-        let (last_orphan, version_floor, free_blocks) = (None, 0, i64::MAX / 2);
+        let (last_orphan, version_floor, ring, free_blocks) = (None, 0, None, i64::MAX / 2);
         let table = &DataTable::new(0, BLOCK as usize);
         let mut handle = Handle::new(View {
             geometry,
             profile,
             last_orphan,
             version_floor,
+            ring,
             cache,
             running,
             closing,

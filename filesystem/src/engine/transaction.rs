@@ -13,6 +13,7 @@ use super::cache::BlockCache;
 use super::data::OrderedPages;
 use super::data::content::Content;
 use super::data::table::DataEdits;
+use crate::state_ring::index::RingChanges;
 use crate::units::{BlockNumber, BlockRun, InodeNumber, TransactionId};
 
 /// The changes of one operation.
@@ -32,6 +33,8 @@ pub struct Edits {
     last_orphan: Option<Option<InodeNumber>>,
     /// And beyond blocks of metadata.
     pub(super) data: DataEdits,
+    /// Records of the state ring; their blocks are among the others.
+    ring: RingChanges,
 }
 
 impl Edits {
@@ -99,6 +102,11 @@ impl Edits {
     /// Puts another head on the list of orphans.
     pub fn set_last_orphan(&mut self, inode: Option<InodeNumber>) {
         self.last_orphan = Some(inode);
+    }
+
+    /// What becomes of the records of the state ring.
+    pub fn ring(&mut self) -> &mut RingChanges {
+        &mut self.ring
     }
 
     /// Every block whose content is another now, or that is nobody's.

@@ -54,6 +54,8 @@ pub enum Structure {
     JournalSuperblock,
     /// A block of the journal.
     JournalBlock,
+    /// A block of the state ring; the number is that in its file.
+    StateRing,
 }
 
 impl fmt::Display for Structure {
@@ -72,6 +74,7 @@ impl fmt::Display for Structure {
             Self::Orphans => "list of orphans, inode or block",
             Self::JournalSuperblock => "journal superblock",
             Self::JournalBlock => "journal block",
+            Self::StateRing => "state ring, block",
         })
     }
 }

@@ -1,0 +1,370 @@
+//! The state ring in its file `/.tandem/state`: made in steps that fit into the log, read when the filesystem is opened, and
+//! appended to by operations, so that records and what they tell of are one transaction.
+//!
+//! The file is flagged for data journaling, so that the kernel knows that its blocks may be in the log. They are written
+//! nowhere but through the log, and never move. What records mean is the gateways' to know.
+
+use block_device::BlockDevice;
+
+use super::attributes::CHANGES_BITS;
+use super::files::count_blocks;
+use super::filesystem::{Failure, Filesystem};
+use super::handle::Handle;
+use super::namespace::{NewFile, Place};
+use crate::layout::extent::Extent;
+use crate::layout::file_kind::{FileKind, Mode};
+use crate::layout::inode_flags::InodeFlags;
+use crate::layout::timestamp::Timestamp;
+use crate::layout::{Corrupt, Structure};
+use crate::map::{FileMap, Mapping};
+use crate::state_ring::append::Appender;
+use crate::state_ring::header::RingHeader;
+use crate::state_ring::index::{RingChanges, RingIndex};
+use crate::state_ring::scan::RingScan;
+use crate::state_ring::{Record, RecordId, RingBlocks, RingShape};
+use crate::store::{BlockStore, Refusal, Stop};
+use crate::units::{BlockNumber, BlockRun, FileBlock, InodeNumber, ROOT_INODE};
+
+/// The directory, in the root.
+const DIRECTORY: &[u8] = b".tandem";
+/// The file in it.
+const FILE: &[u8] = b"state";
+/// Blocks that one step of making the file takes, of a large log; of a smaller one a quarter of what a transaction may have.
+const STEP_BLOCKS_MAX: usize = 256;
+/// Blocks that are read at once by a scan, and how many such reads are under way together.
+const SCAN_BLOCKS: u32 = 256;
+const SCANS: usize = 4;
+/// The most starts that the change attribute can count.
+const STARTS_MAX: u64 = (1 << (u64::BITS - CHANGES_BITS)) - 1;
+
+/// The ring of a filesystem.
+#[derive(Debug)]
+pub struct Ring {
+    directory: InodeNumber,
+    file: InodeNumber,
+    /// Once it was read.
+    open: Option<OpenRing>,
+}
+
+#[derive(Debug)]
+struct OpenRing {
+    index: RingIndex,
+    places: RingPlaces,
+}
+
+/// Where the file's blocks are.
+#[derive(Clone, Debug)]
+struct RingPlaces(Vec<Extent>);
+
+/// How full the ring is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RingUsage {
+    /// Records that count.
+    pub records: usize,
+    /// Thousandths of what records may take.
+    pub per_mille: u32,
+}
+
+/// True for the name of what gateways hide, as if it were not there.
+pub fn is_hidden_name(directory: InodeNumber, name: &[u8]) -> bool {
+    directory == ROOT_INODE && name == DIRECTORY
+}
+
+impl Ring {
+    pub(super) fn apply(&mut self, changes: RingChanges) {
+        if let Some(open) = &mut self.open {
+            open.index.apply(changes);
+        }
+    }
+}
+
+impl RingPlaces {
+    /// The device's blocks from this one of the file on, at most `max`.
+    fn run(&self, at: FileBlock, max: u32) -> Option<BlockRun> {
+        let after = self.0.partition_point(|extent| extent.file <= at);
+        let extent = self.0.get(after.checked_sub(1)?)?;
+        let skipped = at.0 - extent.file.0;
+        let left = extent.run.count.checked_sub(skipped).filter(|left| *left > 0)?;
+        Some(BlockRun::new(extent.run.start.plus(u64::from(skipped)), left.min(max)))
+    }
+
+    fn block(&self, at: FileBlock) -> Result<BlockNumber, Corrupt> {
+        let hole = Corrupt::new(Structure::StateRing, u64::from(at.0), "it is a hole");
+        Ok(self.run(at, 1).ok_or(hole)?.start)
+    }
+}
+
+/// The ring's blocks among those of an operation.
+struct Stored<'r, 'h, 'a> {
+    handle: &'h mut Handle<'a>,
+    places: &'r RingPlaces,
+}
+
+impl RingBlocks for Stored<'_, '_, '_> {
+    fn block(&mut self, at: FileBlock) -> Result<&[u8], Stop> {
+        self.handle.block(self.places.block(at)?)
+    }
+
+    fn block_mut(&mut self, at: FileBlock) -> Result<&mut [u8], Stop> {
+        self.handle.block_mut(self.places.block(at)?)
+    }
+
+    fn new_block(&mut self, at: FileBlock) -> Result<&mut [u8], Stop> {
+        self.handle.new_block(self.places.block(at)?)
+    }
+}
+
+impl Handle<'_> {
+    /// Keeps a record with whatever else this operation does, in place of the one with the same identity. Errors:
+    /// [`Refusal::StateRingFull`]; [`Refusal::Reserved`] when no ring is open; [`Stop::TooLarge`] for a payload that fits no
+    /// block.
+    pub fn append_record(&mut self, id: RecordId, payload: &[u8]) -> Result<(), Stop> {
+        self.with_ring(|ring| ring.put(id, payload))
+    }
+
+    /// Drops a record with whatever else this operation does; false when there is none. Errors: [`Refusal::Reserved`].
+    pub fn delete_record(&mut self, id: RecordId) -> Result<bool, Stop> {
+        self.with_ring(|ring| ring.delete(id))
+    }
+
+    /// What a record says. Errors: [`Refusal::Reserved`].
+    pub fn record(&mut self, id: RecordId) -> Result<Option<Vec<u8>>, Stop> {
+        self.with_ring(|ring| ring.get(id))
+    }
+
+    /// True for the inodes of the state ring: gateways answer as if there were no such files.
+    pub fn is_hidden(&mut self, number: InodeNumber) -> bool {
+        self.ring().0.is_some_and(|ring| number == ring.directory || number == ring.file)
+    }
+
+    /// Nothing but the ring changes what belongs to the ring. Errors: [`Refusal::Reserved`].
+    pub(super) fn expect_unreserved(&mut self, number: InodeNumber) -> Result<(), Stop> {
+        match self.is_hidden(number) {
+            true => Err(Refusal::Reserved.into()),
+            false => Ok(()),
+        }
+    }
+
+    fn with_ring<T>(
+        &mut self,
+        op: impl FnOnce(&mut Appender<'_, Stored<'_, '_, '_>>) -> Result<T, Stop>,
+    ) -> Result<T, Stop> {
+        let transaction = self.running();
+        let (ring, changes) = self.ring();
+        let mut changes = std::mem::take(changes);
+        let OpenRing { index, places } = ring.and_then(|ring| ring.open.as_ref()).ok_or(Refusal::Reserved)?;
+        let mut blocks = Stored { handle: self, places };
+        let result = op(&mut Appender { index, changes: &mut changes, blocks: &mut blocks, transaction });
+        // Also of one that was refused: the operation may go on, and others have joined the same changes before.
+        *self.ring().1 = changes;
+        result
+    }
+
+    fn ring_map(&mut self, file: InodeNumber) -> Result<(FileMap, u32), Stop> {
+        let inode = self.inode(file)?;
+        let blocks = u32::try_from(inode.size / u64::from(self.geometry().block_size));
+        let too_long = Corrupt::new(Structure::StateRing, 0, "its file is too long");
+        let map = FileMap::of_inode(&inode, file, &self.inode_rules(), self.goal_beside(file));
+        Ok((map, blocks.map_err(|_| too_long)?))
+    }
+
+    /// Where the ring's blocks are. Errors: the file has holes.
+    fn ring_places(&mut self, file: InodeNumber) -> Result<RingPlaces, Stop> {
+        let (map, blocks) = self.ring_map(file)?;
+        let mut extents = Vec::new();
+        let mut at = 0;
+        while at < blocks {
+            let broken = Corrupt::new(Structure::StateRing, u64::from(at), "its file has a hole");
+            let extent = map.next(self, FileBlock(at))?.filter(|extent| extent.file.0 == at && !extent.unwritten);
+            let extent = extent.ok_or(broken)?;
+            at = extent.end();
+            extents.push(extent);
+        }
+        Ok(RingPlaces(extents))
+    }
+
+    /// The directory and the file, made if they are not there. Errors: something else is in their place.
+    fn make_ring_file(&mut self, now: Timestamp) -> Result<(InodeNumber, InodeNumber), Stop> {
+        let new = |kind, permissions| NewFile {
+            mode: Mode::new(kind, permissions),
+            user: 0,
+            group: 0,
+            device: None,
+            target: &[],
+        };
+        let directory = match self.lookup(ROOT_INODE, DIRECTORY) {
+            Ok(found) => found,
+            Err(Stop::Refused(Refusal::NotFound)) => {
+                let place = Place { directory: ROOT_INODE, name: DIRECTORY };
+                self.create(place, &new(FileKind::Directory, 0o700), now)?.inode
+            }
+            Err(stop) => return Err(stop),
+        };
+        let file = match self.lookup(directory, FILE) {
+            Ok(found) => found,
+            Err(Stop::Refused(Refusal::NotFound)) => {
+                let made = self.create(Place { directory, name: FILE }, &new(FileKind::Regular, 0o600), now)?.inode;
+                let mut inode = self.inode(made)?;
+                inode.flags = inode.flags.with(InodeFlags::JOURNAL_DATA, true);
+                self.set_inode(made, &inode)?;
+                made
+            }
+            Err(stop) => return Err(stop),
+        };
+        let inode = self.live(file)?;
+        let is_ours = inode.mode.kind() == Some(FileKind::Regular) && inode.flags.contains(InodeFlags::JOURNAL_DATA);
+        if !is_ours || inode.links != 1 {
+            return Err(Refusal::WrongKind.into());
+        }
+        Ok((directory, file))
+    }
+
+    /// One step of making the file as long as `wanted` blocks, all of them zeros; true when it is.
+    fn lengthen_ring(&mut self, file: InodeNumber, wanted: u32, step: u32) -> Result<bool, Stop> {
+        let (mut map, blocks) = self.ring_map(file)?;
+        if blocks >= wanted {
+            return Ok(true);
+        }
+        let goal = match blocks.checked_sub(1).map(|last| map.lookup(self, FileBlock(last))).transpose()? {
+            Some(Mapping::Mapped { run, .. }) => run.start.plus(1),
+            _ => self.goal_beside(file),
+        };
+        let run = self.allocate_run(goal, step.min(wanted - blocks))?;
+        for number in run.start.0..run.end().0 {
+            self.new_block(BlockNumber(number))?;
+        }
+        let change = map.insert(self, Extent { file: FileBlock(blocks), run, unwritten: false })?;
+        let block_size = self.geometry().block_size;
+        let mut inode = self.inode(file)?;
+        inode.map = *map.root();
+        inode.size += u64::from(run.count) * u64::from(block_size);
+        count_blocks(&mut inode, u64::from(run.count), &change, block_size);
+        self.set_inode(file, &inode)?;
+        Ok(false)
+    }
+}
+
+impl<D: BlockDevice> Filesystem<D> {
+    /// Looks for the ring of the filesystem, so that nobody changes it even if it is not used.
+    pub(super) async fn find_ring(&self) -> Result<(), Failure> {
+        let find = |handle: &mut Handle<'_>| {
+            let directory = handle.lookup(ROOT_INODE, DIRECTORY)?;
+            Ok((directory, handle.lookup(directory, FILE)?))
+        };
+        match self.run(find).await {
+            Ok(done) => {
+                let (directory, file) = done.value;
+                self.state.borrow_mut().ring = Some(Ring { directory, file, open: None });
+                Ok(())
+            }
+            // What is broken has turned the filesystem read-only: it can be looked at.
+            Err(Failure::Refused(_) | Failure::Corrupt(_) | Failure::TooLarge(_)) => Ok(()),
+            Err(failure) => Err(failure),
+        }
+    }
+
+    /// Opens the state ring, or makes one of `bytes` bytes if there is none; one that was not whole when a crash came is
+    /// made whole. Counts this start. Gives the records that count, in the order in which they were first appended. To be
+    /// called once, before operations begin and orphans are reclaimed; [`Self::drive`] has to be polled meanwhile.
+    ///
+    /// Errors: no space; [`Refusal::WrongKind`] when something else is in its place; [`Refusal::Reserved`] when it is open;
+    /// what is broken.
+    pub async fn open_state_ring(&self, bytes: u64) -> Result<Vec<Record>, Failure> {
+        if self.state.borrow().ring.as_ref().is_some_and(|ring| ring.open.is_some()) {
+            return Err(Refusal::Reserved.into());
+        }
+        let now = (self.clock)();
+        let now = Timestamp { seconds: now.seconds as i64, nanoseconds: now.nanoseconds };
+        let (directory, file) = self.run(|handle| handle.make_ring_file(now)).await?.value;
+        self.state.borrow_mut().ring = Some(Ring { directory, file, open: None });
+        let (header, places, is_new) = match self.ring_header(file).await? {
+            Some(header) => (header, self.run(|handle| handle.ring_places(file)).await?.value, false),
+            None => {
+                let shape = RingShape::of_file(self.geometry.block_size as usize, bytes);
+                (RingHeader { shape, starts: 0 }, self.make_ring(file, shape).await?, true)
+            }
+        };
+        // A new one is zeros, part of which may not be at home yet.
+        let (index, records) = match is_new {
+            true => (RingIndex::empty(header.shape), Vec::new()),
+            false => self.scan_ring(header.shape, &places).await?,
+        };
+        let header = RingHeader { starts: header.starts.saturating_add(1).min(STARTS_MAX), ..header };
+        let write = |handle: &mut Handle<'_>| {
+            header.encode(handle.block_mut(places.block(FileBlock(0))?)?);
+            Ok(())
+        };
+        if let Some(transaction) = self.run(write).await?.transaction {
+            // Before a change attribute of this start is seen.
+            self.durable(transaction).await?;
+        }
+        let mut state = self.state.borrow_mut();
+        state.ring = Some(Ring { directory, file, open: Some(OpenRing { index, places }) });
+        state.version_floor = header.starts << CHANGES_BITS;
+        Ok(records)
+    }
+
+    /// How full the state ring is; None when none is open.
+    pub fn state_ring_usage(&self) -> Option<RingUsage> {
+        let state = self.state.borrow();
+        let index = &state.ring.as_ref()?.open.as_ref()?.index;
+        Some(RingUsage { records: index.len(), per_mille: index.per_mille() })
+    }
+
+    /// The header; None when the file is not whole yet.
+    async fn ring_header(&self, file: InodeNumber) -> Result<Option<RingHeader>, Failure> {
+        let read = |handle: &mut Handle<'_>| {
+            let (map, blocks) = handle.ring_map(file)?;
+            if blocks == 0 {
+                return Ok(None);
+            }
+            let hole = Corrupt::new(Structure::StateRing, 0, "it is a hole");
+            let Mapping::Mapped { run, .. } = map.lookup(handle, FileBlock(0))? else { return Err(hole.into()) };
+            let Some(header) = RingHeader::decode(handle.block(run.start)?)? else { return Ok(None) };
+            if blocks < header.shape.file_blocks() {
+                return Err(Corrupt::new(Structure::StateRing, 0, "its file is too short").into());
+            }
+            Ok(Some(header))
+        };
+        Ok(self.run(read).await?.value)
+    }
+
+    /// The whole file, but for the header.
+    async fn make_ring(&self, file: InodeNumber, shape: RingShape) -> Result<RingPlaces, Failure> {
+        let of_log = self.state.borrow().journal.as_ref().map_or(0, |journal| journal.transaction_blocks_max / 4);
+        let step = of_log.clamp(1, STEP_BLOCKS_MAX) as u32;
+        while !self.run(|handle| handle.lengthen_ring(file, shape.file_blocks(), step)).await?.value {}
+        Ok(self.run(|handle| handle.ring_places(file)).await?.value)
+    }
+
+    async fn scan_ring(&self, shape: RingShape, places: &RingPlaces) -> Result<(RingIndex, Vec<Record>), Failure> {
+        let broken = |corrupt: Corrupt| {
+            self.turn_read_only(&mut self.state.borrow_mut(), corrupt.to_string());
+            Failure::from(corrupt)
+        };
+        let mut scan = RingScan::new(shape);
+        let mut at = FileBlock(1);
+        while at.0 < shape.file_blocks() {
+            let mut runs = Vec::with_capacity(SCANS);
+            while runs.len() < SCANS && at.0 < shape.file_blocks() {
+                let max = SCAN_BLOCKS.min(shape.file_blocks() - at.0);
+                let hole = Corrupt::new(Structure::StateRing, u64::from(at.0), "it is a hole");
+                let run = places.run(at, max).ok_or(hole).map_err(broken)?;
+                runs.push((at, run));
+                at.0 += run.count;
+            }
+            let reads = runs.iter().map(|(_, run)| self.read_blocks(*run));
+            let read = futures_util::future::try_join_all(reads).await?;
+            for ((first, run), bytes) in runs.iter().zip(read) {
+                let blocks = bytes.chunks_exact(shape.block_bytes);
+                for (step, old) in (0..run.count).zip(blocks) {
+                    // What the log brought back may be in memory only.
+                    let newest = self.state.borrow_mut().cache.get(run.start.plus(u64::from(step))).cloned();
+                    let content = newest.as_deref().unwrap_or(old);
+                    scan.feed(FileBlock(first.0 + step), content).map_err(broken)?;
+                }
+            }
+        }
+        scan.finish().map_err(broken)
+    }
+}

@@ -74,6 +74,8 @@ impl BlockCache {
         if self.entries.contains_key(&at) {
             return;
         }
+        // Before it is here: what somebody waits for must not go at once, even if nothing else can.
+        self.shrink_to(self.bytes_max.saturating_sub(data.len()));
         self.bytes += data.len();
         self.entries.insert(at, Entry { data, kept: Kept::Clean, used: true, queued: true, pins: 0, changed_by: None });
         self.hand.push_back(at);
@@ -83,7 +85,6 @@ impl BlockCache {
             entries.values_mut().for_each(|entry| entry.queued = false);
             self.hand.retain(|at| entries.get_mut(at).is_some_and(|entry| !std::mem::replace(&mut entry.queued, true)));
         }
-        self.shrink();
     }
 
     /// Puts an edited content in place, which belongs to a transaction or is in the log already; gives back the former one,
@@ -147,9 +148,13 @@ impl BlockCache {
 
     /// Drops clean blocks until the budget is kept, or none is left that may go.
     pub fn shrink(&mut self) {
+        self.shrink_to(self.bytes_max);
+    }
+
+    fn shrink_to(&mut self, bytes_max: usize) {
         // Every block is met twice at most: once to lose its mark, once to go.
         let mut steps = 2 * self.hand.len();
-        while self.bytes > self.bytes_max && steps > 0 {
+        while self.bytes > bytes_max && steps > 0 {
             steps -= 1;
             let Some(at) = self.hand.pop_front() else { return };
             let Some(entry) = self.entries.get_mut(&at) else { continue };
@@ -203,6 +208,18 @@ mod tests {
         cache.written_home(at(2), &two);
         cache.fetched(at(5), block(5));
         assert!(cache.bytes() <= 4096, "{}", cache.bytes());
+    }
+
+    #[test]
+    fn what_was_just_fetched_stays_until_it_can_be_pinned_although_nothing_else_can_go() {
+        let mut cache = BlockCache::new(4096);
+        (0..3).for_each(|number| drop(cache.replace(at(number), block(1), None)));
+        cache.fetched(at(9), block(9));
+        assert!(cache.pin(at(9)), "an operation waits for it");
+        cache.fetched(at(10), block(10));
+        assert!(cache.get(at(9)).is_some());
+        cache.unpin(at(9));
+        assert!(cache.get(at(9)).is_none() && cache.get(at(10)).is_none());
     }
 
     #[test]

@@ -37,7 +37,7 @@ const SHAPES: [(usize, &str); 2] =
 
 fn options() -> Options {
     let clock = || CommitTime { seconds: 1_700_000_000, nanoseconds: 0 };
-    Options { cache_bytes_max: 128 << 10, read_only: false, clock }
+    Options { cache_bytes_max: 128 << 10, data_bytes_max: 128 << 10, read_only: false, clock }
 }
 
 fn wait<T>(future: impl Future<Output = T>) -> T {
@@ -111,10 +111,7 @@ fn make(handle: &mut Handle<'_>, key: u128, bytes: usize) -> Result<Vec<u8>, Sto
 }
 
 fn drop_file(handle: &mut Handle<'_>, key: u128) -> Result<(), Stop> {
-    let (inode, orphan) = handle.remove(in_root(&name_of(key)), false, NOW)?;
-    if orphan {
-        handle.reclaim(inode, NOW)?;
-    }
+    handle.remove(in_root(&name_of(key)), false, NOW)?;
     assert!(handle.delete_record(id(key))?, "it has a record");
     Ok(())
 }
@@ -123,6 +120,9 @@ fn drop_file(handle: &mut Handle<'_>, key: u128) -> Result<(), Stop> {
 fn is_full(failure: &Failure) -> bool {
     matches!(failure, Failure::NoSpace | Failure::Refused(Refusal::StateRingFull))
 }
+
+/// One change.
+type Step<'a> = dyn Fn(&mut Handle<'_>) -> Result<(), Stop> + 'a;
 
 struct Run {
     recording: Rc<RecordingDevice>,
@@ -291,7 +291,7 @@ fn nobody_else_changes_the_ring_even_before_it_is_opened() {
         let tandem = in_root(b".tandem");
         let chmod = AttributeChanges { mode: Some(0), ..AttributeChanges::default() };
         let how = Rename::Replace;
-        let refused: [&dyn Fn(&mut Handle<'_>) -> Result<(), Stop>; 12] = [
+        let refused: [&Step<'_>; 12] = [
             &|handle| handle.remove(state, false, NOW).map(drop),
             &|handle| handle.remove(tandem, true, NOW).map(drop),
             &|handle| handle.rename(state, in_root(b"stolen"), how, NOW).map(drop),

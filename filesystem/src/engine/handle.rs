@@ -49,6 +49,8 @@ pub struct Handle<'a> {
     edits: Edits,
     /// It gives back more than it takes: what is reserved for others does not stop it.
     privileged: bool,
+    /// The file that blocks are taken for, which may have those that are kept for it.
+    owner: Option<InodeNumber>,
     /// The newest transaction that changed something that was read.
     observed: Option<TransactionId>,
 }
@@ -56,7 +58,7 @@ pub struct Handle<'a> {
 impl<'a> Handle<'a> {
     /// An operation that has done nothing yet.
     pub fn new(view: View<'a>) -> Self {
-        Self { view, edits: Edits::default(), privileged: false, observed: None }
+        Self { view, edits: Edits::default(), privileged: false, owner: None, observed: None }
     }
 
     /// What it did, to join the running transaction; and the newest transaction whose changes it has seen, among those whose
@@ -155,6 +157,11 @@ impl<'a> Handle<'a> {
         Ok(descriptor.encode(geometry, group, bytes.get_mut(offset as usize..).unwrap_or_default())?)
     }
 
+    /// From now on, blocks are taken for this file.
+    pub(super) fn set_owner(&mut self, file: InodeNumber) {
+        self.owner = Some(file);
+    }
+
     /// Takes up to `max` free blocks that follow one another, for which room was reserved: in the goal's group, from the goal on
     /// and then before it, else in the groups after it. Errors: [`Stop::NoSpace`] when no group has one that can be used
     /// before a commit.
@@ -180,19 +187,40 @@ impl<'a> Handle<'a> {
     }
 
     fn find_run(&mut self, goal: BlockNumber, max: u32) -> Result<(GroupNumber, BitRun), Stop> {
+        // What is kept for the growth of other files is left to them as long as there is anything else.
+        if self.view.table.has_windows()
+            && let Some(found) = self.find_run_beside(goal, max, true)?
+        {
+            return Ok(found);
+        }
+        self.find_run_beside(goal, max, false)?.ok_or(Stop::NoSpace)
+    }
+
+    fn find_run_beside(
+        &mut self,
+        goal: BlockNumber,
+        max: u32,
+        windows: bool,
+    ) -> Result<Option<(GroupNumber, BitRun)>, Stop> {
         let geometry = self.view.geometry;
         let (goal_group, goal_bit) = geometry.group_of_block(goal).unwrap_or((GroupNumber(0), 0));
         for step in 0..u64::from(geometry.group_count) {
             let group = GroupNumber(((u64::from(goal_group.0) + step) % u64::from(geometry.group_count)) as u32);
             let from = if step == 0 { goal_bit } else { 0 };
-            if let Some(run) = self.find_in_group(group, from, max)? {
-                return Ok((group, run));
+            if let Some(run) = self.find_in_group(group, from, max, windows)? {
+                return Ok(Some((group, run)));
             }
         }
-        Err(Stop::NoSpace)
+        Ok(None)
     }
 
-    fn find_in_group(&mut self, group: GroupNumber, from: u32, max: u32) -> Result<Option<BitRun>, Stop> {
+    fn find_in_group(
+        &mut self,
+        group: GroupNumber,
+        from: u32,
+        max: u32,
+        windows: bool,
+    ) -> Result<Option<BitRun>, Stop> {
         let mut descriptor = self.descriptor(group)?;
         if descriptor.free_clusters == 0 {
             return Ok(None);
@@ -201,7 +229,7 @@ impl<'a> Handle<'a> {
             self.initialize_block_bitmap(group, &mut descriptor)?;
         }
         let geometry = self.view.geometry;
-        let unavailable = self.unavailable_blocks(group, &descriptor)?;
+        let unavailable = self.unavailable_blocks(group, &descriptor, windows)?;
         let bits = Bitmap::new(geometry, BitmapKind::Blocks, group, &*unavailable)?;
         Ok(bits.free_run(from, 1, max))
     }
@@ -226,8 +254,13 @@ impl<'a> Handle<'a> {
     }
 
     /// A group's bitmap with every block used that is, or was before a transaction that is not durable yet: what a crash
-    /// may bring back must not be overwritten.
-    fn unavailable_blocks(&mut self, group: GroupNumber, descriptor: &GroupDescriptor) -> Result<Cow<'_, [u8]>, Stop> {
+    /// may bring back must not be overwritten. With `windows` also what is kept for the growth of other files.
+    fn unavailable_blocks(
+        &mut self,
+        group: GroupNumber,
+        descriptor: &GroupDescriptor,
+        windows: bool,
+    ) -> Result<Cow<'_, [u8]>, Stop> {
         let at = descriptor.block_bitmap;
         let geometry = self.view.geometry;
         let former: Vec<Bytes> =
@@ -245,7 +278,10 @@ impl<'a> Handle<'a> {
         }
         let blocks = geometry.group_blocks(group)?;
         let claims = self.edits.data.claims.iter().filter_map(|claim| claim.within(blocks));
-        let held: Vec<BlockRun> = self.view.table.held_within(blocks).chain(claims).collect();
+        let mut held: Vec<BlockRun> = self.view.table.held_within(blocks).chain(claims).collect();
+        if windows {
+            held.extend(self.view.table.windows_within(blocks, self.owner));
+        }
         if former.is_empty() && unedited.is_none() && held.is_empty() {
             return Ok(Cow::Borrowed(self.block(at)?));
         }

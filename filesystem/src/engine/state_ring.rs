@@ -229,7 +229,11 @@ impl Handle<'_> {
             Some(Mapping::Mapped { run, .. }) => run.start.plus(1),
             _ => self.goal_beside(file),
         };
-        let run = self.allocate_run(goal, step.min(wanted - blocks))?;
+        let step = step.min(wanted - blocks);
+        if self.available() < i64::from(step) {
+            return Err(Stop::NoSpace);
+        }
+        let run = self.take_run(goal, step)?;
         for number in run.start.0..run.end().0 {
             self.new_block(BlockNumber(number))?;
         }

@@ -12,12 +12,13 @@ use std::rc::Rc;
 
 use block_device::RamDevice;
 use bytes::Bytes;
-use filesystem::InodeNumber;
 use filesystem::engine::{Failure, Filesystem, NewFile, Options, Place, Seek};
 use filesystem::journal::CommitTime;
 use filesystem::layout::file_kind::{FileKind, Mode};
 use filesystem::layout::timestamp::Timestamp;
+use filesystem::map::FileMap;
 use filesystem::units::ROOT_INODE;
+use filesystem::{BlockNumber, FileBlock, InodeNumber};
 use tokio::task::LocalSet;
 
 use device::SlowDevice;
@@ -214,5 +215,35 @@ fn space_is_refused_when_it_is_asked_for_and_comes_back() {
         assert_eq!(mounted.write(file, 0, chunk.clone(), NOW).await.expect("there is room again").value, chunk.len());
         let image = close(opened).await;
         expect_clean(&image, "after a full filesystem");
+    });
+}
+
+#[test]
+fn files_that_grow_side_by_side_stay_whole() {
+    block_on(async {
+        let opened = open(image(SHAPES[0], 24 << 20), 5, 1 << 20).await;
+        let mounted = &opened.0;
+        let files = [create(mounted, "one").await, create(mounted, "two").await];
+        for at in 0..200_u64 {
+            for file in files {
+                mounted.write(file, at * 4096, Bytes::from(vec![3; 4096]), NOW).await.expect("room");
+                mounted.fsync(file).await.expect("durable");
+            }
+        }
+        for file in files {
+            let extents = mounted.run(|handle| {
+                let inode = handle.stat(file)?;
+                let map = FileMap::of_inode(&inode, file, &handle.inode_rules(), BlockNumber(0));
+                let (mut count, mut at) = (0, 0);
+                while let Some(extent) = map.next(handle, FileBlock(at))? {
+                    (count, at) = (count + 1, extent.end());
+                }
+                Ok(count)
+            });
+            let extents = extents.await.expect("readable").value;
+            assert!(extents < 20, "{extents} extents for 200 blocks");
+        }
+        let image = close(opened).await;
+        expect_clean(&image, "after files grew side by side");
     });
 }

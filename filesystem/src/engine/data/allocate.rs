@@ -97,6 +97,7 @@ impl Handle<'_> {
         if i64::try_from(missing).is_ok_and(|missing| missing > self.available()) {
             return Err(Stop::NoSpace);
         }
+        self.set_owner(file);
         let (mut change, mut added, mut runs) = (Change::default(), 0, 0);
         let mut whole = true;
         'holes: for hole in holes {

@@ -1,5 +1,7 @@
 //! Little data: it joins the running transaction, gets its blocks there, and is written before the commit block.
 
+use std::ops::Range;
+
 use super::table::PageEdit;
 use super::write::{SeenPage, unit_of};
 use crate::engine::files::count_blocks;
@@ -9,6 +11,8 @@ use crate::map::{Change, FileMap, Limits, Mapping};
 use crate::store::{BlockStore, Stop, Wait};
 use crate::units::{BlockNumber, BlockRun, FileBlock, InodeNumber};
 
+/// Blocks kept for a file that grows, fewest and most: as many as it has.
+const WINDOW_BLOCKS: Range<u32> = 8..64;
 /// Blocks left out behind the block before for those that are not written yet; a larger hole is not expected to be filled.
 const GAP_BLOCKS_MAX: u32 = 2048;
 
@@ -26,10 +30,12 @@ impl Handle<'_> {
         let end = u64::from(last + 1) * u64::from(self.geometry().block_size);
         let mut inode = self.in_use(file)?;
         let before = inode.clone();
+        let size = self.visible_size(file, &inode);
         let mut map = self.file_map(file, &inode);
         let mut change = Change::default();
         let mut added = 0;
         let mut rest = &*pages;
+        self.set_owner(file);
         while let Some((at, _)) = rest.first() {
             let count = follows(rest);
             let count = match map.lookup(self, FileBlock(*at))? {
@@ -48,6 +54,13 @@ impl Handle<'_> {
                     let extent = Extent { file: FileBlock(*at), run, unwritten: false };
                     add(&mut change, &map.insert(self, extent)?);
                     added += u64::from(run.count);
+                    if u64::from(at + run.count) * u64::from(self.geometry().block_size) >= size {
+                        let count = (at + run.count).clamp(WINDOW_BLOCKS.start, WINDOW_BLOCKS.end);
+                        let wanted = BlockRun::new(run.end(), count);
+                        if let Some(window) = self.table().new_window(file, wanted) {
+                            self.data_edits_mut().window = Some((file, window));
+                        }
+                    }
                     run.count
                 }
             };
@@ -55,7 +68,7 @@ impl Handle<'_> {
         }
         inode.map = *map.root();
         count_blocks(&mut inode, added, &change, self.geometry().block_size);
-        inode.size = inode.size.max(end.min(self.visible_size(file, &inode)));
+        inode.size = inode.size.max(end.min(size));
         if inode != before {
             self.set_inode(file, &inode)?;
         }

@@ -9,6 +9,9 @@ use crate::units::{BlockNumber, BlockRun, InodeNumber, TransactionId};
 /// Blocks of a file's map that may be needed beside those in proportion to its data: one more level, split all the way.
 const NODES_SPARE: u64 = 6;
 
+/// Files for whose growth blocks are kept at a time.
+const WINDOWS_MAX: usize = 64;
+
 /// How far a block of a file is on its way to the device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Stage {
@@ -79,6 +82,8 @@ pub(crate) struct DataEdits {
     pub(crate) files: BTreeMap<InodeNumber, FileEdit>,
     /// Blocks that nobody may take for now.
     pub(crate) claims: Vec<BlockRun>,
+    /// Blocks behind a file's last that are kept for its growth.
+    pub(crate) window: Option<(InodeNumber, BlockRun)>,
     /// Data that is written before the transaction's commit block.
     pub(crate) ordered: BTreeMap<BlockNumber, Content>,
     /// Blocks of data that go through the log.
@@ -122,6 +127,8 @@ pub(crate) struct DataTable {
     reserved: u64,
     /// Blocks that are read or written now, or chosen for data that is not mapped yet.
     held: Vec<(u64, BlockRun)>,
+    /// Blocks that files will want when they grow, the latest of few files: others take them last.
+    windows: VecDeque<(InodeNumber, BlockRun)>,
     /// Data blocks of which the log may hold a copy, and the last transaction that put one there.
     journaled: BTreeMap<BlockNumber, TransactionId>,
     truncating: BTreeSet<InodeNumber>,
@@ -143,6 +150,7 @@ impl DataTable {
             block_bytes,
             reserved: 0,
             held: Vec::new(),
+            windows: VecDeque::new(),
             journaled: BTreeMap::new(),
             truncating: BTreeSet::new(),
             unlinked: BTreeSet::new(),
@@ -227,6 +235,33 @@ impl DataTable {
     /// Blocks that must not be taken, those of `run` only.
     pub(crate) fn held_within(&self, run: BlockRun) -> impl Iterator<Item = BlockRun> + '_ {
         self.held.iter().filter_map(move |(_, held)| held.within(run))
+    }
+
+    /// Blocks are kept for the growth of some file.
+    pub(crate) fn has_windows(&self) -> bool {
+        !self.windows.is_empty()
+    }
+
+    /// Blocks that are kept for the growth of others than `owner`, those of `run` only.
+    pub(crate) fn windows_within(
+        &self,
+        run: BlockRun,
+        owner: Option<InodeNumber>,
+    ) -> impl Iterator<Item = BlockRun> + '_ {
+        let others = self.windows.iter().filter(move |(file, _)| Some(*file) != owner);
+        others.filter_map(move |(_, window)| window.within(run))
+    }
+
+    /// What of `wanted` may be kept for the growth of a file: up to what is kept for another. None while the file has not
+    /// come to the end of what is kept for it.
+    pub(crate) fn new_window(&self, file: InodeNumber, wanted: BlockRun) -> Option<BlockRun> {
+        if self.windows.iter().any(|(owner, window)| *owner == file && window.contains(wanted.start)) {
+            return None;
+        }
+        let others = self.windows.iter().filter(|(owner, _)| *owner != file);
+        let next = others.filter(|(_, window)| window.end() > wanted.start).map(|(_, window)| window.start).min();
+        let end = next.map_or(wanted.end(), |next| next.clamp(wanted.start, wanted.end()));
+        Some(BlockRun::new(wanted.start, (end.0 - wanted.start.0) as u32))
     }
 
     /// Keeps blocks from being taken until [`Self::let_go_blocks`].
@@ -359,8 +394,14 @@ impl DataTable {
         }
         edits.orphaned.into_iter().for_each(|file| self.unlink(file));
         for file in edits.reclaimed {
+            self.windows.retain(|(other, _)| *other != file);
             self.unlinked.remove(&file);
             self.truncating.remove(&file);
+        }
+        if let Some((file, window)) = edits.window {
+            self.windows.retain(|(other, _)| *other != file);
+            self.windows.truncate(WINDOWS_MAX - 1);
+            self.windows.push_front((file, window));
         }
         let holds = edits.claims.into_iter().map(|run| self.hold_blocks(run)).collect();
         (pages, holds)

@@ -159,9 +159,11 @@ impl Handle<'_> {
         Ok(inode)
     }
 
-    /// The inode of a regular file. Errors: [`Refusal::IsDirectory`], [`Refusal::WrongKind`], [`Refusal::Stale`].
+    /// The inode of a regular file. Errors: [`Refusal::IsDirectory`], [`Refusal::WrongKind`], [`Refusal::Stale`],
+    /// [`Refusal::Reserved`].
     pub(super) fn regular_file(&mut self, file: InodeNumber) -> Result<Inode, Stop> {
         let inode = self.in_use(file)?;
+        self.expect_unreserved(file)?;
         match inode.mode.kind() {
             // What it holds is being given back.
             _ if inode.links == 0 && !self.table().is_held(file) => Err(Refusal::Stale.into()),

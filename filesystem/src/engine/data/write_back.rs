@@ -54,6 +54,7 @@ impl Handle<'_> {
         let mut pieces: Vec<Piece> = Vec::new();
         let mut rest = &*pages;
         let mut goal = None;
+        self.set_owner(file);
         while let (Some((at, _)), true) = (rest.first(), pieces.len() < ROUND_RUNS_MAX) {
             let count = follows(rest);
             let (run, found) = match map.lookup(self, FileBlock(*at))? {

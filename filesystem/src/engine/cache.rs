@@ -20,6 +20,8 @@ pub struct BlockCache {
     /// Clean blocks in the order in which the hand meets them; what is no longer clean or here is passed over.
     hand: VecDeque<BlockNumber>,
     bytes: usize,
+    /// Of those the bytes that are not at home.
+    dirty_bytes: usize,
     bytes_max: usize,
 }
 
@@ -47,7 +49,7 @@ enum Kept {
 impl BlockCache {
     /// An empty cache that drops clean blocks past `bytes_max` bytes.
     pub fn new(bytes_max: usize) -> Self {
-        Self { entries: FxHashMap::default(), hand: VecDeque::new(), bytes: 0, bytes_max }
+        Self { entries: FxHashMap::default(), hand: VecDeque::new(), bytes: 0, dirty_bytes: 0, bytes_max }
     }
 
     /// The newest content of a block.
@@ -67,6 +69,16 @@ impl BlockCache {
     /// Bytes of all blocks.
     pub fn bytes(&self) -> usize {
         self.bytes
+    }
+
+    /// The budget, in bytes.
+    pub fn bytes_max(&self) -> usize {
+        self.bytes_max
+    }
+
+    /// What is not at home takes more than half of the budget.
+    pub fn is_crowded(&self) -> bool {
+        self.dirty_bytes > self.bytes_max / 2
     }
 
     /// Takes a block that was read from the device; one that is here already is newer and stays.
@@ -91,9 +103,11 @@ impl BlockCache {
     /// if it was here.
     pub fn replace(&mut self, at: BlockNumber, data: Bytes, changed_by: Option<TransactionId>) -> Option<Bytes> {
         self.bytes += data.len();
+        self.dirty_bytes += data.len();
         match self.entries.get_mut(&at) {
             Some(entry) => {
                 self.bytes -= entry.data.len();
+                self.dirty_bytes -= if entry.kept == Kept::Dirty { entry.data.len() } else { 0 };
                 entry.kept = Kept::Dirty;
                 entry.used = true;
                 entry.changed_by = changed_by;
@@ -112,6 +126,7 @@ impl BlockCache {
         let Some(entry) = self.entries.get_mut(&at) else { return };
         if entry.kept == Kept::Dirty && entry.data.as_ptr() == data.as_ptr() {
             entry.kept = Kept::Clean;
+            self.dirty_bytes -= entry.data.len();
             entry.changed_by = None;
             if !entry.queued {
                 entry.queued = true;
@@ -124,6 +139,7 @@ impl BlockCache {
     pub fn forget(&mut self, at: BlockNumber) {
         if let Some(entry) = self.entries.remove(&at) {
             self.bytes -= entry.data.len();
+            self.dirty_bytes -= if entry.kept == Kept::Dirty { entry.data.len() } else { 0 };
         }
     }
 
@@ -200,12 +216,14 @@ mod tests {
         cache.fetched(at(1), block(1));
         assert!(cache.pin(at(1)) && !cache.pin(at(9)));
         cache.replace(at(2), block(2), None);
+        assert!(cache.is_crowded());
         cache.fetched(at(3), block(3));
         cache.fetched(at(4), block(4));
         assert!(cache.get(at(1)).is_some() && cache.get(at(2)).is_some());
         let two = cache.get(at(2)).cloned().expect("dirty");
         cache.unpin(at(1));
         cache.written_home(at(2), &two);
+        assert!(!cache.is_crowded());
         cache.fetched(at(5), block(5));
         assert!(cache.bytes() <= 4096, "{}", cache.bytes());
     }

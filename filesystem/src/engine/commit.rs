@@ -94,6 +94,7 @@ impl<D: BlockDevice> Filesystem<D> {
         if self.log_room() < self.log_capacity() / 2 {
             self.write_home().await?;
         }
+        while self.state.borrow().cache.is_crowded() && self.write_home().await? {}
         Ok(true)
     }
 

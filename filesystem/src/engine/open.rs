@@ -25,6 +25,10 @@ use crate::units::{BlockNumber, BlockRun, FileBlock, GroupNumber, InodeNumber, T
 const REPLAY_BLOCKS: usize = 256;
 /// A transaction takes this part of the log at most, so that the one before it and the one after it find room.
 const TRANSACTION_PART_OF_LOG: u32 = 4;
+/// And this part of the memory for blocks, since what is changed stays in memory until it is at home.
+const TRANSACTION_PART_OF_MEMORY: usize = 8;
+/// Blocks of a transaction that are allowed whatever the memory: the largest operations change as many.
+const TRANSACTION_BLOCKS_MIN: usize = 256;
 
 /// How a filesystem is used.
 #[derive(Clone, Copy, Debug)]
@@ -248,6 +252,8 @@ impl<D: BlockDevice> Filesystem<D> {
         let ring = superblock.ring();
         let space = LogSpace::empty(ring, ring.first()).ok_or(BlockError::Io)?;
         let counts = self.count_free().await?;
+        let of_memory = self.state.borrow().cache.bytes_max() / TRANSACTION_PART_OF_MEMORY;
+        let of_memory = (of_memory / self.geometry.block_size as usize).max(TRANSACTION_BLOCKS_MIN);
         // Every transaction has the superblock's block, so it stays in memory.
         let place = self.geometry.superblock_place();
         self.fetch(place.block).await?;
@@ -264,7 +270,7 @@ impl<D: BlockDevice> Filesystem<D> {
                 space,
                 checkpoint: Checkpoint::default(),
                 last_commit: outcome.last_commit.unwrap_or_default().max(written),
-                transaction_blocks_max: (ring.block_count() / TRANSACTION_PART_OF_LOG) as usize,
+                transaction_blocks_max: ((ring.block_count() / TRANSACTION_PART_OF_LOG) as usize).min(of_memory),
             });
             let durable = TransactionId(state.running.id().0.wrapping_sub(1));
             self.reached.send_modify(|reached| reached.durable = durable);

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 
 use block_device::{BlockDevice, RamDevice, RecordingDevice};
+use bytes::Bytes;
 use filesystem::directory::Cookie;
 use filesystem::engine::{
     AttributeChanges, Done, Failure, Filesystem, Handle, NewFile, Options, Place, Rename, change_attribute,
@@ -37,7 +38,7 @@ const SHAPES: [(usize, &str); 2] =
 
 fn options() -> Options {
     let clock = || CommitTime { seconds: 1_700_000_000, nanoseconds: 0 };
-    Options { cache_bytes_max: 128 << 10, data_bytes_max: 128 << 10, read_only: false, clock }
+    Options { cache_bytes_max: 128 << 10, data_bytes_max: 1 << 20, read_only: false, clock }
 }
 
 fn wait<T>(future: impl Future<Output = T>) -> T {
@@ -54,6 +55,9 @@ async fn open<D: BlockDevice + 'static>(device: D, ring_bytes: u64) -> (Rc<Files
     let records = mounted.open_state_ring(ring_bytes).await.expect("a ring");
     (mounted, records)
 }
+
+/// An operation.
+type Step<'a> = dyn Fn(&mut Handle<'_>) -> Result<(), Stop> + 'a;
 
 fn id(key: u128) -> RecordId {
     RecordId { kind: 7, key }
@@ -121,9 +125,6 @@ fn is_full(failure: &Failure) -> bool {
     matches!(failure, Failure::NoSpace | Failure::Refused(Refusal::StateRingFull))
 }
 
-/// One change.
-type Step<'a> = dyn Fn(&mut Handle<'_>) -> Result<(), Stop> + 'a;
-
 struct Run {
     recording: Rc<RecordingDevice>,
     /// The ring is whole and open from here on.
@@ -189,6 +190,9 @@ async fn record(image: &Image, seed: u64, groups: usize, ring_bytes: u64) -> Run
             run.acknowledged.push((run.recording.position(), run.states.len()));
         }
     }
+    let written = mounted.state_ring_usage().expect("it is open").blocks_written;
+    let blocks = ring_bytes / image.block_bytes as u64;
+    assert!(written > 5 * blocks, "{written} blocks were written of a ring of {blocks}");
     run
 }
 
@@ -223,7 +227,7 @@ fn judge(run: &Run, crashed: &RamDevice, position: usize, image: &Image, ring_by
 fn crash(shape: usize, seed: u64, ring_bytes: u64) {
     let (block_bytes, features) = SHAPES[shape];
     let image = Image::new(block_bytes, 256, features);
-    let run = wait(record(&image, seed, 500, ring_bytes));
+    let run = wait(record(&image, seed, 1_000, ring_bytes));
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
     for number in 0..30 {
         let position = rng.random_range(run.begin..=run.recording.position());
@@ -291,7 +295,7 @@ fn nobody_else_changes_the_ring_even_before_it_is_opened() {
         let tandem = in_root(b".tandem");
         let chmod = AttributeChanges { mode: Some(0), ..AttributeChanges::default() };
         let how = Rename::Replace;
-        let refused: [&Step<'_>; 12] = [
+        let refused: [&Step<'_>; 14] = [
             &|handle| handle.remove(state, false, NOW).map(drop),
             &|handle| handle.remove(tandem, true, NOW).map(drop),
             &|handle| handle.rename(state, in_root(b"stolen"), how, NOW).map(drop),
@@ -303,6 +307,8 @@ fn nobody_else_changes_the_ring_even_before_it_is_opened() {
             &|handle| handle.create(Place { directory, name: b"more" }, &new(FileKind::Fifo), NOW).map(drop),
             &|handle| handle.set_attributes(file, &chmod, NOW),
             &|handle| handle.set_attribute(directory, (b"user.a", b""), SetMode::Any, NOW),
+            &|handle| handle.truncate(file, 0, NOW),
+            &|handle| handle.write(file, 0, &Bytes::from_static(b"no"), NOW).map(drop),
             &|handle| handle.append_record(id(1), b"without a ring that is open"),
         ];
         for (number, operation) in refused.iter().enumerate() {

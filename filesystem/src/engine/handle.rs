@@ -82,9 +82,14 @@ impl<'a> Handle<'a> {
         self.view.version_floor
     }
 
-    /// The gateways' records, as they were before this operation, and what it makes of them.
-    pub(super) fn ring(&mut self) -> (Option<&'a Ring>, &mut RingChanges) {
-        (self.view.ring, self.edits.ring())
+    /// The gateways' records, as they were before this operation.
+    pub(super) fn ring(&self) -> Option<&'a Ring> {
+        self.view.ring
+    }
+
+    /// And what it makes of them.
+    pub(super) fn ring_changes(&mut self) -> &mut RingChanges {
+        self.edits.ring()
     }
 
     /// The transaction that the operation joins if it can.

@@ -31,6 +31,8 @@ const DIRECTORY: &[u8] = b".tandem";
 const FILE: &[u8] = b"state";
 /// Blocks that one step of making the file takes, of a large log; of a smaller one a quarter of what a transaction may have.
 const STEP_BLOCKS_MAX: usize = 256;
+/// Blocks that a step may take beside them.
+const NODES_SPARE: i64 = 4;
 /// Blocks that are read at once by a scan, and how many such reads are under way together.
 const SCAN_BLOCKS: u32 = 256;
 const SCANS: usize = 4;
@@ -63,6 +65,8 @@ pub struct RingUsage {
     pub records: usize,
     /// Thousandths of what records may take.
     pub per_mille: u32,
+    /// Blocks that were written since the ring was made: how often it went round.
+    pub blocks_written: u64,
 }
 
 /// True for the name of what gateways hide, as if it were not there.
@@ -133,12 +137,12 @@ impl Handle<'_> {
     }
 
     /// True for the inodes of the state ring: gateways answer as if there were no such files.
-    pub fn is_hidden(&mut self, number: InodeNumber) -> bool {
-        self.ring().0.is_some_and(|ring| number == ring.directory || number == ring.file)
+    pub fn is_hidden(&self, number: InodeNumber) -> bool {
+        self.ring().is_some_and(|ring| number == ring.directory || number == ring.file)
     }
 
     /// Nothing but the ring changes what belongs to the ring. Errors: [`Refusal::Reserved`].
-    pub(super) fn expect_unreserved(&mut self, number: InodeNumber) -> Result<(), Stop> {
+    pub(super) fn expect_unreserved(&self, number: InodeNumber) -> Result<(), Stop> {
         match self.is_hidden(number) {
             true => Err(Refusal::Reserved.into()),
             false => Ok(()),
@@ -150,13 +154,12 @@ impl Handle<'_> {
         op: impl FnOnce(&mut Appender<'_, Stored<'_, '_, '_>>) -> Result<T, Stop>,
     ) -> Result<T, Stop> {
         let transaction = self.running();
-        let (ring, changes) = self.ring();
-        let mut changes = std::mem::take(changes);
-        let OpenRing { index, places } = ring.and_then(|ring| ring.open.as_ref()).ok_or(Refusal::Reserved)?;
+        let OpenRing { index, places } = self.ring().and_then(|ring| ring.open.as_ref()).ok_or(Refusal::Reserved)?;
+        let mut changes = std::mem::take(self.ring_changes());
         let mut blocks = Stored { handle: self, places };
         let result = op(&mut Appender { index, changes: &mut changes, blocks: &mut blocks, transaction });
         // Also of one that was refused: the operation may go on, and others have joined the same changes before.
-        *self.ring().1 = changes;
+        *self.ring_changes() = changes;
         result
     }
 
@@ -229,8 +232,9 @@ impl Handle<'_> {
             Some(Mapping::Mapped { run, .. }) => run.start.plus(1),
             _ => self.goal_beside(file),
         };
+        // Beside them the map may want a few.
         let step = step.min(wanted - blocks);
-        if self.available() < i64::from(step) {
+        if self.available() < i64::from(step) + NODES_SPARE {
             return Err(Stop::NoSpace);
         }
         let run = self.take_run(goal, step)?;
@@ -312,7 +316,7 @@ impl<D: BlockDevice> Filesystem<D> {
     pub fn state_ring_usage(&self) -> Option<RingUsage> {
         let state = self.state.borrow();
         let index = &state.ring.as_ref()?.open.as_ref()?.index;
-        Some(RingUsage { records: index.len(), per_mille: index.per_mille() })
+        Some(RingUsage { records: index.len(), per_mille: index.per_mille(), blocks_written: index.blocks_written() })
     }
 
     /// The header; None when the file is not whole yet.

@@ -89,6 +89,11 @@ impl RingIndex {
         self.records.values().map(|location| location.stored_bytes).sum()
     }
 
+    /// Blocks that were written since the ring was made.
+    pub fn blocks_written(&self) -> u64 {
+        self.position.head
+    }
+
     /// How much of what records may take they take, in thousandths.
     pub fn per_mille(&self) -> u32 {
         (self.position.cost.saturating_mul(1000) / self.shape.cost_max().max(1)).min(1000) as u32

@@ -424,3 +424,44 @@ fn every_start_raises_the_change_attribute_of_the_next_change() {
 async fn stat<D: BlockDevice>(mounted: &Filesystem<D>, file: InodeNumber) -> filesystem::layout::inode::Inode {
     mounted.run(|handle| handle.stat(file)).await.expect("in use").value
 }
+
+#[test]
+fn a_file_that_a_record_says_is_open_outlives_its_last_name_and_a_crash() {
+    let image = Image::new(4096, 256, SHAPES[0].1);
+    let volume = Rc::new(RamDevice::from_image(&image.bytes()));
+    let file = wait(async {
+        let (mounted, _) = open(Rc::clone(&volume), 100 << 10).await;
+        let made =
+            |name: &'static [u8]| mounted.run(move |handle| handle.create(in_root(name), &new(FileKind::Regular), NOW));
+        let file = made(b"open").await.expect("there is room").value.inode;
+        made(b"not open").await.expect("there is room");
+        mounted.hold(file);
+        let unlink = |handle: &mut Handle<'_>| {
+            handle.append_record(id(u128::from(file.0)), b"open")?;
+            handle.remove(in_root(b"open"), false, NOW)?;
+            handle.remove(in_root(b"not open"), false, NOW)
+        };
+        let done = mounted.run(unlink).await.expect("they are there");
+        mounted.durable(done.transaction.expect("it changed something")).await.expect("sound");
+        file
+    });
+    let volume = Rc::new((*volume).clone());
+    wait(async {
+        let (mounted, records) = open(Rc::clone(&volume), 100 << 10).await;
+        let keep = records.iter().map(|record| InodeNumber(record.id.key as u32)).collect();
+        mounted.reclaim_orphans(&keep).await.expect("sound");
+        mounted.hold(file);
+        assert_eq!(stat(&mounted, file).await.links, 0);
+        let orphans = mounted.run(|handle| handle.orphans()).await.expect("readable").value;
+        assert_eq!(orphans, [file], "the other is gone");
+        mounted.run(|handle| handle.delete_record(id(u128::from(file.0)))).await.expect("it is there");
+        mounted.let_go(file);
+        mounted.stop();
+        mounted.drive().await;
+        mounted.close().await.expect("sound");
+        let gone = mounted.run(|handle| handle.stat(file)).await.map(|done| done.value);
+        assert_eq!(gone, Err(Failure::Refused(Refusal::Stale)));
+    });
+    image.write(&volume.to_vec());
+    image.assert_clean();
+}

@@ -42,6 +42,8 @@ pub enum Wait {
     Whole(InodeNumber),
     /// Some of the data that waits is written.
     Memory,
+    /// Blocks are read or written no longer that were freed meanwhile.
+    Blocks,
 }
 
 /// What stands against an operation in the tree itself, by the names that POSIX has for it.

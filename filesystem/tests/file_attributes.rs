@@ -343,7 +343,7 @@ fn a_file_without_a_name_has_attributes_until_it_is_reclaimed() {
     let image = Image::new(1024, 256, SHAPES[0].2);
     let mounted = open(&image);
     let file = create(&mounted, in_root("f"), FileKind::Regular, 0o644);
-    mounted.hold(file);
+    assert!(mounted.hold(file));
     assert_eq!(run(&mounted, |handle| handle.remove(in_root("f"), false, at(2))), Ok((file, true)));
     let chmod = AttributeChanges { mode: Some(0o600), ..AttributeChanges::default() };
     run(&mounted, |handle| handle.set_attributes(file, &chmod, at(3))).expect("it is in use");

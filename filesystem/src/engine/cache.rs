@@ -143,6 +143,13 @@ impl BlockCache {
         }
     }
 
+    /// Drops a block whose home is newer, unless the block is newer still.
+    pub fn forget_clean(&mut self, at: BlockNumber) {
+        if self.entries.get(&at).is_some_and(|entry| entry.kept == Kept::Clean) {
+            self.forget(at);
+        }
+    }
+
     /// Forgets everything.
     pub fn clear(&mut self) {
         *self = Self::new(self.bytes_max);

@@ -25,6 +25,7 @@ impl<D: BlockDevice> Filesystem<D> {
     /// Commits what operations change, and does what they leave to the background, until [`Self::stop`]. To be polled beside
     /// them, by one task only. Data that waits is written back when much waits; call [`Self::sync`] now and then.
     pub async fn drive(&self) {
+        self.state.borrow_mut().tended = false;
         futures_util::future::join(self.commit_all(), self.tend()).await;
     }
 
@@ -197,6 +198,14 @@ impl<D: BlockDevice> Filesystem<D> {
         }
         state.closing = None;
         state.table.committed(closed.id, &closed.pages);
+        // What somebody read from there meanwhile is older.
+        let State { cache, fetching, .. } = &mut *state;
+        for at in closed.ordered.keys() {
+            cache.forget_clean(*at);
+            if let Some(valid) = fetching.get_mut(at) {
+                *valid = false;
+            }
+        }
         drop(state);
         self.data_moved.notify_waiters();
         self.reached.send_modify(|reached| reached.durable = closed.id);
@@ -257,7 +266,9 @@ impl<D: BlockDevice> Filesystem<D> {
         }
         // Whatever came after the driving had ended.
         self.stop();
-        self.drive().await;
+        while !self.is_quiet() {
+            self.drive().await;
+        }
         if let Some(why) = &self.state.borrow().read_only {
             return Err(Failure::ReadOnly(why.clone()));
         }
@@ -272,6 +283,13 @@ impl<D: BlockDevice> Filesystem<D> {
         self.write_superblock(|superblock| superblock.set_needs_recovery(false)).await?;
         self.state.borrow_mut().journal = None;
         Ok(())
+    }
+
+    /// Nothing waits to be written or committed, or never will be.
+    fn is_quiet(&self) -> bool {
+        let state = self.state.borrow();
+        let done = state.running.is_empty() && state.closing.is_none() && state.table.is_settled();
+        done || state.read_only.is_some() || state.journal.is_none()
     }
 
     /// Changes the superblock in its place, durably, past the log: only what has to be known before the log is read.

@@ -19,6 +19,7 @@ use super::handle::{Handle, View};
 use super::open::Options;
 use super::profile::Profile;
 use super::state_ring::Ring;
+use super::system_zone::SystemZone;
 use super::transaction::{Closed, Edits, Transaction};
 use crate::journal::checkpoint::Checkpoint;
 use crate::journal::{CommitTime, JournalMap, JournalSuperblock, LogSpace, writer};
@@ -30,6 +31,12 @@ use crate::units::{BlockNumber, TransactionId};
 
 /// Runs of one operation, each after a block that it lacked was fetched; more than the longest way through all structures.
 const RUNS_MAX: u32 = 100_000;
+
+/// Times that an operation waits for blocks that are free but read or written still, before there is no space for it.
+const BLOCK_WAITS_MAX: u32 = 4;
+/// Blocks kept for maps: this part of all, and no more than so many.
+const MAP_BLOCKS_PART: u64 = 100;
+const MAP_BLOCKS_MAX: u64 = 256;
 
 /// Why an operation failed. The filesystem is as if it had not been asked for.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
@@ -97,6 +104,7 @@ pub(super) struct State {
     pub(super) cache: BlockCache,
     /// What is known of files beyond the device.
     pub(super) table: DataTable,
+    pub(super) system_zone: SystemZone,
     pub(super) superblock: Superblock,
     pub(super) running: Transaction,
     /// On its way into the log.
@@ -104,7 +112,7 @@ pub(super) struct State {
     /// None while the filesystem is only read.
     pub(super) journal: Option<Journal>,
     /// Blocks being fetched; false when somebody changed the block meanwhile, and what comes is old.
-    fetching: BTreeMap<BlockNumber, bool>,
+    pub(super) fetching: BTreeMap<BlockNumber, bool>,
     /// Why nothing is changed any more.
     pub(super) read_only: Option<String>,
     pub(super) free_blocks: u64,
@@ -168,6 +176,7 @@ impl<D: BlockDevice> Filesystem<D> {
         let durable = TransactionId(next.0.wrapping_sub(1));
         let state = State {
             cache: BlockCache::new(options.cache_bytes_max),
+            system_zone: SystemZone::default(),
             table: DataTable::new(options.data_bytes_max, superblock.geometry().block_size as usize),
             running: Transaction::new(next),
             closing: None,
@@ -196,6 +205,11 @@ impl<D: BlockDevice> Filesystem<D> {
         }
     }
 
+    /// The volume.
+    pub fn device(&self) -> &D {
+        &self.device
+    }
+
     /// Gives back the volume.
     pub fn into_device(self) -> D {
         self.device
@@ -216,6 +230,7 @@ impl<D: BlockDevice> Filesystem<D> {
         mut may_ask_for_space: bool,
     ) -> Result<(Done<T>, Holds<'_, D>), Failure> {
         let mut pins = Pins { filesystem: self, blocks: Vec::new() };
+        let mut waits_for_blocks = if may_ask_for_space { BLOCK_WAITS_MAX } else { 0 };
         for _ in 0..RUNS_MAX {
             match self.attempt(&mut op)? {
                 Attempt::Done(done, ids) => return Ok((done, Holds { filesystem: self, ids })),
@@ -228,6 +243,10 @@ impl<D: BlockDevice> Filesystem<D> {
                 // More is reserved for data that waits than it will need: once it is written, the rest is there for others.
                 Attempt::NoSpace { reserved: true } if std::mem::take(&mut may_ask_for_space) => {
                     Box::pin(self.sync()).await?;
+                }
+                Attempt::NoSpace { .. } if waits_for_blocks > 0 && self.state.borrow().table.has_held_blocks() => {
+                    waits_for_blocks -= 1;
+                    Box::pin(self.wait(Wait::Blocks)).await?;
                 }
                 Attempt::NoSpace { .. } => return Err(Failure::NoSpace),
             }
@@ -250,7 +269,8 @@ impl<D: BlockDevice> Filesystem<D> {
 
     fn attempt<T>(&self, op: &mut impl FnMut(&mut Handle<'_>) -> Result<T, Stop>) -> Result<Attempt<T>, Failure> {
         let mut state = self.state.borrow_mut();
-        let State { cache, running, closing, superblock, table, free_blocks, version_floor, ring, .. } = &mut *state;
+        let State { cache, running, closing, superblock, table, system_zone, free_blocks, version_floor, ring, .. } =
+            &mut *state;
         let mut handle = Handle::new(View {
             geometry: &self.geometry,
             profile: &self.profile,
@@ -261,7 +281,8 @@ impl<D: BlockDevice> Filesystem<D> {
             running,
             closing: closing.as_deref(),
             table,
-            free_blocks: (*free_blocks).saturating_sub(superblock.reserved_blocks()) as i64,
+            system_zone,
+            free_blocks: *free_blocks as i64 - self.kept_blocks(superblock) as i64,
         });
         let result = op(&mut handle);
         let (edits, observed) = handle.finish();
@@ -294,6 +315,12 @@ impl<D: BlockDevice> Filesystem<D> {
                 Err(corrupt.into())
             }
         }
+    }
+
+    /// Free blocks that users do not get: those for the superuser, and a few for maps that grow when nothing else does, as
+    /// when a part of an allocated range is written (ext4's reserved clusters).
+    pub(super) fn kept_blocks(&self, superblock: &Superblock) -> u64 {
+        superblock.reserved_blocks() + (self.geometry.block_count / MAP_BLOCKS_PART).min(MAP_BLOCKS_MAX)
     }
 
     /// Takes an operation's edits into the running transaction, and gives that and what the operation holds; or tells which
@@ -341,7 +368,7 @@ impl<D: BlockDevice> Filesystem<D> {
         }
         state.running.join(edits, &mut state.cache);
         // What is read again comes from the device, where it is newer.
-        overwritten.into_iter().for_each(|at| state.cache.forget(at));
+        overwritten.into_iter().for_each(|at| state.cache.forget_clean(at));
         let ordered = data.ordered.clone();
         let (pages, holds) = state.table.apply(data, id);
         state.running.order(ordered, pages);

@@ -10,6 +10,7 @@ use super::cache::BlockCache;
 use super::data::table::{DataEdits, DataTable};
 use super::profile::Profile;
 use super::state_ring::Ring;
+use super::system_zone::SystemZone;
 use super::transaction::{Closed, Edits, Transaction};
 use crate::layout::bitmap::{self, BitRun, Bitmap, BitmapKind};
 use crate::layout::geometry::{Geometry, Place};
@@ -39,6 +40,8 @@ pub struct View<'a> {
     pub closing: Option<&'a Closed>,
     /// What is known of files beyond the device.
     pub(super) table: &'a DataTable,
+    /// Blocks that are no file's.
+    pub(super) system_zone: &'a SystemZone,
     /// Blocks that are free, by all operations that joined, and are not kept back.
     pub(super) free_blocks: i64,
 }
@@ -105,6 +108,17 @@ impl<'a> Handle<'a> {
     /// Puts another head on the list of orphans.
     pub(super) fn set_last_orphan(&mut self, inode: Option<InodeNumber>) {
         self.edits.set_last_orphan(inode);
+    }
+
+    /// A file's map says that these blocks are its data. Errors: they are the filesystem's own.
+    pub(super) fn expect_data(&self, run: BlockRun) -> Result<(), Stop> {
+        match self.view.system_zone.meets(run) {
+            true => {
+                Err(Corrupt::new(Structure::BlockBitmap, run.start.0, "a file maps a block of the filesystem itself")
+                    .into())
+            }
+            false => Ok(()),
+        }
     }
 
     /// What is known of files beyond the device, without this operation's changes.
@@ -383,6 +397,7 @@ impl BlockStore for Handle<'_> {
     }
 
     fn free(&mut self, run: BlockRun, metadata: bool) -> Result<(), Stop> {
+        self.expect_data(run)?;
         let geometry = self.view.geometry;
         let mut left = run;
         while left.count > 0 {
@@ -396,6 +411,8 @@ impl BlockStore for Handle<'_> {
             left = BlockRun::new(left.start.plus(u64::from(count)), left.count - count);
         }
         self.edits.free(run, metadata);
+        // What was taken and given back by one operation is not written.
+        self.edits.data.ordered.retain(|at, _| !run.contains(*at));
         if !metadata {
             self.forget_journaled(run);
         }

@@ -15,6 +15,7 @@ mod orphans;
 mod profile;
 mod state_ring;
 mod statistics;
+mod system_zone;
 #[cfg(test)]
 mod test_image;
 mod transaction;

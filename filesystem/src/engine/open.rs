@@ -7,6 +7,7 @@ use bytes::Bytes;
 use thiserror::Error;
 
 use super::filesystem::{Failure, Filesystem, Journal};
+use super::system_zone::SystemZone;
 use super::transaction::Transaction;
 use crate::journal::checkpoint::Checkpoint;
 use crate::journal::recovery::Replay;
@@ -147,12 +148,18 @@ impl<D: BlockDevice> Filesystem<D> {
         let now = Timestamp { seconds: now.seconds as i64, nanoseconds: now.nanoseconds };
         let mut gone = 0;
         for orphan in orphans {
-            if self.run(|handle| handle.inode(orphan)).await?.value.links > 0 {
-                // It was being cut short.
+            let inode = self.run(|handle| handle.inode(orphan)).await?.value;
+            let kept = keep.contains(&orphan);
+            let is_regular = inode.mode.kind() == Some(FileKind::Regular);
+            if inode.links > 0 && !is_regular {
+                self.run(|handle| handle.remove_orphan(orphan)).await?;
+            } else if inode.links > 0 || (kept && is_regular) {
+                // It was being cut short, or may have been.
                 while !self.run(|handle| handle.truncate_step(orphan)).await?.value {}
-            } else if keep.contains(&orphan) {
+            }
+            if inode.links == 0 && kept {
                 self.state.borrow_mut().table.keep_unlinked(orphan);
-            } else {
+            } else if inode.links == 0 {
                 while !self.run(|handle| handle.reclaim(orphan, now)).await?.value {}
                 gone += 1;
             }
@@ -251,7 +258,12 @@ impl<D: BlockDevice> Filesystem<D> {
         }
         let ring = superblock.ring();
         let space = LogSpace::empty(ring, ring.first()).ok_or(BlockError::Io)?;
-        let counts = self.count_free().await?;
+        let (counts, mut system) = self.count_free().await?;
+        let mut at = LogIndex(0);
+        while let Some(run) = map.run(at, map.block_count().saturating_sub(at.0)) {
+            system.push(run);
+            at = LogIndex(at.0 + run.count);
+        }
         let of_memory = self.state.borrow().cache.bytes_max() / TRANSACTION_PART_OF_MEMORY;
         let of_memory = (of_memory / self.geometry.block_size as usize).max(TRANSACTION_BLOCKS_MIN);
         // Every transaction has the superblock's block, so it stays in memory.
@@ -264,6 +276,7 @@ impl<D: BlockDevice> Filesystem<D> {
             state.closing = None;
             state.cache.pin(place.block);
             (state.free_blocks, state.free_inodes) = counts;
+            state.system_zone = SystemZone::new(system);
             state.journal = Some(Journal {
                 superblock,
                 map,
@@ -285,17 +298,20 @@ impl<D: BlockDevice> Filesystem<D> {
         Ok(self.write_superblock(mark).await?)
     }
 
-    /// Free blocks and inodes by all descriptors: the superblock's counts are old after a crash of another kind of writer.
-    async fn count_free(&self) -> Result<(u64, u32), OpenError> {
+    /// Free blocks and inodes by all descriptors, and the blocks that are the filesystem's own: the superblock's counts are old after a crash of another kind of writer.
+    async fn count_free(&self) -> Result<((u64, u32), Vec<BlockRun>), OpenError> {
         let groups = self.geometry.group_count;
         let counted = self.run(|handle| {
             let mut counts = (0_u64, 0_u32);
+            let mut system = Vec::new();
             for group in (0..groups).map(GroupNumber) {
                 let descriptor = handle.descriptor(group)?;
                 counts.0 += u64::from(descriptor.free_clusters);
                 counts.1 = counts.1.saturating_add(descriptor.free_inodes);
+                system.push(handle.geometry().base_blocks(group));
+                system.extend(descriptor.metadata(handle.geometry()));
             }
-            Ok(counts)
+            Ok((counts, system))
         });
         Ok(counted.await?.value)
     }

@@ -94,12 +94,14 @@ impl Handle<'_> {
 }
 
 impl<D> Filesystem<D> {
-    /// Somebody has a file open: should it lose its last name, it lives on until everybody has let go of it.
-    pub fn hold(&self, file: InodeNumber) {
-        self.state.borrow_mut().table.opened(file);
+    /// Somebody has a file open: should it lose its last name, it lives on until everybody has let go of it. False when it is
+    /// too late: it has none, nobody had it open, and it is on its way out. Whose file it is by now is for the caller to
+    /// look at, by its generation.
+    pub fn hold(&self, file: InodeNumber) -> bool {
+        self.state.borrow_mut().table.opened(file)
     }
 
-    /// The end of one [`Self::hold`].
+    /// The end of one [`Self::hold`] that was true.
     pub fn let_go(&self, file: InodeNumber) {
         self.state.borrow_mut().table.closed(file);
         self.background.notify_one();

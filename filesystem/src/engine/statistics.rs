@@ -16,7 +16,7 @@ pub struct Statistics {
     pub blocks: u64,
     /// Blocks that are free and not reserved for data that waits to be written.
     pub blocks_free: u64,
-    /// Blocks that are free and not reserved for the superuser.
+    /// Blocks that are free, and reserved neither for the superuser nor for maps that have to grow.
     pub blocks_available: u64,
     /// Inodes.
     pub files: u32,
@@ -38,7 +38,7 @@ impl<D: BlockDevice> Filesystem<D> {
             block_size: self.geometry.block_size,
             blocks: self.geometry.block_count.saturating_sub(overhead(&self.geometry, &state)),
             blocks_free,
-            blocks_available: blocks_free.saturating_sub(state.superblock.reserved_blocks()),
+            blocks_available: blocks_free.saturating_sub(self.kept_blocks(&state.superblock)),
             files: self.geometry.inode_count,
             files_free: state.free_inodes,
             name_bytes_max: NAME_BYTES_MAX as u32,

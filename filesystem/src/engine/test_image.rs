@@ -9,6 +9,7 @@ use super::cache::BlockCache;
 use super::data::table::DataTable;
 use super::handle::{Handle, View};
 use super::profile::Profile;
+use super::system_zone::SystemZone;
 use super::transaction::{Closed, Transaction};
 use crate::layout::geometry::Geometry;
 use crate::layout::superblock::{SUPERBLOCK_BYTES, SUPERBLOCK_OFFSET, Superblock};
@@ -57,6 +58,7 @@ impl Image {
         let Self { geometry, profile, cache, running, closing } = self;
         let closing = closing.as_ref();
         let (last_orphan, version_floor, ring, free_blocks) = (None, 0, None, i64::MAX / 2);
+        let system_zone = &SystemZone::default();
         let table = &DataTable::new(0, BLOCK as usize);
         let mut handle = Handle::new(View {
             geometry,
@@ -68,6 +70,7 @@ impl Image {
             running,
             closing,
             table,
+            system_zone,
             free_blocks,
         });
         let result = op(&mut handle)?;

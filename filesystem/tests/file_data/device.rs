@@ -1,6 +1,6 @@
 //! A device whose operations take turns: each waits a random number of them, so that whatever may happen in between does.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 
 use block_device::{Allocation, BatchWrite, BlockDevice, BlockError, ByteRange, RamDevice};
 use bytes::Bytes;
@@ -14,15 +14,33 @@ const TURNS_MAX: u32 = 6;
 pub(crate) struct SlowDevice {
     inner: RamDevice,
     rng: RefCell<ChaCha8Rng>,
+    failing: Cell<bool>,
 }
 
 impl SlowDevice {
     pub(crate) fn new(inner: RamDevice, seed: u64) -> Self {
-        Self { inner, rng: RefCell::new(ChaCha8Rng::seed_from_u64(seed)) }
+        Self { inner, rng: RefCell::new(ChaCha8Rng::seed_from_u64(seed)), failing: Cell::new(false) }
+    }
+
+    /// What is on the device now.
+    pub(crate) fn snapshot(&self) -> RamDevice {
+        RamDevice::from_image(&self.inner.to_vec())
     }
 
     pub(crate) fn into_inner(self) -> RamDevice {
         self.inner
+    }
+
+    /// From now on, writes and flushes fail.
+    pub(crate) fn fail(&self) {
+        self.failing.set(true);
+    }
+
+    fn health(&self) -> Result<(), BlockError> {
+        match self.failing.get() {
+            true => Err(BlockError::Io),
+            false => Ok(()),
+        }
     }
 
     async fn turns(&self) {
@@ -47,6 +65,7 @@ impl BlockDevice for SlowDevice {
 
     async fn write(&self, offset: u64, data: Bytes, fua: bool) -> Result<(), BlockError> {
         self.turns().await;
+        self.health()?;
         self.inner.write(offset, data, fua).await?;
         self.turns().await;
         Ok(())
@@ -54,6 +73,7 @@ impl BlockDevice for SlowDevice {
 
     async fn flush(&self) -> Result<(), BlockError> {
         self.turns().await;
+        self.health()?;
         self.inner.flush().await
     }
 
@@ -70,6 +90,7 @@ impl BlockDevice for SlowDevice {
     async fn write_batch(&self, groups: Vec<Vec<BatchWrite>>) -> Result<(), BlockError> {
         for group in groups {
             self.turns().await;
+            self.health()?;
             self.inner.write_batch(vec![group]).await?;
         }
         self.turns().await;

@@ -3,6 +3,7 @@
 //! ones, too. Then the filesystem is closed: e2fsck finds nothing, and opened again everything is there.
 
 mod device;
+mod hard_cases;
 mod model;
 
 use std::fs::{self, File};
@@ -149,7 +150,7 @@ fn an_open_file_without_a_name_is_there_until_it_is_let_go() {
         let mounted = &opened.0;
         let before = mounted.run(|handle| Ok(handle.available_blocks())).await.expect("counted").value;
         let file = create(mounted, "gone").await;
-        mounted.hold(file);
+        assert!(mounted.hold(file));
         let data = Bytes::from(vec![7; 3 << 20]);
         mounted.write(file, 0, data.clone(), NOW).await.expect("room");
         let place = Place { directory: ROOT_INODE, name: b"gone" };

@@ -33,6 +33,9 @@ impl Handle<'_> {
     ) -> Result<bool, Stop> {
         let mut inode = self.clean_file_to_change(file)?;
         let blocks = self.blocks_to_allocate(&inode, &range)?;
+        if range.is_empty() {
+            return Ok(true);
+        }
         if range.start > inode.size && !keep_size {
             self.clear_tail(file, &inode, inode.size)?;
         }
@@ -55,6 +58,9 @@ impl Handle<'_> {
     ) -> Result<bool, Stop> {
         let mut inode = self.clean_file_to_change(file)?;
         let blocks = self.blocks_to_allocate(&inode, &range)?;
+        if range.is_empty() {
+            return Ok(true);
+        }
         if range.start > inode.size && !keep_size {
             self.clear_tail(file, &inode, inode.size)?;
         }

@@ -36,11 +36,13 @@ impl Handle<'_> {
         let mut added = 0;
         let mut rest = &*pages;
         self.set_owner(file);
+        self.set_privileged(true);
         while let Some((at, _)) = rest.first() {
             let count = follows(rest);
             let count = match map.lookup(self, FileBlock(*at))? {
                 Mapping::Mapped { run, unwritten } => {
                     let run = BlockRun::new(run.start, run.count.min(count));
+                    self.expect_data(run)?;
                     self.order(run, rest);
                     if unwritten {
                         add(&mut change, &mark_written(self, &mut map, *at, run.count)?);
@@ -66,6 +68,7 @@ impl Handle<'_> {
             };
             rest = rest.get(count as usize..).unwrap_or_default();
         }
+        self.set_privileged(false);
         inode.map = *map.root();
         count_blocks(&mut inode, added, &change, self.geometry().block_size);
         inode.size = inode.size.max(end.min(size));

@@ -17,7 +17,7 @@ use crate::layout::extent::FILE_BLOCKS_MAX;
 use crate::layout::inode::Inode;
 use crate::layout::timestamp::Timestamp;
 use crate::map::{FileMap, Limits, Mapping, Progress};
-use crate::store::{BlockStore, Stop, Wait};
+use crate::store::{BlockStore, Refusal, Stop, Wait};
 use crate::units::{FileBlock, InodeNumber};
 
 /// What one transaction gives back at most.
@@ -83,17 +83,26 @@ impl Handle<'_> {
     /// Errors: [`crate::Refusal`]s of a file that is no regular one.
     pub fn punch(&mut self, file: InodeNumber, range: Range<u64>, now: Timestamp) -> Result<bool, Stop> {
         let mut inode = self.clean_file_to_change(file)?;
+        let range = range.start..range.end.min(self.file_size_max(&inode));
+        if range.is_empty() {
+            return Ok(true);
+        }
         let blocks = self.zero_edges(file, &inode, &range)?;
         let whole = self.remove_blocks(file, &mut inode, blocks)?;
         touch_content(self, file, inode, now)?;
         Ok(whole)
     }
 
-    /// A regular file that is to be changed, of which nothing waits in memory.
+    /// A regular file that is to be changed, of which nothing waits in memory. Errors: [`Refusal::NotSupported`] when the same
+    /// operation has written into it.
     pub(super) fn clean_file_to_change(&mut self, file: InodeNumber) -> Result<Inode, Stop> {
         let inode = self.file_to_change(file)?;
         if self.table().is_busy(file) {
             return Err(Stop::Wait(Wait::Quiet(file)));
+        }
+        if self.data_edits().files.contains_key(&file) {
+            // What it wrote itself cannot be waited for.
+            return Err(Refusal::NotSupported.into());
         }
         if self.table().pages(file, 0).next().is_some() {
             return Err(Stop::Wait(Wait::Clean(file)));
@@ -135,6 +144,7 @@ impl Handle<'_> {
                 let mut buffer = page.content.to_buffer();
                 buffer[inside].fill(0);
                 page.content = Content::whole(buffer.freeze());
+                self.expect_data(run)?;
                 self.journal_content(run.start, &page);
                 self.drop_page(file, at, unit_of(&map));
             }

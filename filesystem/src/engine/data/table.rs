@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use super::content::Content;
+use crate::engine::filesystem::Failure;
 use crate::units::{BlockNumber, BlockRun, InodeNumber, TransactionId};
 
 /// Blocks of a file's map that may be needed beside those in proportion to its data: one more level, split all the way.
@@ -134,7 +135,12 @@ pub(crate) struct DataTable {
     truncating: BTreeSet<InodeNumber>,
     unlinked: BTreeSet<InodeNumber>,
     open: BTreeMap<InodeNumber, u32>,
-    doomed: VecDeque<InodeNumber>,
+    /// Orphans that nobody has open: what they hold is being given back.
+    doomed: BTreeSet<InodeNumber>,
+    /// Files whose data somebody waits for to be written.
+    requested: BTreeSet<InodeNumber>,
+    /// Why the last request came to nothing.
+    failed: BTreeMap<InodeNumber, Failure>,
     busy: BTreeSet<InodeNumber>,
     last_number: u64,
 }
@@ -155,10 +161,17 @@ impl DataTable {
             truncating: BTreeSet::new(),
             unlinked: BTreeSet::new(),
             open: BTreeMap::new(),
-            doomed: VecDeque::new(),
+            doomed: BTreeSet::new(),
+            requested: BTreeSet::new(),
+            failed: BTreeMap::new(),
             busy: BTreeSet::new(),
             last_number: 0,
         }
+    }
+
+    /// Nothing waits to be written, cut or given back.
+    pub(crate) fn is_settled(&self) -> bool {
+        self.queue.is_empty() && self.doomed.is_empty() && self.truncating.is_empty()
     }
 
     /// The file's length, if it is known here.
@@ -212,9 +225,9 @@ impl DataTable {
         self.queue.iter().map(|(_, file)| *file).find(|file| !self.busy.contains(file))
     }
 
-    /// A file with data that is in memory only, of those that had some when [`Self::last_version`] was `before`.
-    pub(crate) fn any_dirty_before(&self, before: u64) -> Option<InodeNumber> {
-        self.queue.first().filter(|(since, _)| *since <= before).map(|(_, file)| *file)
+    /// All files with data that is in memory only.
+    pub(crate) fn dirty_files(&self) -> Vec<InodeNumber> {
+        self.queue.iter().map(|(_, file)| *file).collect()
     }
 
     /// A file has data that is in memory only and no newer than `version`.
@@ -225,11 +238,6 @@ impl DataTable {
     /// The newest content has this version.
     pub(crate) fn last_version(&self) -> u64 {
         self.last_number
-    }
-
-    /// Blocks of some file are being moved, mapped or freed.
-    pub(crate) fn has_busy(&self) -> bool {
-        !self.busy.is_empty()
     }
 
     /// Blocks that must not be taken, those of `run` only.
@@ -269,6 +277,11 @@ impl DataTable {
         self.last_number += 1;
         self.held.push((self.last_number, run));
         self.last_number
+    }
+
+    /// Blocks are kept from being taken.
+    pub(crate) fn has_held_blocks(&self) -> bool {
+        !self.held.is_empty()
     }
 
     /// The end of a [`Self::hold_blocks`].
@@ -327,9 +340,13 @@ impl DataTable {
         self.busy.remove(&file);
     }
 
-    /// Somebody has the file open.
-    pub(crate) fn opened(&mut self, file: InodeNumber) {
+    /// Somebody has the file open. False when it is too late: it has no name left, and what it holds is being given back.
+    pub(crate) fn opened(&mut self, file: InodeNumber) -> bool {
+        if self.doomed.contains(&file) {
+            return false;
+        }
         *self.open.entry(file).or_default() += 1;
+        true
     }
 
     /// Somebody has it open no longer.
@@ -359,17 +376,47 @@ impl DataTable {
     }
 
     fn doom(&mut self, file: InodeNumber) {
-        self.doomed.push_back(file);
+        self.doomed.insert(file);
         // Nobody will ever read it.
+        self.forget_file(file);
+    }
+
+    /// Drops all that is in memory of a file's data.
+    pub(crate) fn forget_file(&mut self, file: InodeNumber) {
         let edit =
             FileEdit { dropped_from: Some(0), reserved: -(self.reserved_pages(file) as i64), ..FileEdit::default() };
         self.apply_file(file, edit, TransactionId(0), &mut Vec::new());
     }
 
     /// An orphan whose blocks are to be given back.
-    pub(crate) fn next_doomed(&mut self) -> Option<InodeNumber> {
-        let at = self.doomed.iter().position(|file| !self.busy.contains(file))?;
-        self.doomed.remove(at)
+    pub(crate) fn any_doomed(&self) -> Option<InodeNumber> {
+        self.doomed.iter().find(|file| !self.busy.contains(file)).copied()
+    }
+
+    /// What the file holds is being given back.
+    pub(crate) fn is_doomed(&self, file: InodeNumber) -> bool {
+        self.doomed.contains(&file)
+    }
+
+    /// Somebody waits for a file's data to be written.
+    pub(crate) fn request(&mut self, file: InodeNumber) {
+        self.failed.remove(&file);
+        self.requested.insert(file);
+    }
+
+    /// Files whose data is to be written now.
+    pub(crate) fn take_requests(&mut self) -> BTreeSet<InodeNumber> {
+        std::mem::take(&mut self.requested)
+    }
+
+    /// A file's data could not be written.
+    pub(crate) fn request_failed(&mut self, file: InodeNumber, why: Failure) {
+        self.failed.insert(file, why);
+    }
+
+    /// Why a file's data could not be written, if it was tried since the last request.
+    pub(crate) fn failure(&self, file: InodeNumber) -> Option<&Failure> {
+        self.failed.get(&file)
     }
 
     /// Takes over what an operation did. Gives back the pages that go with the transaction, and the holds of what it claimed.
@@ -397,6 +444,9 @@ impl DataTable {
             self.windows.retain(|(other, _)| *other != file);
             self.unlinked.remove(&file);
             self.truncating.remove(&file);
+            self.doomed.remove(&file);
+            self.failed.remove(&file);
+            self.forget_file(file);
         }
         if let Some((file, window)) = edits.window {
             self.windows.retain(|(other, _)| *other != file);

@@ -15,9 +15,10 @@ use crate::layout::indirect::file_blocks_max;
 use crate::layout::inode::Inode;
 use crate::layout::inode_flags::InodeFlags;
 use crate::layout::timestamp::Timestamp;
+use crate::layout::{Corrupt, Structure};
 use crate::map::{FileMap, Mapping};
 use crate::store::{BlockStore, Refusal, Stop, Wait};
-use crate::units::{BlockNumber, FileBlock, InodeNumber};
+use crate::units::{BlockNumber, BlockRun, FileBlock, InodeNumber};
 
 /// Bytes that one operation takes in; a longer write is several.
 const WRITE_BYTES_MAX: usize = 1 << 20;
@@ -140,6 +141,7 @@ impl Handle<'_> {
 
     /// A block of data, to be changed through the log.
     pub(super) fn data_block_mut(&mut self, at: BlockNumber) -> Result<&mut [u8], Stop> {
+        self.expect_data(BlockRun::new(at, 1))?;
         self.data_edits_mut().journaled.insert(at);
         self.block_mut(at)
     }
@@ -154,8 +156,11 @@ impl Handle<'_> {
         let inode = self.regular_file(file)?;
         self.expect_unreserved(file)?;
         let truncating = self.data_edits().truncating.get(&file).copied();
-        if truncating.unwrap_or_else(|| self.table().is_truncating(file)) {
-            return Err(Stop::Wait(Wait::Whole(file)));
+        match truncating {
+            // Its own cut ends only after it.
+            Some(true) => return Err(Refusal::NotSupported.into()),
+            None if self.table().is_truncating(file) => return Err(Stop::Wait(Wait::Whole(file))),
+            _ => {}
         }
         Ok(inode)
     }
@@ -168,6 +173,9 @@ impl Handle<'_> {
         match inode.mode.kind() {
             // What it holds is being given back.
             _ if inode.links == 0 && !self.table().is_held(file) => Err(Refusal::Stale.into()),
+            Some(FileKind::Regular) if inode.size > self.file_size_max(&inode) => {
+                Err(Corrupt::new(Structure::Inode, u64::from(file.0), "it is longer than its map can be").into())
+            }
             Some(FileKind::Regular) => Ok(inode),
             Some(FileKind::Directory) => Err(Refusal::IsDirectory.into()),
             _ => Err(Refusal::WrongKind.into()),
@@ -300,7 +308,7 @@ pub(super) fn unit_of(map: &FileMap) -> i64 {
 fn behind(mapping: Mapping, skip: u32) -> Option<Mapping> {
     match mapping {
         Mapping::Mapped { run, unwritten } if skip < run.count => {
-            let run = crate::units::BlockRun::new(run.start.plus(u64::from(skip)), run.count - skip);
+            let run = BlockRun::new(run.start.plus(u64::from(skip)), run.count - skip);
             Some(Mapping::Mapped { run, unwritten })
         }
         Mapping::Hole { count } if skip < count => Some(Mapping::Hole { count: count - skip }),
@@ -320,15 +328,17 @@ impl<D: BlockDevice> Filesystem<D> {
         data: Bytes,
         now: Timestamp,
     ) -> Result<Done<usize>, Failure> {
-        let mut done = 0;
+        let mut done = Done { value: 0, transaction: None, observed: None };
         loop {
-            let part = data.slice(done..data.len().min(done + WRITE_BYTES_MAX));
-            let written = self.run(|handle| handle.write(file, offset.saturating_add(done as u64), &part, now)).await;
-            match written {
-                Ok(_) if done + part.len() < data.len() => done += part.len(),
-                Ok(last) => return Ok(last.map(|()| data.len())),
-                Err(_) if done > 0 => return Ok(Done { value: done, transaction: None, observed: None }),
+            let part = data.slice(done.value..data.len().min(done.value + WRITE_BYTES_MAX));
+            let at = offset.saturating_add(done.value as u64);
+            match self.run(|handle| handle.write(file, at, &part, now)).await {
+                Ok(last) => done = last.map(|()| done.value + part.len()),
+                Err(Failure::NoSpace) if done.value > 0 => return Ok(done),
                 Err(failure) => return Err(failure),
+            }
+            if done.value == data.len() {
+                return Ok(done);
             }
         }
     }

@@ -2,6 +2,8 @@
 //! join a transaction. And `fsync`, which goes this way or that of `ordered`, and the task in the background.
 
 use block_device::{BlockDevice, BlockError};
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
 
 use super::content::Content;
 use super::ordered::{add, follows, mark_written};
@@ -22,6 +24,8 @@ const ORDERED_BYTES_MAX: usize = 128 << 10;
 const ROUND_BYTES: usize = 8 << 20;
 /// Runs of blocks in that, so that the extents fit into a transaction.
 const ROUND_RUNS_MAX: usize = 64;
+/// Blocks in it that go through the log.
+const ROUND_JOURNALED_MAX: u32 = 64;
 /// Bytes of one write.
 const WRITE_BYTES: usize = 1 << 20;
 
@@ -40,7 +44,7 @@ enum Found {
     Written,
     Unwritten,
     Hole,
-    /// Written, and the log may hold a copy.
+    /// Perhaps unwritten, and the log may hold a copy.
     Journaled,
 }
 
@@ -54,15 +58,22 @@ impl Handle<'_> {
         let mut pieces: Vec<Piece> = Vec::new();
         let mut rest = &*pages;
         let mut goal = None;
+        let mut journaled_left = ROUND_JOURNALED_MAX;
         self.set_owner(file);
         while let (Some((at, _)), true) = (rest.first(), pieces.len() < ROUND_RUNS_MAX) {
             let count = follows(rest);
             let (run, found) = match map.lookup(self, FileBlock(*at))? {
                 Mapping::Mapped { run, unwritten } => {
                     let run = BlockRun::new(run.start, run.count.min(count));
+                    self.expect_data(run)?;
                     let (run, journaled) = self.alike(run);
                     match (journaled, unwritten) {
-                        (true, _) => (run, Found::Journaled),
+                        (true, _) if journaled_left == 0 => break,
+                        (true, _) => {
+                            let run = BlockRun::new(run.start, run.count.min(journaled_left));
+                            journaled_left -= run.count;
+                            (run, Found::Journaled)
+                        }
                         (false, true) => (run, Found::Unwritten),
                         (false, false) => (run, Found::Written),
                     }
@@ -108,6 +119,7 @@ impl Handle<'_> {
         let mut change = Change::default();
         let mut added = 0;
         let block_size = self.geometry().block_size;
+        self.set_privileged(true);
         for piece in pieces {
             match piece.found {
                 Found::Written => {}
@@ -121,7 +133,7 @@ impl Handle<'_> {
                 Found::Journaled => {
                     let blocks = (0..).map(|skip| piece.run.start.plus(skip));
                     blocks.zip(&piece.pages).for_each(|(block, page)| self.journal_content(block, page));
-                    mark_written(self, &mut map, piece.at, piece.run.count)?;
+                    add(&mut change, &mark_written(self, &mut map, piece.at, piece.run.count)?);
                 }
             }
             let reserved = piece.pages.iter().filter(|page| page.reserved).count() as i64;
@@ -138,7 +150,8 @@ impl Handle<'_> {
         }
         inode.map = *map.root();
         count_blocks(&mut inode, added, &change, block_size);
-        if inode != before {
+        // Also when only a node of the map has changed: whoever syncs the file waits for the inode's block.
+        if inode != before || pieces.iter().any(|piece| piece.found != Found::Written) {
             self.set_inode(file, &inode)?;
         }
         Ok(())
@@ -158,10 +171,8 @@ impl<D: BlockDevice> Filesystem<D> {
 
     /// Makes everything durable. Errors: as [`Self::fsync`].
     pub async fn sync(&self) -> Result<(), Failure> {
-        let last = self.state.borrow().table.last_version();
-        loop {
-            let file = self.state.borrow().table.any_dirty_before(last);
-            let Some(file) = file else { break };
+        let files = self.state.borrow().table.dirty_files();
+        for file in files {
             self.write_back(file).await?;
         }
         let newest = {
@@ -177,7 +188,11 @@ impl<D: BlockDevice> Filesystem<D> {
 
     /// The transaction that makes the last change of a file durable; none if it is.
     async fn last_change(&self, file: InodeNumber) -> Result<Option<TransactionId>, Failure> {
-        let block = self.run(|handle| handle.inode_block(file)).await?.value;
+        let block = |handle: &mut Handle<'_>| {
+            handle.in_use(file)?;
+            handle.inode_block(file)
+        };
+        let block = self.run(block).await?.value;
         let state = self.state.borrow();
         if state.running.contains(block) {
             return Ok(Some(state.running.id()));
@@ -194,36 +209,72 @@ impl<D: BlockDevice> Filesystem<D> {
     /// transaction that is to be waited for.
     pub(super) async fn write_back(&self, file: InodeNumber) -> Result<(), Failure> {
         let version = self.state.borrow().table.last_version();
-        if self.state.borrow().table.dirty_pages(file) == 0 {
+        if self.few_dirty(file) {
+            self.write_few(file).await?;
+        }
+        if !self.state.borrow().table.dirty_before(file, version) {
             return Ok(());
         }
-        let block_size = self.geometry.block_size as usize;
-        let few = ORDERED_BYTES_MAX / block_size;
-        let result = loop {
-            if self.state.borrow().table.dirty_pages(file) <= few {
-                let ordered = |handle: &mut Handle<'_>| match handle.dirty_pages(file, u64::MAX, few + 1).len() <= few {
-                    true => handle.write_with_transaction(file),
-                    false => Ok(()),
-                };
-                let ordered = self.run_with_holds(ordered, false);
-                match ordered.await {
-                    Ok(_) if self.state.borrow().table.dirty_before(file, version) => {}
-                    other => break other.map(|_| ()),
+        // The background does it, so that nothing is left half done when whoever asked goes away.
+        self.state.borrow_mut().table.request(file);
+        self.background.notify_one();
+        loop {
+            {
+                let state = self.state.borrow();
+                if !state.table.dirty_before(file, version) {
+                    return Ok(());
+                }
+                if let Some(why) = &state.read_only {
+                    return Err(Failure::ReadOnly(why.clone()));
+                }
+                if let Some(failure) = state.table.failure(file) {
+                    return Err(failure.clone());
                 }
             }
-            if !self.state.borrow().table.dirty_before(file, version) {
-                break Ok(());
-            }
-            let _busy = self.claim_file(file).await;
-            if let Err(failure) = self.write_round(file, version).await {
-                break Err(failure);
-            }
-        };
-        match result {
-            // It was removed meanwhile, and nobody has it open.
-            Err(Failure::Refused(_)) => Ok(()),
-            other => other,
+            self.data_moved.notified().await;
         }
+    }
+
+    fn few_dirty(&self, file: InodeNumber) -> bool {
+        let few = ORDERED_BYTES_MAX / self.geometry.block_size as usize;
+        self.state.borrow().table.dirty_pages(file) <= few
+    }
+
+    /// Has a file's data go with the running transaction, if it is little.
+    async fn write_few(&self, file: InodeNumber) -> Result<(), Failure> {
+        let few = ORDERED_BYTES_MAX / self.geometry.block_size as usize;
+        let ordered = |handle: &mut Handle<'_>| match handle.dirty_pages(file, u64::MAX, few + 1).len() <= few {
+            true => handle.write_with_transaction(file),
+            false => Ok(()),
+        };
+        match self.run_with_holds(ordered, false).await {
+            Err(Failure::Refused(_)) => self.state.borrow_mut().table.forget_file(file),
+            other => drop(other?),
+        }
+        Ok(())
+    }
+
+    /// Writes back a file's data until none is left that waits now: what [`Self::write_back`] asks for.
+    async fn write_much(&self, file: InodeNumber) {
+        let version = self.state.borrow().table.last_version();
+        while self.state.borrow().table.dirty_before(file, version) {
+            let written = if self.few_dirty(file) {
+                self.write_few(file).await
+            } else {
+                let _busy = self.claim_file(file).await;
+                self.write_round(file, version).await
+            };
+            match written {
+                Ok(()) => {}
+                // It was removed meanwhile, and nobody has it open.
+                Err(Failure::Refused(_)) => self.state.borrow_mut().table.forget_file(file),
+                Err(failure) => {
+                    self.state.borrow_mut().table.request_failed(file, failure);
+                    break;
+                }
+            }
+        }
+        self.data_moved.notify_waiters();
     }
 
     /// Writes the first of a file's data, and maps it. The file is busy.
@@ -278,12 +329,14 @@ impl<D: BlockDevice> Filesystem<D> {
 
     /// Waits for what stands in an operation's way.
     pub(in crate::engine) async fn wait(&self, wait: Wait) -> Result<(), Failure> {
+        if let Some(why) = &self.state.borrow().read_only {
+            return Err(Failure::ReadOnly(why.clone()));
+        }
         match wait {
             Wait::Memory => {
-                self.background.notify_one();
                 let file = self.state.borrow().table.oldest_dirty();
                 match file {
-                    // Whoever needs the memory does the work.
+                    // Whoever needs the memory sees to it that there is some.
                     Some(file) => self.write_back(file).await?,
                     None => self.data_moved.notified().await,
                 }
@@ -307,44 +360,66 @@ impl<D: BlockDevice> Filesystem<D> {
                 }
             }
             Wait::Whole(file) => self.finish_truncate(file).await,
+            Wait::Blocks => {
+                self.data_moved.notified().await;
+                Ok(())
+            }
         }
     }
 
-    /// Does what operations leave to the background, until the filesystem stops: data is written back when much waits,
-    /// files are cut short, and what unlinked files hold is given back.
+    /// Does what operations leave to the background, until the filesystem stops: data is written back when somebody waits for
+    /// it or when much waits, files are cut short, and what unlinked files hold is given back.
     pub(in crate::engine) async fn tend(&self) {
+        let mut work = FuturesUnordered::new();
         loop {
-            let (over, stopping, crowded) = {
+            let (over, stopping) = {
                 let state = self.state.borrow();
-                (state.read_only.is_some() || state.journal.is_none(), state.stopping, state.table.is_crowded())
+                (state.read_only.is_some() || state.journal.is_none(), state.stopping)
             };
             if over {
                 return;
             }
-            let (doomed, truncating, dirty) = {
-                let table = &mut self.state.borrow_mut().table;
-                (table.next_doomed(), table.any_truncating(), table.oldest_dirty())
-            };
-            let result = match (doomed, truncating, dirty) {
-                (Some(file), ..) => self.finish_orphan(file).await,
-                (None, Some(file), _) => self.finish_truncate(file).await,
-                (None, None, Some(file)) if crowded || stopping => self.write_back(file).await,
-                (None, None, None) if stopping && !self.state.borrow().table.has_busy() => {
-                    self.state.borrow_mut().tended = true;
-                    self.work.notify_one();
-                    return;
-                }
-                _ => {
-                    self.background.notified().await;
-                    Ok(())
-                }
-            };
-            match result {
-                Ok(()) => {}
-                Err(failure) if stopping => self.turn_read_only(&mut self.state.borrow_mut(), failure.to_string()),
-                // Somebody syncs the file and is told; here it is tried again when something has changed.
-                Err(_) => self.background.notified().await,
+            self.next_jobs(work.len(), stopping).into_iter().for_each(|job| work.push(self.work_at(job, stopping)));
+            if work.is_empty() && stopping {
+                self.state.borrow_mut().tended = true;
+                self.work.notify_one();
+                return;
             }
+            tokio::select! {
+                Some(()) = work.next() => {}
+                () = self.background.notified() => {}
+            }
+        }
+    }
+
+    /// What can be begun now, beside so much that is being done.
+    fn next_jobs(&self, active: usize, stopping: bool) -> Vec<Job> {
+        let table = &mut self.state.borrow_mut().table;
+        let mut jobs: Vec<Job> = table.take_requests().into_iter().map(Job::Write).collect();
+        jobs.extend(table.any_doomed().map(Job::Reclaim));
+        jobs.extend(table.any_truncating().map(Job::Truncate));
+        let idle = active == 0 && jobs.is_empty();
+        let crowded = table.is_crowded() || stopping;
+        jobs.extend(table.oldest_dirty().filter(|_| idle && crowded).map(Job::Write));
+        jobs
+    }
+
+    async fn work_at(&self, job: Job, stopping: bool) {
+        let done = match job {
+            Job::Write(file) => {
+                self.write_much(file).await;
+                let failure = self.state.borrow().table.failure(file).cloned();
+                failure.map_or(Ok(()), Err)
+            }
+            Job::Truncate(file) => self.finish_truncate(file).await,
+            Job::Reclaim(file) => self.finish_orphan(file).await,
+        };
+        self.data_moved.notify_waiters();
+        match done {
+            Ok(()) => self.background.notify_one(),
+            Err(failure) if stopping => self.turn_read_only(&mut self.state.borrow_mut(), failure.to_string()),
+            // Somebody syncs the file and is told; else it is tried again when something has changed.
+            Err(_) => {}
         }
     }
 
@@ -356,9 +431,19 @@ impl<D: BlockDevice> Filesystem<D> {
     /// Gives back all that an orphan holds.
     async fn finish_orphan(&self, file: InodeNumber) -> Result<(), Failure> {
         let _busy = self.claim_file(file).await;
-        while !self.run_with_holds(|handle| handle.reclaim(file, self.now()), false).await?.0.value {}
+        while self.state.borrow().table.is_doomed(file)
+            && !self.run_with_holds(|handle| handle.reclaim(file, self.now()), false).await?.0.value
+        {}
         Ok(())
     }
+}
+
+/// Something to be done in the background.
+#[derive(Clone, Copy, Debug)]
+enum Job {
+    Write(InodeNumber),
+    Truncate(InodeNumber),
+    Reclaim(InodeNumber),
 }
 
 /// A file whose blocks nobody else moves.
@@ -383,7 +468,10 @@ pub(in crate::engine) struct Holds<'a, D: BlockDevice> {
 
 impl<D: BlockDevice> Drop for Holds<'_, D> {
     fn drop(&mut self) {
-        self.filesystem.state.borrow_mut().table.let_go_blocks(&self.ids);
+        if !self.ids.is_empty() {
+            self.filesystem.state.borrow_mut().table.let_go_blocks(&self.ids);
+            self.filesystem.data_moved.notify_waiters();
+        }
     }
 }
 

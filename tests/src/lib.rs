@@ -1,6 +1,7 @@
 //! Tests of the whole: the deterministic simulator, and what runs real processes.
 
 pub mod e2e;
+pub mod fuse_ext4;
 pub mod model;
 #[path = "../sim/mod.rs"]
 pub mod sim;

@@ -1,4 +1,4 @@
-//! The project's own commands: `cargo xtask check | test | sim | model | mutants | torture | bench`.
+//! The project's own commands: `cargo xtask check | test | sim | model | mutants | torture | posix | bench`.
 //!
 //! Nothing here is linked into the product. The commands shell out to cargo, fio, qemu and the built binaries, so that what
 //! they measure and test is what a user runs.
@@ -7,6 +7,7 @@ mod bench;
 mod check;
 mod model;
 mod mutants;
+mod posix;
 mod shell;
 mod sim;
 mod suite;
@@ -39,6 +40,8 @@ enum Command {
     Mutants(mutants::MutantsOptions),
     /// Cut power, kill and break real processes at random moments, on disks that lose what was not flushed.
     Torture(torture::TortureOptions),
+    /// Run pjdfstest and fsx on the filesystem engine, through a FUSE mount.
+    Posix(posix::PosixOptions),
     /// Measure, side by side with the peers.
     Bench(bench::BenchOptions),
 }
@@ -61,6 +64,7 @@ fn execute(command: &Command) -> Result<()> {
         Command::Model(options) => model::run(options),
         Command::Mutants(options) => mutants::run(options),
         Command::Torture(options) => torture::run(options),
+        Command::Posix(options) => posix::run(options),
         Command::Bench(options) => bench::run(options),
     }
 }

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use clap::Args;
 
-use crate::{mutants, shell, sim, tools, torture};
+use crate::{mutants, posix, shell, sim, tools, torture};
 
 /// Where tests write the names of what they skip (see `tests/src/e2e/skip.rs`).
 const SKIP_LOG: &str = "TANDEM_SKIP_LOG";
@@ -27,7 +27,7 @@ pub(crate) struct TestOptions {
     /// Leave the system's packages alone.
     #[arg(long)]
     no_install: bool,
-    /// Only tests whose names contain this; leaves out the simulation, the demo and the mutants.
+    /// Only tests whose names contain this; leaves out the simulation, the demo, posix and the mutants.
     filter: Option<String>,
 }
 
@@ -68,6 +68,10 @@ pub(crate) fn run(options: &TestOptions) -> Result<()> {
             step("demo", &mut || {
                 shell::run_visibly(Command::new(shell::release_binary("tandem")).args(["demo", "--seconds", "10"]))
             });
+            match posix::missing() {
+                Some(why) => skipped.push(why),
+                None => drop(step("posix", &mut posix::run_short)),
+            }
             if options.mutants > 0 {
                 step("mutants", &mut || mutants::run_some(options.mutants, options.mutant_seeds));
             }

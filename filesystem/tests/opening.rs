@@ -2,11 +2,13 @@
 
 mod layout_images;
 
+use std::process::Command;
 use std::rc::Rc;
 
+use block_device::recording::{Effect, Event};
 use block_device::{RamDevice, RecordingDevice};
 use filesystem::engine::{Failure, Filesystem, NewFile, OpenError, Options, Place, Rename};
-use filesystem::journal::CommitTime;
+use filesystem::journal::{CommitBlock, CommitTime};
 use filesystem::layout::file_kind::{FileKind, Mode};
 use filesystem::layout::timestamp::Timestamp;
 use filesystem::units::ROOT_INODE;
@@ -130,4 +132,45 @@ fn without_dir_nlink_a_directory_with_all_its_links_takes_no_further_directory()
         assert_eq!(moved.map(|done| done.value), refused.map(|_| None));
         assert!(create(&mounted, inside, FileKind::Regular).await.is_ok(), "files count no links");
     });
+}
+
+/// One file is made on `volume`; gives the record, and where in it the commit block was written.
+fn one_commit(volume: RamDevice) -> (Rc<RecordingDevice>, usize, u64) {
+    let recording = Rc::new(RecordingDevice::over(volume));
+    wait(async {
+        let (mounted, _) = Filesystem::open(Rc::clone(&recording), &options(false)).await.expect("it opens");
+        create(&mounted, in_root(b"file"), FileKind::Regular).await.expect("there is room");
+        mounted.stop();
+        mounted.drive().await;
+    });
+    let is_commit = |event: &Event| match event {
+        Event::Write(write) => match &write.effect {
+            Effect::Data(data) if CommitBlock::decode(data).is_some() => Some(write.offset),
+            _ => None,
+        },
+        Event::Flush => None,
+    };
+    let commits: Vec<_> =
+        recording.events().iter().enumerate().filter_map(|(at, event)| Some((at, is_commit(event)?))).collect();
+    let &[(event, offset)] = &commits[..] else { panic!("{commits:?}") };
+    (recording, event, offset)
+}
+
+#[test]
+fn a_torn_commit_block_over_older_contents_of_the_log_is_its_end_for_others_too() {
+    let image = make("");
+    let (_, _, offset) = one_commit(device(&image));
+    image.write(offset, &[0xaa; 4096]);
+    let (recording, commit, _) = one_commit(device(&image));
+    for kept in 0..8 {
+        let torn = recording.crash_image(commit + 1, |_, sector| sector % 8 == kept);
+        image.write(0, &torn.to_vec());
+        let repaired = Command::new("/sbin/e2fsck").arg("-p").arg(image.path()).output().expect("e2fsck runs");
+        let said = String::from_utf8_lossy(&repaired.stdout);
+        assert!(matches!(repaired.status.code(), Some(0 | 1)) && !said.contains("corrupt"), "sector {kept}: {said}");
+        assert_eq!(image.complaints(), None);
+        let (mounted, _) = wait(Filesystem::open(torn, &options(false))).expect("it opens");
+        // The first sector alone is the whole block: the others hold zeros already.
+        assert_eq!(wait(mounted.run(|handle| handle.lookup(ROOT_INODE, b"file"))).is_ok(), kept == 0);
+    }
 }

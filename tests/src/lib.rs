@@ -1,5 +1,6 @@
-//! Tests of the whole: the deterministic simulator, and what runs real processes.
+//! Tests of the whole: the deterministic simulator, power losses under the filesystem engine, and what runs real processes.
 
+pub mod crash_fs;
 pub mod e2e;
 pub mod fuse_ext4;
 pub mod model;

@@ -1,10 +1,11 @@
-//! The project's own commands: `cargo xtask check | test | sim | model | mutants | torture | posix | bench`.
+//! The project's own commands: `cargo xtask check | test | sim | model | mutants | torture | crash-fs | posix | bench`.
 //!
 //! Nothing here is linked into the product. The commands shell out to cargo, fio, qemu and the built binaries, so that what
 //! they measure and test is what a user runs.
 
 mod bench;
 mod check;
+mod crash_fs;
 mod model;
 mod mutants;
 mod posix;
@@ -30,7 +31,7 @@ struct Options {
 enum Command {
     /// Verify imports between crates, purity of the cores, places of unsafe code and file sizes.
     Check,
-    /// Install what the tests need, build, and run every test, a short simulation, the demo and a few mutants.
+    /// Install what the tests need, build, and run every test, a short simulation, some crash images, the demo and a few mutants.
     Test(suite::TestOptions),
     /// Run the simulator over many seeds.
     Sim(sim::SimOptions),
@@ -42,6 +43,8 @@ enum Command {
     Torture(torture::TortureOptions),
     /// Run pjdfstest and fsx on the filesystem engine, through a FUSE mount.
     Posix(posix::PosixOptions),
+    /// Lose power under the filesystem engine, and have e2fsck, the kernel and a model judge what is left.
+    CrashFs(crash_fs::CrashFsOptions),
     /// Measure, side by side with the peers.
     Bench(bench::BenchOptions),
 }
@@ -65,6 +68,7 @@ fn execute(command: &Command) -> Result<()> {
         Command::Mutants(options) => mutants::run(options),
         Command::Torture(options) => torture::run(options),
         Command::Posix(options) => posix::run(options),
+        Command::CrashFs(options) => crash_fs::run(options),
         Command::Bench(options) => bench::run(options),
     }
 }

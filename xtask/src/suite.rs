@@ -8,16 +8,19 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use clap::Args;
 
-use crate::{mutants, posix, shell, sim, tools, torture};
+use crate::{crash_fs, mutants, posix, shell, sim, tools, torture};
 
 /// Where tests write the names of what they skip (see `tests/src/e2e/skip.rs`).
-const SKIP_LOG: &str = "TANDEM_SKIP_LOG";
+pub(crate) const SKIP_LOG: &str = "TANDEM_SKIP_LOG";
 
 #[derive(Args)]
 pub(crate) struct TestOptions {
     /// Seeds of the short simulation.
     #[arg(long, default_value_t = 1000)]
     seeds: u64,
+    /// Images of power losses under the filesystem engine.
+    #[arg(long, default_value_t = 600)]
+    crash_images: u64,
     /// Mutants of the short form.
     #[arg(long, default_value_t = 1)]
     mutants: usize,
@@ -27,7 +30,7 @@ pub(crate) struct TestOptions {
     /// Leave the system's packages alone.
     #[arg(long)]
     no_install: bool,
-    /// Only tests whose names contain this; leaves out the simulation, the demo, posix and the mutants.
+    /// Only tests whose names contain this; leaves out the simulation, the crash images, the demo, posix and the mutants.
     filter: Option<String>,
 }
 
@@ -65,6 +68,7 @@ pub(crate) fn run(options: &TestOptions) -> Result<()> {
             step("simulation", &mut || {
                 shell::run_visibly(&mut sim::command(&shell::release_binary("sim"), options.seeds, 0))
             });
+            step("crash images", &mut || crash_fs::run_some(options.crash_images, &skip_log.path));
             step("demo", &mut || {
                 shell::run_visibly(Command::new(shell::release_binary("tandem")).args(["demo", "--seconds", "10"]))
             });

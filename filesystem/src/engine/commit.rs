@@ -160,6 +160,10 @@ impl<D: BlockDevice> Filesystem<D> {
             blocks.push((place(block.at)?, block.content.bytes(transaction)));
         }
         let commit = [(place(written.commit.at)?, written.commit.content.bytes(transaction))];
+        // Zeros first where the commit block will be: all but its first sector stays as it is then, and a torn one is whole
+        // or none. A commit block that is there in part is a damaged transaction to e2fsck and the kernel, not the log's end.
+        let zeros = vec![0; self.geometry.block_size as usize];
+        blocks.push((commit[0].0, &zeros));
         Ok(vec![self.joined(&blocks), self.joined(&commit)])
     }
 

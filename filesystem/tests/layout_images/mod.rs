@@ -103,6 +103,11 @@ impl Image {
         (!output.status.success() || bad).then_some(said)
     }
 
+    /// Where the file lies.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
     pub(crate) fn read(&self, offset: u64, length: usize) -> Vec<u8> {
         let mut bytes = vec![0; length];
         File::open(&self.path).unwrap().read_exact_at(&mut bytes, offset).unwrap();

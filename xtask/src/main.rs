@@ -1,4 +1,4 @@
-//! The project's own commands: `cargo xtask check | test | sim | model | mutants | torture | crash-fs | posix | bench`.
+//! The project's own commands: `cargo xtask check | test | sim | model | mutants | torture | crash-fs | fuzz-fs | posix | bench`.
 //!
 //! Nothing here is linked into the product. The commands shell out to cargo, fio, qemu and the built binaries, so that what
 //! they measure and test is what a user runs.
@@ -6,6 +6,7 @@
 mod bench;
 mod check;
 mod crash_fs;
+mod fuzz_fs;
 mod model;
 mod mutants;
 mod posix;
@@ -45,6 +46,8 @@ enum Command {
     Posix(posix::PosixOptions),
     /// Lose power under the filesystem engine, and have e2fsck, the kernel and a model judge what is left.
     CrashFs(crash_fs::CrashFsOptions),
+    /// Give the filesystem engine hostile images.
+    FuzzFs(fuzz_fs::FuzzFsOptions),
     /// Measure, side by side with the peers.
     Bench(bench::BenchOptions),
 }
@@ -69,6 +72,7 @@ fn execute(command: &Command) -> Result<()> {
         Command::Torture(options) => torture::run(options),
         Command::Posix(options) => posix::run(options),
         Command::CrashFs(options) => crash_fs::run(options),
+        Command::FuzzFs(options) => fuzz_fs::run(options),
         Command::Bench(options) => bench::run(options),
     }
 }

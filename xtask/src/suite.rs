@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use clap::Args;
 
-use crate::{crash_fs, mutants, posix, shell, sim, tools, torture};
+use crate::{crash_fs, fuzz_fs, mutants, posix, shell, sim, tools, torture};
 
 /// Where tests write the names of what they skip (see `tests/src/e2e/skip.rs`).
 pub(crate) const SKIP_LOG: &str = "TANDEM_SKIP_LOG";
@@ -69,6 +69,7 @@ pub(crate) fn run(options: &TestOptions) -> Result<()> {
                 shell::run_visibly(&mut sim::command(&shell::release_binary("sim"), options.seeds, 0))
             });
             step("crash images", &mut || crash_fs::run_some(options.crash_images, &skip_log.path));
+            step("hostile images", &mut fuzz_fs::run_short);
             step("demo", &mut || {
                 shell::run_visibly(Command::new(shell::release_binary("tandem")).args(["demo", "--seconds", "10"]))
             });

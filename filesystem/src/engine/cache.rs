@@ -33,6 +33,8 @@ struct Entry {
     queued: bool,
     /// Operations that will run again need it.
     pins: u32,
+    /// Which checksums in it were looked at since it was read, one bit each.
+    verified: u128,
     /// The transaction that changed it last, until that content is at home.
     changed_by: Option<TransactionId>,
 }
@@ -57,6 +59,19 @@ impl BlockCache {
         let entry = self.entries.get_mut(&at)?;
         entry.used = true;
         Some(&entry.data)
+    }
+
+    /// True when the checksum of the block's part `index` was found right since the block was read. What edits make of it
+    /// has a right checksum, too.
+    pub fn is_verified(&self, at: BlockNumber, index: u32) -> bool {
+        self.entries.get(&at).is_some_and(|entry| entry.verified & bit(index) != 0)
+    }
+
+    /// Remembers that it was found right.
+    pub fn set_verified(&mut self, at: BlockNumber, index: u32) {
+        if let Some(entry) = self.entries.get_mut(&at) {
+            entry.verified |= bit(index);
+        }
     }
 
     /// The newest content of a block, and the transaction that it belongs to, unless it is at home already.
@@ -89,7 +104,10 @@ impl BlockCache {
         // Before it is here: what somebody waits for must not go at once, even if nothing else can.
         self.shrink_to(self.bytes_max.saturating_sub(data.len()));
         self.bytes += data.len();
-        self.entries.insert(at, Entry { data, kept: Kept::Clean, used: true, queued: true, pins: 0, changed_by: None });
+        self.entries.insert(
+            at,
+            Entry { data, kept: Kept::Clean, used: true, queued: true, pins: 0, changed_by: None, verified: 0 },
+        );
         self.hand.push_back(at);
         // What was forgotten stands there still.
         if self.hand.len() > 2 * self.entries.len() + HAND_SPARE {
@@ -115,7 +133,8 @@ impl BlockCache {
             }
             None => {
                 let kept = Kept::Dirty;
-                self.entries.insert(at, Entry { data, kept, used: true, queued: false, pins: 0, changed_by });
+                self.entries
+                    .insert(at, Entry { data, kept, used: true, queued: false, pins: 0, changed_by, verified: 0 });
                 None
             }
         }
@@ -193,6 +212,11 @@ impl BlockCache {
     }
 }
 
+/// No bit beyond those that there are: such parts are looked at each time.
+fn bit(index: u32) -> u128 {
+    1_u128.checked_shl(index).unwrap_or(0)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -245,6 +269,22 @@ mod tests {
         assert!(cache.get(at(9)).is_some());
         cache.unpin(at(9));
         assert!(cache.get(at(9)).is_none() && cache.get(at(10)).is_none());
+    }
+
+    #[test]
+    fn what_was_verified_is_forgotten_with_the_content_and_kept_through_edits() {
+        let mut cache = BlockCache::new(1 << 20);
+        cache.set_verified(at(1), 3);
+        assert!(!cache.is_verified(at(1), 3), "it is not here");
+        cache.fetched(at(1), block(1));
+        assert!(!cache.is_verified(at(1), 3));
+        cache.set_verified(at(1), 3);
+        cache.set_verified(at(1), 200);
+        cache.replace(at(1), block(2), None);
+        assert!(cache.is_verified(at(1), 3) && !cache.is_verified(at(1), 4) && !cache.is_verified(at(1), 200));
+        cache.forget(at(1));
+        cache.fetched(at(1), block(1));
+        assert!(!cache.is_verified(at(1), 3));
     }
 
     #[test]

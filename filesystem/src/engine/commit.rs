@@ -36,7 +36,11 @@ impl<D: BlockDevice> Filesystem<D> {
                 let over = state.read_only.is_some() || state.journal.is_none();
                 (state.running.is_empty(), over, state.stopping && state.tended)
             };
-            if over || (idle && stopping) {
+            if over {
+                self.mark_broken().await;
+                return;
+            }
+            if idle && stopping {
                 return;
             }
             if idle {

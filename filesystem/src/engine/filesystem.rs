@@ -115,6 +115,8 @@ pub(super) struct State {
     pub(super) fetching: BTreeMap<BlockNumber, bool>,
     /// Why nothing is changed any more.
     pub(super) read_only: Option<String>,
+    /// Something is broken, and the journal does not say so yet.
+    pub(super) unmarked: bool,
     pub(super) free_blocks: u64,
     pub(super) free_inodes: u32,
     /// What the version of an inode is at least before it is counted on.
@@ -183,6 +185,7 @@ impl<D: BlockDevice> Filesystem<D> {
             journal: None,
             fetching: BTreeMap::new(),
             read_only: None,
+            unmarked: false,
             free_blocks: superblock.free_blocks(),
             free_inodes: superblock.free_inodes(),
             version_floor: 0,
@@ -311,6 +314,7 @@ impl<D: BlockDevice> Filesystem<D> {
             Err(Stop::Refused(why)) => Err(Failure::Refused(why)),
             Err(Stop::TooLarge(what)) => Err(Failure::TooLarge(what)),
             Err(Stop::Corrupt(corrupt)) => {
+                state.unmarked |= state.read_only.is_none();
                 self.turn_read_only(&mut state, corrupt.to_string());
                 Err(corrupt.into())
             }

@@ -154,9 +154,36 @@ impl<'a> Handle<'a> {
     /// The descriptor of a group. Errors: [`Stop::Missing`], or what is wrong with it.
     pub fn descriptor(&mut self, group: GroupNumber) -> Result<GroupDescriptor, Stop> {
         let geometry = self.view.geometry;
-        let place = geometry.descriptor_place(group)?;
-        let bytes = self.unobserved(place.block)?;
-        Ok(GroupDescriptor::decode(geometry, group, bytes.get(place.offset as usize..).unwrap_or_default())?)
+        let Place { block, offset } = geometry.descriptor_place(group)?;
+        let index = offset / geometry.descriptor_size.max(1);
+        let verified = self.view.cache.is_verified(block, index);
+        let bytes = self.unobserved(block)?.get(offset as usize..).unwrap_or_default();
+        if verified {
+            return Ok(GroupDescriptor::decode_verified(geometry, group, bytes)?);
+        }
+        let descriptor = GroupDescriptor::decode(geometry, group, bytes)?;
+        self.view.cache.set_verified(block, index);
+        Ok(descriptor)
+    }
+
+    /// A group's bitmap was found to have the checksum that its descriptor says, once for each time it is read.
+    pub(super) fn verify_bitmap(
+        &mut self,
+        kind: BitmapKind,
+        group: GroupNumber,
+        descriptor: &GroupDescriptor,
+    ) -> Result<(), Stop> {
+        let geometry = self.view.geometry;
+        let at = match kind {
+            BitmapKind::Blocks => descriptor.block_bitmap,
+            BitmapKind::Inodes => descriptor.inode_bitmap,
+        };
+        // What this operation has edited was looked at before, and has not got its place in the cache yet.
+        if self.edits.get(at).is_none() && !self.view.cache.is_verified(at, 0) {
+            Bitmap::new(geometry, kind, group, self.unobserved(at)?)?.verify(geometry, descriptor)?;
+            self.view.cache.set_verified(at, 0);
+        }
+        Ok(())
     }
 
     /// A block of which nothing is told to whoever asked for the operation: descriptors and bitmaps, which change all the time.
@@ -281,20 +308,17 @@ impl<'a> Handle<'a> {
         windows: bool,
     ) -> Result<Cow<'_, [u8]>, Stop> {
         let at = descriptor.block_bitmap;
-        let geometry = self.view.geometry;
         let former: Vec<Bytes> =
             [self.view.running.bitmap_before(at), self.view.closing.and_then(|closed| closed.bitmaps_before.get(&at))]
                 .into_iter()
                 .flatten()
                 .cloned()
                 .collect();
+        self.verify_bitmap(BitmapKind::Blocks, group, descriptor)?;
         let edited = self.edits.get(at).is_some();
         // Of the operation's own frees, nothing is available either.
         let unedited = if edited { self.view.cache.get(at).cloned() } else { None };
-        let current = self.block(at)?;
-        if !edited {
-            Bitmap::new(geometry, BitmapKind::Blocks, group, current)?.verify(geometry, descriptor)?;
-        }
+        let geometry = self.view.geometry;
         let blocks = geometry.group_blocks(group)?;
         let claims = self.edits.data.claims.iter().filter_map(|claim| claim.within(blocks));
         let mut held: Vec<BlockRun> = self.view.table.held_within(blocks).chain(claims).collect();
@@ -352,10 +376,7 @@ impl<'a> Handle<'a> {
             return Err(Corrupt::new(Structure::BlockBitmap, u64::from(group.0), what).into());
         }
         let at = descriptor.block_bitmap;
-        if self.edits.get(at).is_none() {
-            let bits = Bitmap::new(geometry, BitmapKind::Blocks, group, self.block(at)?)?;
-            bits.verify(geometry, &descriptor)?;
-        }
+        self.verify_bitmap(BitmapKind::Blocks, group, &descriptor)?;
         self.edits.mark_bitmap(at);
         let mut bits = Bitmap::new(geometry, BitmapKind::Blocks, group, self.block_mut(at)?)?;
         bits.give(run)?;

@@ -91,8 +91,7 @@ impl Handle<'_> {
         if descriptor.free_inodes == 0 {
             return Ok(None);
         }
-        let fresh = descriptor.is_inode_bitmap_uninit();
-        if fresh {
+        if descriptor.is_inode_bitmap_uninit() {
             let at = descriptor.inode_bitmap;
             bitmap::uninit_inode_bitmap(geometry, group, self.new_block(at)?)?;
             descriptor.flags &= !INODE_UNINIT;
@@ -100,11 +99,8 @@ impl Handle<'_> {
         // The inodes before the first that a file may have are the filesystem's own.
         let reserved = geometry.first_inode.0 - 1;
         let from = reserved.saturating_sub(group.0.saturating_mul(geometry.inodes_per_group));
-        let at = descriptor.inode_bitmap;
-        let bits = Bitmap::new(geometry, BitmapKind::Inodes, group, self.block(at)?)?;
-        if !fresh {
-            bits.verify(geometry, &descriptor)?;
-        }
+        self.verify_bitmap(BitmapKind::Inodes, group, &descriptor)?;
+        let bits = Bitmap::new(geometry, BitmapKind::Inodes, group, self.block(descriptor.inode_bitmap)?)?;
         let Some(bit) = bits.next_free(from) else { return Ok(None) };
         let per_block = geometry.block_size / geometry.inode_size;
         let mut neighbours = bit / per_block * per_block..(bit / per_block + 1) * per_block;

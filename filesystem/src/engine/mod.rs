@@ -1,6 +1,7 @@
 //! The engine: blocks in memory, operations on them, and the transactions that make them durable.
 
 mod attributes;
+mod broken;
 mod cache;
 mod commit;
 mod data;

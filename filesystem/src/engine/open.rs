@@ -14,11 +14,11 @@ use crate::journal::recovery::Replay;
 use crate::journal::{
     CommitTime, JournalMap, JournalSuperblock, LogEnd, LogIndex, LogSpace, Outcome, Recovery, Refusal, Step,
 };
-use crate::layout::Corrupt;
 use crate::layout::file_kind::FileKind;
 use crate::layout::mmp::{MultiMount, multi_mount};
 use crate::layout::superblock::{SUPERBLOCK_BYTES, SUPERBLOCK_OFFSET, Superblock, Unusable};
 use crate::layout::timestamp::Timestamp;
+use crate::layout::{Corrupt, Structure};
 use crate::map::FileMap;
 use crate::units::{BlockNumber, BlockRun, FileBlock, GroupNumber, InodeNumber, TransactionId};
 
@@ -169,27 +169,29 @@ impl<D: BlockDevice> Filesystem<D> {
 
     /// Where the journal lies. Errors: its inode is none of a file without holes.
     async fn journal_map(&self, inode: InodeNumber) -> Result<JournalMap, OpenError> {
-        let extents = self.run(|handle| {
-            let found = handle.inode(inode)?;
-            let broken = |what| Corrupt::new(crate::layout::Structure::Inode, u64::from(inode.0), what);
-            if found.mode.kind() != Some(FileKind::Regular) {
-                return Err(broken("the journal is no regular file").into());
+        let broken = |what| Corrupt::new(Structure::Inode, u64::from(inode.0), what);
+        let found = self.run(|handle| handle.inode(inode)).await?.value;
+        if found.mode.kind() != Some(FileKind::Regular) {
+            return Err(broken("the journal is no regular file").into());
+        }
+        // No block is in it twice. Without this bound a map that leads to the same blocks again and again would be followed.
+        let blocks = found.size / u64::from(self.geometry.block_size);
+        let blocks = u32::try_from(blocks).ok().filter(|blocks| u64::from(*blocks) <= self.geometry.block_count);
+        let blocks = blocks.ok_or(broken("the journal is too long"))?;
+        let mut extents = Vec::new();
+        let mut at = 0;
+        while at < blocks {
+            let next = self.run(|handle| {
+                FileMap::of_inode(&found, inode, &handle.inode_rules(), BlockNumber(0)).next(handle, FileBlock(at))
+            });
+            let Some(extent) = next.await?.value else { break };
+            if extent.file.0 != at {
+                return Err(broken("the journal has a hole").into());
             }
-            let map = FileMap::of_inode(&found, inode, &handle.inode_rules(), BlockNumber(0));
-            let blocks = u32::try_from(found.size / u64::from(handle.geometry().block_size));
-            let blocks = blocks.map_err(|_| broken("the journal is too long"))?;
-            let mut extents = Vec::new();
-            let mut at = 0;
-            while at < blocks
-                && let Some(extent) = map.next(handle, FileBlock(at))?
-            {
-                let count = extent.run.count.min(blocks.saturating_sub(extent.file.0));
-                extents.push((LogIndex(extent.file.0), BlockRun::new(extent.run.start, count)));
-                at = extent.end();
-            }
-            Ok(extents)
-        });
-        Ok(JournalMap::new(&extents.await?.value)?)
+            extents.push((LogIndex(at), BlockRun::new(extent.run.start, extent.run.count.min(blocks - at))));
+            at = extent.end();
+        }
+        Ok(JournalMap::new(&extents)?)
     }
 
     async fn scan_log(&self, journal: JournalSuperblock, map: &JournalMap) -> Result<Outcome, OpenError> {
@@ -219,7 +221,11 @@ impl<D: BlockDevice> Filesystem<D> {
             let restored = futures_util::future::try_join_all(restored).await?;
             if read_only {
                 let cache = &mut self.state.borrow_mut().cache;
-                restored.into_iter().for_each(|(home, content)| drop(cache.replace(home, content, None)));
+                for (home, content) in restored {
+                    // What was read to find the journal may be old, and what was found right in it is.
+                    cache.forget(home);
+                    cache.replace(home, content, None);
+                }
             } else {
                 let size = u64::from(self.geometry.block_size);
                 let writes = restored.into_iter().map(|(home, data)| self.device.write(home.0 * size, data, false));

@@ -173,6 +173,12 @@ impl JournalSuperblock {
         self.raw.sequence = U32::new(sequence.0);
     }
 
+    /// Leaves the mark of an aborted journal: a positive `errno`, which the kernel and e2fsck take over into the filesystem's
+    /// state.
+    pub fn set_error_number(&mut self, errno: u32) {
+        self.raw.error = U32::new(errno.wrapping_neg());
+    }
+
     /// Takes away the mark of an aborted journal.
     pub fn clear_error(&mut self) {
         self.raw.error = U32::ZERO;

@@ -88,17 +88,27 @@ impl GroupDescriptor {
     /// what is wrong with it.
     pub fn decode(geometry: &Geometry, group: GroupNumber, bytes: &[u8]) -> Result<Self, Corrupt> {
         let bytes = bytes.get(..geometry.descriptor_size as usize).ok_or(broken(group, "it is cut short"))?;
-        let (low, rest) = RawLow::ref_from_prefix(bytes).map_err(|_| broken(group, "it is cut short"))?;
-        if low.checksum.get() != checksum(geometry, group, bytes).unwrap_or(low.checksum.get()) {
+        let stored = bytes.get(CHECKSUM_AT..AFTER_CHECKSUM).and_then(|field| field.try_into().ok());
+        if checksum(geometry, group, bytes).is_some_and(|sum| stored.map(u16::from_le_bytes) != Some(sum)) {
             return Err(broken(group, "its checksum is wrong"));
         }
+        let descriptor = Self::decode_verified(geometry, group, bytes)?;
+        descriptor.check(geometry, group)?;
+        Ok(descriptor)
+    }
+
+    /// Decodes a descriptor that [`Self::decode`] has found right, or that was written by [`Self::encode`]. Errors: `bytes` is
+    /// too short.
+    pub fn decode_verified(geometry: &Geometry, group: GroupNumber, bytes: &[u8]) -> Result<Self, Corrupt> {
+        let bytes = bytes.get(..geometry.descriptor_size as usize).ok_or(broken(group, "it is cut short"))?;
+        let (low, rest) = RawLow::ref_from_prefix(bytes).map_err(|_| broken(group, "it is cut short"))?;
         let high = RawHigh::ref_from_prefix(rest).ok().map(|(high, _)| high).filter(|_| is_wide(geometry));
         let block =
             |low: U32, high: Option<U32>| BlockNumber(u64::from(low.get()) | u64::from(high.map_or(0, U32::get)) << 32);
         let count = |low: U16, high: Option<U16>| u32::from(low.get()) | u32::from(high.map_or(0, U16::get)) << 16;
         let checked = geometry.descriptor_checksum != DescriptorChecksum::None;
         let unused = count(low.itable_unused, high.map(|high| high.itable_unused));
-        let descriptor = Self {
+        Ok(Self {
             block_bitmap: block(low.block_bitmap, high.map(|high| high.block_bitmap)),
             inode_bitmap: block(low.inode_bitmap, high.map(|high| high.inode_bitmap)),
             inode_table: block(low.inode_table, high.map(|high| high.inode_table)),
@@ -110,9 +120,7 @@ impl GroupDescriptor {
             block_bitmap_checksum: count(low.block_bitmap_csum, high.map(|high| high.block_bitmap_csum)),
             inode_bitmap_checksum: count(low.inode_bitmap_csum, high.map(|high| high.inode_bitmap_csum)),
             checked,
-        };
-        descriptor.check(geometry, group)?;
-        Ok(descriptor)
+        })
     }
 
     /// Writes it over the descriptor of `group` at the start of `bytes`, with its checksum. What has no field here stays

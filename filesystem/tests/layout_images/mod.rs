@@ -73,6 +73,18 @@ impl Image {
         assert!(output.status.success(), "debugfs {request}: {}", text(&output));
     }
 
+    /// What debugfs answers to one command.
+    pub(crate) fn asked(&self, request: &str) -> String {
+        let output = tool("debugfs").args(["-R", request]).arg(&self.path).output().unwrap();
+        assert!(output.status.success(), "debugfs {request}: {}", text(&output));
+        text(&output)
+    }
+
+    /// What `e2fsck -y` says while it repairs; it decides by the state whether there is anything to look at.
+    pub(crate) fn repair(&self) -> String {
+        text(&tool("e2fsck").arg("-y").arg(&self.path).output().unwrap())
+    }
+
     /// Puts some files and directories into it.
     pub(crate) fn populate(&self) {
         let file = self.path.with_file_name("file");

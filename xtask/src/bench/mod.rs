@@ -5,6 +5,7 @@ mod budget;
 mod busy;
 mod cluster;
 mod drbd;
+mod files;
 mod fio;
 mod floor;
 mod gluster;
@@ -34,6 +35,8 @@ enum What {
     Busy(busy::BusyOptions),
     /// DRBD, protocol C, and Tandem on the same disks of the same two emulated guests.
     Drbd(drbd::DrbdOptions),
+    /// The filesystem engine, and the kernel's ext4 on the same disk.
+    Files(files::FilesOptions),
     /// Memory and processor time of a node with ten idle 100 GB volumes.
     Idle(idle::IdleOptions),
     /// Speed of a full resync, what clients feel of it, and whether holes stay holes.
@@ -47,6 +50,7 @@ pub(crate) fn run(options: &BenchOptions) -> Result<()> {
         What::Budget(options) => budget::run(options),
         What::Busy(options) => busy::run(options),
         What::Drbd(options) => drbd::run(options),
+        What::Files(options) => files::run(options),
         What::Idle(options) => idle::run(options),
         What::Resync(options) => resync::run(options),
     }

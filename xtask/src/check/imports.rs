@@ -46,6 +46,7 @@ fn allowed(package: &str) -> Option<Allowed> {
         "replication" => Allowed::These(&["proto"]),
         "filesystem" | "gateway-nbd" => Allowed::These(&["block-device"]),
         "gateway-nfs" | "gateway-smb" => Allowed::These(&["filesystem", "block-device"]),
+        "fuzz-harness" => Allowed::These(&["filesystem", "block-device"]),
         "storage-node" => Allowed::Product,
         "tandem-tests" | "tandem-benches" => Allowed::Anything,
         _ => return None,
@@ -56,7 +57,7 @@ fn allowed(package: &str) -> Option<Allowed> {
 const PURE_PACKAGES: &[&str] = &["proto", "replication"];
 
 /// Packages that nobody imports.
-const LEAVES: &[&str] = &["tandem-tests", "tandem-benches", "xtask"];
+const LEAVES: &[&str] = &["tandem-tests", "tandem-benches", "fuzz-harness", "xtask"];
 
 /// Reads the output of `cargo metadata --no-deps`.
 pub(super) fn parse(json: &[u8]) -> Result<Vec<Package>> {

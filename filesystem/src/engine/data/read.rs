@@ -44,12 +44,13 @@ struct Plan {
 impl Handle<'_> {
     fn plan_read(&mut self, file: InodeNumber, offset: u64, length: usize) -> Result<Plan, Stop> {
         let inode = self.regular_file(file)?;
-        let size = self.visible_size(file, &inode);
+        let block_bytes = u64::from(self.geometry().block_size);
+        // A length that no map can reach was written by somebody else; there is nothing where blocks cannot be numbered.
+        let size = self.visible_size(file, &inode).min(u64::from(FILE_BLOCKS_MAX) * block_bytes);
         let length = (length.min(READ_BYTES_MAX) as u64).min(size.saturating_sub(offset));
         if length == 0 {
             return Ok(Plan::default());
         }
-        let block_bytes = u64::from(self.geometry().block_size);
         let (first, last) = ((offset / block_bytes) as u32, ((offset + length - 1) / block_bytes) as u32);
         let mut lookup = Lookup::new(self.file_map(file, &inode));
         let mut pieces = Vec::new();
@@ -62,6 +63,8 @@ impl Handle<'_> {
             }
             let until = self.next_page(file, at).map_or(last + 1, |next| next.min(last + 1));
             let piece = match lookup.at(self, at)? {
+                // Beyond what the map can hold.
+                Mapping::Hole { count: 0 } => Piece::Zeros(until - at),
                 Mapping::Hole { count } => Piece::Zeros(count.min(until - at)),
                 Mapping::Mapped { run, unwritten: true } => Piece::Zeros(run.count.min(until - at)),
                 Mapping::Mapped { run, .. } => self.on_device(BlockRun::new(run.start, run.count.min(until - at)))?,
@@ -104,11 +107,11 @@ impl Handle<'_> {
     /// Errors: [`crate::Refusal`]s of a file that is no regular one.
     pub fn seek(&mut self, file: InodeNumber, from: u64, what: Seek) -> Result<Option<u64>, Stop> {
         let inode = self.regular_file(file)?;
-        let size = self.visible_size(file, &inode);
+        let block_bytes = u64::from(self.geometry().block_size);
+        let size = self.visible_size(file, &inode).min(u64::from(FILE_BLOCKS_MAX) * block_bytes);
         if from >= size {
             return Ok(None);
         }
-        let block_bytes = u64::from(self.geometry().block_size);
         let map = self.file_map(file, &inode);
         let mut at = (from / block_bytes) as u32;
         let end = size.div_ceil(block_bytes).min(u64::from(FILE_BLOCKS_MAX)) as u32;
@@ -119,6 +122,8 @@ impl Handle<'_> {
                 let until = self.next_page(file, at).map_or(u32::MAX, |next| next - at);
                 match map.lookup(self, FileBlock(at))? {
                     Mapping::Mapped { run, unwritten } => (!unwritten, run.count.min(until)),
+                    // Beyond what the map can hold.
+                    Mapping::Hole { count: 0 } => (false, end - at),
                     Mapping::Hole { count } => (false, count.min(until)),
                 }
             };

@@ -1,0 +1,9 @@
+//! The fuzzer's way to [`Target::Mount`].
+#![no_main]
+
+use fuzz_harness::Target;
+use libfuzzer_sys::fuzz_target;
+
+fuzz_target!(|bytes: &[u8]| {
+    Target::Mount.run(bytes);
+});

@@ -1,0 +1,9 @@
+//! The fuzzer's way to [`Target::Read`].
+#![no_main]
+
+use fuzz_harness::Target;
+use libfuzzer_sys::fuzz_target;
+
+fuzz_target!(|bytes: &[u8]| {
+    Target::Read.run(bytes);
+});

@@ -9,6 +9,7 @@ use std::collections::btree_map::Entry;
 use std::rc::Rc;
 
 use block_device::{BlockDevice, BlockError, ByteRange};
+use bytes::Bytes;
 use thiserror::Error;
 use tokio::sync::{Notify, watch};
 
@@ -400,7 +401,8 @@ impl<D: BlockDevice> Filesystem<D> {
         let length = u64::from(self.geometry.block_size);
         let data = self.device.read(ByteRange { offset: at.0 * length, length }).await?;
         if fetch.is_valid() {
-            self.state.borrow_mut().cache.fetched(at, data);
+            // A buffer of its own: the volume's is aligned, or a part of a larger one, and takes more memory than it has bytes.
+            self.state.borrow_mut().cache.fetched(at, Bytes::copy_from_slice(&data));
         }
         Ok(())
     }

@@ -6,7 +6,6 @@
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 
-use block_device::AlignedBuf;
 use bytes::Bytes;
 
 use super::cache::BlockCache;
@@ -19,7 +18,8 @@ use crate::units::{BlockNumber, BlockRun, InodeNumber, TransactionId};
 /// The changes of one operation.
 #[derive(Debug, Default)]
 pub struct Edits {
-    blocks: BTreeMap<BlockNumber, AlignedBuf>,
+    /// Not aligned: whatever is written is gathered into larger buffers, and aligned ones of one block waste as much again.
+    blocks: BTreeMap<BlockNumber, Vec<u8>>,
     /// Metadata that was given back: the log has to revoke it.
     freed_metadata: BTreeSet<BlockNumber>,
     /// All that was given back, in order; it can be used again when the transaction is durable.
@@ -49,9 +49,7 @@ impl Edits {
             Entry::Occupied(edited) => Some(edited.into_mut()),
             Entry::Vacant(place) => {
                 let current = current()?;
-                let mut copy = AlignedBuf::zeroed(current.len());
-                copy.copy_from_slice(&current);
-                Some(place.insert(copy))
+                Some(place.insert(current.to_vec()))
             }
         }
     }
@@ -59,7 +57,7 @@ impl Edits {
     /// A block of `block_bytes` zeros in place of whatever it held.
     pub fn create(&mut self, at: BlockNumber, block_bytes: usize) -> &mut [u8] {
         self.freed_metadata.remove(&at);
-        self.blocks.insert(at, AlignedBuf::zeroed(block_bytes));
+        self.blocks.insert(at, vec![0; block_bytes]);
         self.blocks.get_mut(&at).map(|buf| &mut **buf).unwrap_or_default()
     }
 
@@ -223,7 +221,7 @@ impl Transaction {
             self.revokes.insert(at);
         }
         for (at, buf) in blocks {
-            let before = cache.replace(at, buf.freeze(), Some(self.id));
+            let before = cache.replace(at, Bytes::from(buf), Some(self.id));
             if let (true, Some(before)) = (bitmaps.contains(&at), before) {
                 self.bitmaps_before.entry(at).or_insert(before);
             }

@@ -29,10 +29,8 @@ impl Content {
     }
 
     /// A buffer with the same bytes, to be changed.
-    pub(crate) fn to_buffer(&self) -> AlignedBuf {
-        let mut buffer = AlignedBuf::zeroed(self.length);
-        buffer.copy_from_slice(self.bytes());
-        buffer
+    pub(crate) fn to_buffer(&self) -> Vec<u8> {
+        self.bytes().to_vec()
     }
 
     /// True when `next` follows in the same buffer.

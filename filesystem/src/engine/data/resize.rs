@@ -143,7 +143,7 @@ impl Handle<'_> {
             (Some(mut page), Mapping::Mapped { run, unwritten: false }) => {
                 let mut buffer = page.content.to_buffer();
                 buffer[inside].fill(0);
-                page.content = Content::whole(buffer.freeze());
+                page.content = Content::whole(buffer.into());
                 self.expect_data(run)?;
                 self.journal_content(run.start, &page);
                 self.drop_page(file, at, unit_of(&map));
@@ -151,7 +151,7 @@ impl Handle<'_> {
             (Some(page), _) => {
                 let mut buffer = page.content.to_buffer();
                 buffer[inside].fill(0);
-                self.put_page(file, at, Content::whole(buffer.freeze()), page.reserved);
+                self.put_page(file, at, Content::whole(buffer.into()), page.reserved);
             }
             (None, Mapping::Mapped { run, unwritten: false }) => {
                 if self.block(run.start)?.get(inside.clone()).is_some_and(|bytes| bytes.iter().any(|byte| *byte != 0)) {

@@ -111,14 +111,14 @@ impl Handle<'_> {
             let mut buffer = match (former, mapping) {
                 (Some(page), _) => page.content.to_buffer(),
                 (None, Some(Mapping::Mapped { run, unwritten: false })) if inside.start > 0 || inside.end < kept => {
-                    let mut buffer = block_device::AlignedBuf::zeroed(block_bytes);
+                    let mut buffer = vec![0; block_bytes];
                     buffer[..kept].copy_from_slice(&self.block(run.start)?[..kept]);
                     buffer
                 }
-                _ => block_device::AlignedBuf::zeroed(block_bytes),
+                _ => vec![0; block_bytes],
             };
             buffer[inside].copy_from_slice(piece.bytes());
-            Content::whole(buffer.freeze())
+            Content::whole(buffer.into())
         };
         self.put_page(file, at, content, reserved);
         Ok(())

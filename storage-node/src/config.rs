@@ -7,6 +7,7 @@
 //! insecure_plaintext = false
 //! scrub_period_days = 14
 //! extent_idle_seconds = 30
+//! filesystem_cache_bytes_max = 268435456
 //!
 //! [listen]
 //! peer = "127.0.0.1:7400"
@@ -37,6 +38,9 @@ pub const DEVICES_MAX: usize = 256;
 pub const SCRUB_PERIOD_DAYS_MAX: u64 = 365;
 /// Longest time after which an idle extent becomes cold.
 pub const EXTENT_IDLE_SECONDS_MAX: u64 = 3600;
+
+/// Least cache of a filesystem: the bitmaps of a large one, and some more.
+pub const FILESYSTEM_CACHE_BYTES_MIN: usize = 16 << 20;
 
 const DAY_SECONDS: u64 = 24 * 3600;
 
@@ -108,6 +112,9 @@ pub struct NodeConfig {
     /// Seconds without a write after which an extent becomes cold: it is not compared any more after a crash.
     #[serde(default = "extent_idle_seconds_default")]
     pub extent_idle_seconds: u64,
+    /// Bytes that the engine of one open filesystem keeps in memory, beyond what is changed and not written home yet.
+    #[serde(default = "filesystem_cache_bytes_max_default")]
+    pub filesystem_cache_bytes_max: usize,
     /// Timers of the replication protocol. They must be the same on every node.
     #[serde(default)]
     pub timing: TimingConfig,
@@ -187,6 +194,10 @@ fn scrub_period_days_default() -> u64 {
 
 fn extent_idle_seconds_default() -> u64 {
     Timing::default().extent_idle.0 / 1_000_000
+}
+
+fn filesystem_cache_bytes_max_default() -> usize {
+    256 << 20
 }
 
 impl Default for Listen {
@@ -297,6 +308,10 @@ impl NodeConfig {
         if !(1..=EXTENT_IDLE_SECONDS_MAX).contains(&self.extent_idle_seconds) {
             let given = self.extent_idle_seconds;
             return Err(("extent_idle_seconds", format!("{given} is outside 1 to {EXTENT_IDLE_SECONDS_MAX}")));
+        }
+        if self.filesystem_cache_bytes_max < FILESYSTEM_CACHE_BYTES_MIN {
+            let why = format!("it must be at least {FILESYSTEM_CACHE_BYTES_MIN} (16 MiB)");
+            return Err(("filesystem_cache_bytes_max", why));
         }
         self.check_addresses()?;
         self.check_timing()
@@ -474,6 +489,13 @@ mod tests {
         let config = parse(&format!("{base}extent_idle_seconds = 1\n")).expect("valid");
         assert_eq!(config.replica_timing(false).extent_idle, Micros::from_secs(1));
         assert!(error(&format!("{base}extent_idle_seconds = 0\n")).contains("1 to 3600"));
+    }
+
+    #[test]
+    fn a_filesystem_has_room_for_its_bitmaps() {
+        let base = "name = \"a\"\ndata_dir = \"/d\"\n";
+        assert_eq!(parse(base).expect("valid").filesystem_cache_bytes_max, 256 << 20);
+        assert!(error(&format!("{base}filesystem_cache_bytes_max = 1000\n")).contains("16 MiB"));
     }
 
     #[test]

@@ -6,6 +6,7 @@ pub mod config;
 pub mod demo;
 pub mod disk;
 pub mod fault;
+pub mod files;
 mod lock_wait;
 pub mod net;
 pub mod node;

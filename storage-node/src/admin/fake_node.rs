@@ -9,9 +9,13 @@ use proto::{ClusterId, Incarnation, NodeId, RequestId, Timestamp, VolumeId};
 use replication::config::command::CommandBody;
 use replication::config::{ClusterState, Command, NodeCommand, NodeRecord, Outcome};
 use replication::event::Control;
-use tokio::sync::{broadcast, watch};
+use tokio::sync::{broadcast, mpsc, watch};
 
 use super::operations::*;
+use crate::files::check::Verdict;
+use crate::files::error::FilesError;
+use crate::files::make::Progress;
+use crate::files::mounted::FilesHandle;
 use crate::raft::RaftStatus;
 
 /// See the module.
@@ -147,6 +151,27 @@ impl NodeOperations for FakeNode {
 
     fn attach(&self, _: VolumeId) -> BoxFuture<'_, Result<(), OperationError>> {
         Box::pin(async { Ok(()) })
+    }
+
+    fn files(&self, _: VolumeId) -> BoxFuture<'_, Result<FilesHandle, FilesError>> {
+        Box::pin(async { Err(FilesError::NoFilesystem) })
+    }
+
+    fn close_files(&self, _: VolumeId) -> BoxFuture<'_, bool> {
+        Box::pin(async { true })
+    }
+
+    fn make_filesystem(
+        &self,
+        _: VolumeId,
+        _: bool,
+        _: mpsc::Sender<Progress>,
+    ) -> BoxFuture<'_, Result<(), FilesError>> {
+        Box::pin(async { Err(FilesError::Clients(1)) })
+    }
+
+    fn check_filesystem(&self, _: VolumeId) -> BoxFuture<'_, Result<(Verdict, Option<String>), FilesError>> {
+        Box::pin(async { Err(FilesError::NoFilesystem) })
     }
 
     fn stop(&self) {

@@ -12,6 +12,7 @@ mod convert;
 pub mod errors;
 #[cfg(test)]
 mod fake_node;
+mod files;
 mod force;
 pub mod health;
 mod node;
@@ -60,6 +61,7 @@ pub async fn serve(
         .http2_keepalive_interval(Some(Duration::from_secs(10)))
         .add_service(pb::cluster_server::ClusterServer::new(cluster::ClusterService::new(context.clone())))
         .add_service(pb::volume_server::VolumeServer::new(volume::VolumeService::new(context.clone())))
+        .add_service(pb::files_server::FilesServer::new(files::FilesService::new(context.clone())))
         .add_service(pb::watch_server::WatchServer::new(watch::WatchService::new(context.clone(), stopped)))
         .add_service(pb::node_server::NodeServer::new(node::NodeService::new(context)))
         .serve_with_incoming_shutdown(connections(listener), async move {

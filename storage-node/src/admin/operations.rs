@@ -19,8 +19,12 @@ use replication::Notice;
 use replication::config::{ClusterState, Command, NodeRecord, Outcome};
 use replication::event::Control;
 use thiserror::Error;
-use tokio::sync::{broadcast, watch};
+use tokio::sync::{broadcast, mpsc, watch};
 
+use crate::files::check::Verdict;
+use crate::files::error::FilesError;
+use crate::files::make::Progress;
+use crate::files::mounted::FilesHandle;
 use crate::raft::RaftStatus;
 use crate::volume::handle::CopyStatistics;
 
@@ -223,6 +227,25 @@ pub trait NodeOperations: Send + Sync + 'static {
     /// Passes a wish to the local replica of the volume (`Switchover` and `Scrub` on the primary, `Detach`). Returns when it is
     /// handed over, not when it is done. `NotFound` when there is no such replica here.
     fn control(&self, volume: VolumeId, control: Control) -> BoxFuture<'_, Result<(), OperationError>>;
+
+    /// The filesystem of a volume that this node serves, opened if it is not open.
+    fn files(&self, volume: VolumeId) -> BoxFuture<'_, Result<FilesHandle, FilesError>>;
+
+    /// Closes it, if it is open. False: it is not closed yet.
+    fn close_files(&self, volume: VolumeId) -> BoxFuture<'_, bool>;
+
+    /// Makes a filesystem in a volume that this node serves; what the volume holds is lost if `force`, and otherwise a
+    /// refusal.
+    fn make_filesystem(
+        &self,
+        volume: VolumeId,
+        force: bool,
+        progress: mpsc::Sender<Progress>,
+    ) -> BoxFuture<'_, Result<(), FilesError>>;
+
+    /// Has e2fsck look at the filesystem of a volume that this node serves. Also gives why the engine does not open it, if
+    /// so.
+    fn check_filesystem(&self, volume: VolumeId) -> BoxFuture<'_, Result<(Verdict, Option<String>), FilesError>>;
 
     /// Opens the local store again after a detach or a failure, clearing its failed mark; it comes back as a resync
     /// target.

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use super::fs_arguments::FsCommand;
 use crate::admin::validate::{check_name, parse_size};
 
 /// Told under `--help`, and in `docs/operations.md`.
@@ -20,8 +21,9 @@ Exit codes:
   3  not reachable: the node, or a majority of the cluster, does not answer
   4  refused: a guard protects data, or the name is taken; the message says what would be safe
   5  timeout: no outcome in time; it may still take effect
-  6  no such node, volume or copy
-  7  damaged: a verify found blocks that are not as they should be, or a scrub could not mend them all";
+  6  no such node, volume, copy or file; or the volume has no filesystem
+  7  damaged: a verify found blocks that are not as they should be, a scrub could not mend them all, or a filesystem is
+     not sound";
 
 /// Two boxes and a witness as one reliable block store.
 #[derive(Debug, Parser)]
@@ -61,6 +63,9 @@ pub(crate) enum Command {
     /// Create, show and change volumes
     #[command(subcommand)]
     Volume(VolumeCommand),
+    /// Work with the files in a volume, or make its filesystem
+    #[command(subcommand)]
+    Fs(FsCommand),
     /// Last resort, on the machine of a stopped node: it goes on alone because all other voters are gone for good
     RecoverQuorum {
         /// The node's configuration file
@@ -151,6 +156,13 @@ pub(crate) enum AckPolicy {
     Durable,
 }
 
+/// A filesystem that can be made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum FilesystemKind {
+    /// With a journal; any Linux can mount it, too
+    Ext4,
+}
+
 #[derive(Debug, Subcommand)]
 pub(crate) enum VolumeCommand {
     /// Create a volume
@@ -170,6 +182,9 @@ pub(crate) enum VolumeCommand {
         /// Write the backing files once in full, so that space is reserved and no later write allocates
         #[arg(long)]
         preallocate: bool,
+        /// Make a filesystem in it; waits, with a progress bar, until that is done. At least 16M
+        #[arg(long, value_enum, value_name = "KIND")]
+        fs: Option<FilesystemKind>,
         /// Wait, with a progress bar, until it serves
         #[arg(long)]
         wait: bool,
@@ -340,7 +355,7 @@ mod tests {
     #[test]
     fn volume_create_reads_units_and_places() {
         let line = "tandem volume create vm --size 20G --node box-a --node box-b --ack durable --preallocate --wait";
-        let Command::Volume(VolumeCommand::Create { name, size, nodes, ack, preallocate, wait }) =
+        let Command::Volume(VolumeCommand::Create { name, size, nodes, ack, preallocate, fs: None, wait }) =
             parse(line).unwrap().command
         else {
             panic!("not a create");
@@ -359,6 +374,8 @@ mod tests {
             ("tandem volume force-primary vm", "--to"),
             ("tandem volume switchover vm --timeout 0", "1..=3600"),
             ("tandem demo --seconds 1", "8.."),
+            ("tandem volume create vm --size 1G --fs xfs", "ext4"),
+            ("tandem fs ls /a/b", "VOLUME:PATH"),
         ] {
             let error = parse(line).unwrap_err();
             assert_eq!(error.exit_code(), 2, "{line}");

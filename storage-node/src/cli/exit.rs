@@ -47,6 +47,21 @@ impl Failure {
     }
 }
 
+impl Failure {
+    /// The same with another text.
+    pub(crate) fn map(self, change: impl FnOnce(String) -> String) -> Self {
+        match self {
+            Failure::Failed(text) => Failure::Failed(change(text)),
+            Failure::Usage(text) => Failure::Usage(change(text)),
+            Failure::Unreachable(text) => Failure::Unreachable(change(text)),
+            Failure::Refused(text) => Failure::Refused(change(text)),
+            Failure::Timeout(text) => Failure::Timeout(change(text)),
+            Failure::NotFound(text) => Failure::NotFound(change(text)),
+            Failure::Damaged(text) => Failure::Damaged(change(text)),
+        }
+    }
+}
+
 impl From<Status> for Failure {
     fn from(status: Status) -> Self {
         let text = status.message().to_owned();

@@ -4,6 +4,8 @@ mod arguments;
 mod cluster;
 mod daemon;
 mod exit;
+mod fs;
+mod fs_arguments;
 mod json;
 mod progress;
 mod recover;
@@ -12,6 +14,7 @@ mod scrub;
 mod session;
 mod table;
 mod text;
+mod transfer;
 mod volume;
 mod watch;
 
@@ -63,6 +66,7 @@ async fn ask(session: &Session, command: Command) -> Result<(), Failure> {
             NodeCommand::Stop => cluster::stop_node(session).await,
         },
         Command::Volume(command) => volume::run(session, command).await,
+        Command::Fs(command) => fs::run(session, command).await,
         Command::Watch { volume } => watch::watch(session, volume.unwrap_or_default()).await,
         Command::Node(_)
         | Command::Witness { .. }

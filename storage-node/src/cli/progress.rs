@@ -32,6 +32,13 @@ pub(super) async fn until_serving(session: &Session, volume: &str) -> Result<(),
     .map(|_| ())
 }
 
+/// Waits until the volume serves and all its copies are in sync. A store that cannot be made ends the wait.
+pub(super) async fn until_all_in_sync(session: &Session, volume: &str) -> Result<(), Failure> {
+    until_serving(session, volume).await?;
+    let in_sync = |reply: &pb::ShowVolumeReply| reply.replicas.iter().all(|replica| replica.in_sync).then_some(Ok(()));
+    watch(session, volume, in_sync).await.map(drop)
+}
+
 /// Waits until the copy on `node` is in sync. A store that cannot be made ends the wait, and so does a copy that is
 /// gone.
 pub(super) async fn until_in_sync(session: &Session, volume: &str, node: u64) -> Result<(), Failure> {

@@ -4,21 +4,25 @@ use proto::admin as pb;
 use proto::admin::volume_client::VolumeClient;
 use serde_json::json;
 
-use super::arguments::{AckPolicy, VolumeCommand};
+use super::arguments::{AckPolicy, FilesystemKind, VolumeCommand};
 use super::exit::Failure;
 use super::session::{Session, confirm};
 use super::table::{Align, Table};
-use super::{json, progress, scrub, text};
+use super::{fs, json, progress, scrub, text};
+use crate::files::mke2fs::FILESYSTEM_BYTES_MIN;
 
 pub(super) async fn run(session: &Session, command: VolumeCommand) -> Result<(), Failure> {
     match command {
-        VolumeCommand::Create { name, size, nodes, ack, preallocate, wait } => {
+        VolumeCommand::Create { name, size, nodes, ack, preallocate, fs, wait } => {
             let mut request = pb::CreateVolumeRequest { name, size_bytes: size, preallocate, nodes, ack_policy: 0 };
             request.set_ack_policy(match ack {
                 AckPolicy::Flush => pb::AckPolicy::Flush,
                 AckPolicy::Durable => pb::AckPolicy::Durable,
             });
-            create(session, request, wait).await
+            match fs {
+                Some(FilesystemKind::Ext4) => create_with_filesystem(session, request).await,
+                None => create(session, request, wait).await,
+            }
         }
         VolumeCommand::List => list(session).await,
         VolumeCommand::Show { volume, follow: false } => show(session, &volume).await,
@@ -53,6 +57,27 @@ async fn create(session: &Session, request: pb::CreateVolumeRequest, wait: bool)
         "Volume {name} is being created; its stores are made in the background.\nSee: tandem volume show {name} --follow\n"
     );
     session.print(&json!({ "id": reply.volume, "name": name }), &text)
+}
+
+async fn create_with_filesystem(session: &Session, request: pb::CreateVolumeRequest) -> Result<(), Failure> {
+    if request.size_bytes < FILESYSTEM_BYTES_MIN {
+        return Err(Failure::Usage("a volume with a filesystem has at least 16M; nothing was done".into()));
+    }
+    let (name, request) = (&request.name, &request);
+    session.call(|channel| async move { VolumeClient::new(channel).create(request.clone()).await }).await?;
+    let made = async {
+        progress::until_all_in_sync(session, name).await?;
+        fs::make(session, name, false).await
+    };
+    made.await.map_err(|failure| {
+        failure.map(|why| {
+            format!(
+                "{why}\nVolume {name} was created, and has no filesystem. See: tandem volume show {name}\n\
+                 To make it: tandem fs make {name}    To give up: tandem volume delete {name}"
+            )
+        })
+    })?;
+    show(session, name).await
 }
 
 async fn list(session: &Session) -> Result<(), Failure> {

@@ -11,7 +11,7 @@ use tracing::{debug, info, warn};
 use super::core::Core;
 use super::membership::Membership;
 use crate::net::transport::{Listener, Stream};
-use crate::volume::SessionStart;
+use crate::volume::{SessionKind, SessionStart};
 
 /// Connections of NBD clients to one node, in negotiation or in use; more wait to be accepted.
 pub(crate) const NBD_CONNECTIONS_MAX: usize = 1024;
@@ -69,7 +69,7 @@ async fn hand_over(
             info!(volume = %name, "NBD client gone: {why}");
         })
     });
-    if handle.run_session(session).await.is_err() {
+    if handle.run_session(SessionKind::Client, session).await.is_err() {
         debug!("the volume ended while a client connected");
     }
     Ok(())
@@ -107,8 +107,18 @@ fn export_of(volume: &VolumeConfig) -> Export {
     }
 }
 
+/// What this node has of a volume whose primary it is.
+struct Here {
+    /// It is primary by this run, and not by a former one.
+    is_this_run: bool,
+    /// The volume has been started.
+    has_actor: bool,
+    /// The engine has its filesystem open.
+    has_files_open: bool,
+}
+
 /// What to tell a client about `volume`, seen from node `me`.
-fn lookup(state: &ClusterState, volume: &VolumeConfig, me: NodeId, is_this_run: bool, has_actor: bool) -> Lookup {
+fn lookup(state: &ClusterState, volume: &VolumeConfig, me: NodeId, here: Here) -> Lookup {
     let name = &volume.name;
     if volume.phase == Phase::Creating {
         return Lookup::NotNow { message: format!("volume `{name}` is still being created; try again shortly") };
@@ -120,8 +130,15 @@ fn lookup(state: &ClusterState, volume: &VolumeConfig, me: NodeId, is_this_run: 
         };
         return Lookup::NotHere { message };
     }
-    if !is_this_run || !has_actor {
+    if !here.is_this_run || !here.has_actor {
         let message = format!("volume `{name}` is not served again yet; see `tandem volume show {name}`");
+        return Lookup::NotNow { message };
+    }
+    if here.has_files_open {
+        let message = format!(
+            "volume `{name}`: its filesystem is in use on this node, and two must not write at once; `tandem fs close \
+             {name}` ends that"
+        );
         return Lookup::NotNow { message };
     }
     Lookup::Serve(export_of(volume))
@@ -145,7 +162,11 @@ impl ExportDirectory for Directory {
             return Lookup::NotHere { message };
         };
         let me = membership.identity;
-        let has_actor = membership.volumes.handle(volume.id).is_some();
-        lookup(&state, &volume, me.node, volume.primary_incarnation == me.incarnation, has_actor)
+        let here = Here {
+            is_this_run: volume.primary_incarnation == me.incarnation,
+            has_actor: membership.volumes.handle(volume.id).is_some(),
+            has_files_open: membership.files.is_in_use(volume.id),
+        };
+        lookup(&state, &volume, me.node, here)
     }
 }

@@ -22,6 +22,7 @@ use super::volumes::Volumes;
 use crate::admin::{self, NodeEventKind};
 use crate::config;
 use crate::disk::{FoundStore, StoreError};
+use crate::files::registry::Registry;
 use crate::peer::{Identity, Incoming, RaftLinks};
 use crate::raft::{RaftConfig, RaftError, RaftHandle, RaftSend, RaftStatus};
 use crate::volume::handle::VolumeEnv;
@@ -58,6 +59,8 @@ pub(crate) struct Membership {
     pub(crate) identity: Identity,
     pub(crate) raft: RaftHandle,
     pub(crate) volumes: Volumes,
+    /// Filesystems of volumes that this node serves.
+    pub(crate) files: Registry,
     /// What its volumes share; a witness has none.
     pub(crate) env: Option<VolumeEnv>,
     /// True once this run has learnt everything that was committed before it: only then may "unknown" mean "deleted".
@@ -125,6 +128,7 @@ impl Membership {
             identity,
             raft,
             volumes: Volumes::default(),
+            files: Registry::new(core.config.filesystem_cache_bytes_max),
             env,
             caught_up: AtomicBool::new(false),
             nudge: Notify::new(),

@@ -4,7 +4,7 @@
 //! - `core`: what the worker holds from its start, in a cluster or not; `operations` is the admin API's way in.
 //! - `membership`: what runs while the node is in a cluster: Raft, links, goodbyes, liveness.
 //! - `reconcile`: makes the local volumes follow the replicated state; `volumes` is the table of them.
-//! - `export`: the NBD listener.
+//! - `export`: the NBD listener; `files`: the way to filesystems in volumes.
 //! - `data_dir`, `detached`, `fences`: the node's own durable state.
 //!
 //! It decides nothing about data or roles: that is the replication core's and the configuration's.
@@ -14,6 +14,7 @@ pub mod data_dir;
 pub mod detached;
 mod export;
 pub mod fences;
+mod files;
 mod membership;
 mod operations;
 mod pace;

@@ -9,15 +9,20 @@ use proto::{ClusterId, NodeId, Timestamp, VolumeId};
 use rand::Rng;
 use replication::config::{ClusterState, Command, CommandBody, NodeCommand, Outcome};
 use replication::event::Control;
-use tokio::sync::{broadcast, watch};
-use tracing::info;
+use tokio::sync::{broadcast, mpsc, watch};
+use tracing::{info, warn};
 
 use super::core::{Core, End};
 use super::data_dir::NodeIdentity;
+use super::files;
 use super::membership::Membership;
 use super::pace::{self, Paces, Work};
 use super::volumes::LocalVolume;
 use crate::admin::{Adoption, NodeEvent, NodeFacts, NodeOperations, OperationError, ReplicaReport, StoreState};
+use crate::files::check::Verdict;
+use crate::files::error::FilesError;
+use crate::files::make::Progress;
+use crate::files::mounted::FilesHandle;
 use crate::raft::{ProposeError, RaftStatus};
 use crate::volume::handle::VolumeStatus;
 use crate::volume::{DiskState, boot_time};
@@ -307,9 +312,15 @@ impl NodeOperations for Operations {
 
     fn control(&self, volume: VolumeId, control: Control) -> BoxFuture<'_, Result<(), OperationError>> {
         async move {
-            let Some(handle) = self.member()?.volumes.handle(volume) else {
+            let member = self.member()?;
+            let Some(handle) = member.volumes.handle(volume) else {
                 return Err(OperationError::NotFound("no copy of this volume is on this node".into()));
             };
+            if let Control::Switchover { .. } = control
+                && !member.files.close(volume).await
+            {
+                warn!(%volume, "its filesystem is not closed yet; the new primary recovers it");
+            }
             handle.control(control).await.map_err(|why| OperationError::Unavailable(why.to_string()))
         }
         .boxed()
@@ -317,6 +328,33 @@ impl NodeOperations for Operations {
 
     fn attach(&self, volume: VolumeId) -> BoxFuture<'_, Result<(), OperationError>> {
         self.reopen(volume).boxed()
+    }
+
+    fn files(&self, volume: VolumeId) -> BoxFuture<'_, Result<FilesHandle, FilesError>> {
+        files::open(&self.core, volume).boxed()
+    }
+
+    fn close_files(&self, volume: VolumeId) -> BoxFuture<'_, bool> {
+        async move {
+            match self.core.membership() {
+                Some(membership) => membership.files.close(volume).await,
+                None => true,
+            }
+        }
+        .boxed()
+    }
+
+    fn make_filesystem(
+        &self,
+        volume: VolumeId,
+        force: bool,
+        progress: mpsc::Sender<Progress>,
+    ) -> BoxFuture<'_, Result<(), FilesError>> {
+        files::make(&self.core, volume, force, progress).boxed()
+    }
+
+    fn check_filesystem(&self, volume: VolumeId) -> BoxFuture<'_, Result<(Verdict, Option<String>), FilesError>> {
+        files::check(&self.core, volume).boxed()
     }
 
     fn stop(&self) {

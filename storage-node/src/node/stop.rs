@@ -31,6 +31,8 @@ pub(super) async fn stop(core: &Arc<Core>) {
     if tokio::time::timeout(SWITCHOVER_MAX, join_all(switchovers)).await.is_err() {
         warn!("not every volume was handed over within {SWITCHOVER_MAX:?}; stopping anyway");
     }
+    // Those that nobody takes over.
+    join_all(handles.iter().map(|handle| membership.files.close(handle.volume()))).await;
     core.closing.cancel();
     if tokio::time::timeout(STOP_MAX, join_all(handles.iter().map(VolumeHandle::stop))).await.is_err() {
         warn!("not every volume was closed within {STOP_MAX:?}; stopping anyway");
@@ -49,6 +51,7 @@ async fn hand_over(membership: &Membership, handle: &VolumeHandle) {
         now.volumes.get(&handle.volume()).and_then(|volume| successor(volume, me))
     };
     let Some(to) = target else { return };
+    membership.files.close(handle.volume()).await;
     info!(volume = %handle.volume(), "handing over to node {to}");
     if handle.control(Control::Switchover { to }).await.is_err() {
         return;

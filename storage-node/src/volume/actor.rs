@@ -21,7 +21,9 @@ use tracing::{error, info, warn};
 
 use super::boot_time;
 use super::device::{OpenOperation, Shared, VolumeDevice};
-use super::handle::{CopyStatistics, DiskStart, Remote, VolumeEnv, VolumeReport, VolumeStatus};
+use super::handle::{
+    CopyStatistics, DiskStart, Remote, SessionKind, SessionRefused, VolumeEnv, VolumeReport, VolumeStatus,
+};
 use super::inbox::{Inbox, Input};
 use super::links::Links;
 use super::payloads::{Held, Payloads};
@@ -249,7 +251,7 @@ impl Actor {
             Remote::Accepted(ready) => {
                 self.start_link(ready, false);
             }
-            Remote::Session(start) => self.start_session(start),
+            Remote::Session { kind, start, answer } => drop(answer.send(self.start_session(kind, start))),
             Remote::Status(answer) => {
                 let replica = self.replica.status(boot_time());
                 let copy = self.shared.store.borrow().as_ref().map(|store| CopyStatistics {
@@ -287,15 +289,25 @@ impl Actor {
         }
     }
 
-    fn start_session(&mut self, start: super::SessionStart) {
+    fn start_session(&mut self, kind: SessionKind, start: super::SessionStart) -> Result<(), SessionRefused> {
         let shared = Rc::clone(&self.shared);
+        let clients = shared.clients.get();
+        match kind {
+            _ if shared.files.get() => return Err(SessionRefused::Files),
+            SessionKind::Files if clients > 0 => return Err(SessionRefused::Clients(clients)),
+            SessionKind::Files => shared.files.set(true),
+            SessionKind::Client => shared.clients.set(clients + 1),
+        }
         let serving = shared.serving.borrow().clone();
         let session = start(Rc::new(VolumeDevice::new(Rc::clone(&shared))), serving);
-        shared.clients.set(shared.clients.get() + 1);
         tokio::task::spawn_local(async move {
             session.await;
-            shared.clients.set(shared.clients.get() - 1);
+            match kind {
+                SessionKind::Client => shared.clients.set(shared.clients.get() - 1),
+                SessionKind::Files => shared.files.set(false),
+            }
         });
+        Ok(())
     }
 
     /// Begins to open a store; `Opened` follows.

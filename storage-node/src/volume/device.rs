@@ -43,8 +43,10 @@ pub(crate) struct Shared {
     pub(crate) local: Cell<bool>,
     /// Cancelled when this node stops serving the volume; a new one stands for the next time.
     pub(crate) serving: RefCell<CancellationToken>,
-    /// Sessions running.
+    /// Clients' sessions running.
     pub(crate) clients: Cell<usize>,
+    /// The filesystem engine, or what makes or checks a filesystem, has the volume; then there are no clients.
+    pub(crate) files: Cell<bool>,
     /// Of the volume's checksums: they are computed here, where data enters.
     salt: Salt,
     operations: Arc<Semaphore>,
@@ -85,6 +87,7 @@ impl Shared {
             local: Cell::new(false),
             serving: RefCell::new(CancellationToken::new()),
             clients: Cell::new(0),
+            files: Cell::new(false),
             operations: Arc::new(Semaphore::new(OPERATIONS_OPEN_MAX)),
             blocks: Arc::new(Semaphore::new(BLOCKS_OPEN_MAX as usize)),
             next_op: Cell::new(0),

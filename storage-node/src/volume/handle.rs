@@ -27,6 +27,30 @@ pub const REMOTE_INBOX_MAX: usize = 1024;
 /// the session then ends by itself, because only it knows which of its operations are in flight.
 pub type SessionStart = Box<dyn FnOnce(Rc<VolumeDevice>, CancellationToken) -> LocalBoxFuture<'static, ()> + Send>;
 
+/// Who uses a volume. Clients of the block device and the filesystem engine exclude each other: the engine keeps blocks in
+/// memory, and would not see what others write.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SessionKind {
+    /// A client of the block device; there may be many.
+    Client,
+    /// The filesystem engine, or what makes or checks a filesystem; there is one.
+    Files,
+}
+
+/// Why a session was not started.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum SessionRefused {
+    /// The volume does not take messages.
+    #[error(transparent)]
+    Unreachable(#[from] Unreachable),
+    /// So many clients have the block device.
+    #[error("{0} NBD client(s) are connected to it")]
+    Clients(usize),
+    /// The filesystem in it is in use.
+    #[error("its filesystem is in use on this node")]
+    Files,
+}
+
 /// What every volume of the node shares; cheap to clone.
 #[derive(Clone)]
 pub struct VolumeEnv {
@@ -121,8 +145,8 @@ pub(crate) enum Remote {
     Fact(Event),
     /// A connection that a peer dialled.
     Accepted(ReadyLink),
-    /// A client session to run.
-    Session(SessionStart),
+    /// A session to run. The answer comes before it begins.
+    Session { kind: SessionKind, start: SessionStart, answer: oneshot::Sender<Result<(), SessionRefused>> },
     /// Asks for the status.
     Status(oneshot::Sender<VolumeStatus>),
     /// Gives it a disk again. The answer comes once it is open.
@@ -184,9 +208,11 @@ impl VolumeHandle {
         self.remote.try_send(Remote::Accepted(ready)).map_err(|_| Unreachable)
     }
 
-    /// Runs a client session on the volume's shard.
-    pub async fn run_session(&self, session: SessionStart) -> Result<(), Unreachable> {
-        self.remote.send(Remote::Session(session)).await.map_err(|_| Unreachable)
+    /// Runs a session on the volume's shard, unless those of the other kind are there.
+    pub async fn run_session(&self, kind: SessionKind, start: SessionStart) -> Result<(), SessionRefused> {
+        let (answer, answered) = oneshot::channel();
+        self.remote.send(Remote::Session { kind, start, answer }).await.map_err(|_| Unreachable)?;
+        answered.await.map_err(|_| Unreachable)?
     }
 
     /// Its account of itself.

@@ -18,7 +18,7 @@ pub mod shard;
 mod store_slot;
 
 pub use device::VolumeDevice;
-pub use handle::{SessionStart, VolumeHandle};
+pub use handle::{SessionKind, SessionRefused, SessionStart, VolumeHandle};
 pub use shard::{Shard, Shards};
 pub use store_slot::DiskState;
 

@@ -2,6 +2,9 @@
 
 mod image;
 
+use block_device::RamDevice;
+use filesystem::engine::{Filesystem, Options};
+use filesystem::journal::CommitTime;
 use filesystem::layout::checksum::Seed;
 use filesystem::layout::orphan::{file, list};
 use filesystem::{BlockNumber, InodeNumber, Stop};
@@ -92,6 +95,24 @@ fn e2fsck_clears_the_list_that_we_made() {
         .collect();
     assert_eq!(cleared, expected.map(|orphan| orphan.to_string()), "{said}");
     links.image.assert_clean();
+}
+
+#[test]
+fn our_engine_gives_back_what_the_kernel_left_in_the_file_which_needs_root_and_loop() {
+    let (image, _) = with_orphans("metadata_csum,has_journal,orphan_file");
+    let clock = || CommitTime { seconds: 1_700_000_000, nanoseconds: 0 };
+    let options = Options { cache_bytes_max: 1 << 20, data_bytes_max: 1 << 20, read_only: false, clock };
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    let device = runtime.block_on(async {
+        let device = RamDevice::from_image(&image.bytes());
+        let (mounted, _) = Filesystem::open(device, &options).await.unwrap();
+        // Five files, and nothing commits before it is driven.
+        mounted.reclaim_orphans(&Default::default()).await.unwrap();
+        mounted.close().await.unwrap();
+        mounted.into_device()
+    });
+    image.write(&device.to_vec());
+    image.assert_clean();
 }
 
 /// The file of orphans: its blocks, and the seed for them.

@@ -1,4 +1,5 @@
-//! The project's own commands: `cargo xtask check | test | sim | model | mutants | torture | crash-fs | fuzz-fs | posix | bench`.
+//! The project's own commands: `cargo xtask check | test | sim | model | mutants | torture | crash-fs | interop-fs | fuzz-fs |
+//! posix | bench`.
 //!
 //! Nothing here is linked into the product. The commands shell out to cargo, fio, qemu and the built binaries, so that what
 //! they measure and test is what a user runs.
@@ -7,6 +8,7 @@ mod bench;
 mod check;
 mod crash_fs;
 mod fuzz_fs;
+mod interop_fs;
 mod model;
 mod mutants;
 mod posix;
@@ -48,6 +50,8 @@ enum Command {
     CrashFs(crash_fs::CrashFsOptions),
     /// Give the filesystem engine hostile images.
     FuzzFs(fuzz_fs::FuzzFsOptions),
+    /// Let the kernel and the filesystem engine work on the same images, and replay each other's logs.
+    InteropFs(interop_fs::InteropFsOptions),
     /// Measure, side by side with the peers.
     Bench(bench::BenchOptions),
 }
@@ -73,6 +77,7 @@ fn execute(command: &Command) -> Result<()> {
         Command::Posix(options) => posix::run(options),
         Command::CrashFs(options) => crash_fs::run(options),
         Command::FuzzFs(options) => fuzz_fs::run(options),
+        Command::InteropFs(options) => interop_fs::run(options),
         Command::Bench(options) => bench::run(options),
     }
 }

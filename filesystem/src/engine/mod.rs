@@ -12,6 +12,7 @@ mod handle;
 mod inodes;
 mod namespace;
 mod open;
+mod orphan_file;
 mod orphans;
 mod profile;
 mod state_ring;

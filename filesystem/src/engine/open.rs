@@ -143,6 +143,7 @@ impl<D: BlockDevice> Filesystem<D> {
     /// Gives back what files without a name hold, all but `keep`: those that somebody has open beyond a crash, and that are
     /// to be held then. Finishes what was being cut short. To be called before operations begin. Tells how many are gone. Errors: the list, or an inode of it, is broken; the volume's.
     pub async fn reclaim_orphans(&self, keep: &BTreeSet<InodeNumber>) -> Result<usize, Failure> {
+        self.adopt_orphan_file().await?;
         let orphans = self.run(|handle| handle.orphans()).await?.value;
         let now = (self.clock)();
         let now = Timestamp { seconds: now.seconds as i64, nanoseconds: now.nanoseconds };

@@ -121,6 +121,7 @@ impl Image {
         let seed = if self.number(0x60) & 0x2000 != 0 { Seed(self.number(0x270)) } else { Seed::of_uuid(&uuid) };
         let directory = Directory {
             format: DirectoryFormat {
+                verified: false,
                 directory: inode,
                 file_types: self.number(0x60) & 2 != 0,
                 checksum: (self.number(0x64) & 0x400 != 0).then(|| seed.of_inode(inode, generation)),

@@ -29,6 +29,14 @@ pub trait DirectoryBlocks {
     /// The same, to be edited; the edit belongs to the running operation.
     fn block_mut(&mut self, at: FileBlock) -> Result<&mut [u8], Stop>;
 
+    /// True when the block was found to be right since it was read from the device.
+    fn is_verified(&mut self, _at: FileBlock) -> bool {
+        false
+    }
+
+    /// Keeps in mind that it was. What is edited stays right.
+    fn set_verified(&mut self, _at: FileBlock) {}
+
     /// Adds a zeroed block at the end, and tells its number. Errors: no space, or what is needed is not at hand.
     fn append(&mut self) -> Result<FileBlock, Stop>;
 }
@@ -127,7 +135,7 @@ impl Directory {
             return self.lookup_indexed(blocks, name);
         }
         for at in (0..blocks.len_blocks()).map(FileBlock) {
-            if let Some(entry) = self.format.find(blocks.block(at)?, name)? {
+            if let Some(entry) = self.verified_format().find(self.entry_block(blocks, at)?, name)? {
                 return Ok(Some(Found::new(at, entry)));
             }
         }
@@ -138,7 +146,7 @@ impl Directory {
         let (mut path, hash) = Path::to_name(self, blocks, name)?;
         loop {
             let at = path.leaf();
-            if let Some(entry) = self.format.find(blocks.block(at)?, name)? {
+            if let Some(entry) = self.verified_format().find(self.entry_block(blocks, at)?, name)? {
                 return Ok(Some(Found::new(at, entry)));
             }
             // Names with one hash may go on in the next block.
@@ -257,9 +265,16 @@ impl Directory {
 
     /// A block of entries, its checksum verified.
     fn entry_block<'b, B: DirectoryBlocks + ?Sized>(&self, blocks: &'b mut B, at: FileBlock) -> Result<&'b [u8], Stop> {
-        let block = blocks.block(at)?;
-        self.format.verify(block)?;
-        Ok(block)
+        if !blocks.is_verified(at) {
+            self.format.verify(blocks.block(at)?)?;
+            blocks.set_verified(at);
+        }
+        blocks.block(at)
+    }
+
+    /// The format of a block that was verified just now.
+    fn verified_format(&self) -> DirectoryFormat {
+        DirectoryFormat { verified: true, ..self.format }
     }
 
     /// The first block, its checksum verified: entries, or the root of the index.
@@ -267,13 +282,11 @@ impl Directory {
         if blocks.len_blocks() == 0 {
             return Err(self.format.corrupt("a directory has no block").into());
         }
-        let block = blocks.block(FileBlock(0))?;
         if self.uses_index() {
-            htree::IndexBlock::root(&self.format, block)?;
-        } else {
-            self.format.verify(block)?;
+            path::index_root(self, blocks)?;
+            return blocks.block(FileBlock(0));
         }
-        Ok(block)
+        self.entry_block(blocks, FileBlock(0))
     }
 
     /// Inserts where there is room; false, and the block is not asked for to be edited, when there is none.

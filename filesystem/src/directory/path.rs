@@ -6,7 +6,7 @@ use smallvec::SmallVec;
 
 use crate::directory::{Directory, DirectoryBlocks};
 use crate::layout::hash::{Hashing, NameHash};
-use crate::layout::htree::{IndexBlock, IndexEntry};
+use crate::layout::htree::{IndexBlock, IndexEntry, RootInfo};
 use crate::store::Stop;
 use crate::units::FileBlock;
 
@@ -51,7 +51,7 @@ impl Path {
         hash: u32,
     ) -> Result<Self, Stop> {
         let len = blocks.len_blocks();
-        let (info, root) = IndexBlock::root(&directory.format, blocks.block(FileBlock(0))?)?;
+        let (info, root) = index_root(directory, blocks)?;
         let mut path = Self { frames: SmallVec::new(), levels: usize::from(info.levels), leaf: FileBlock(0) };
         path.enter(directory, len, FileBlock(0), root, root.position_of(hash))?;
         path.descend(directory, blocks, Some(hash))?;
@@ -109,7 +109,7 @@ impl Path {
         let len = blocks.len_blocks();
         while self.frames.len() <= self.levels {
             let at = self.leaf;
-            let node = IndexBlock::node(&directory.format, blocks.block(at)?)?;
+            let node = index_node(directory, blocks, at)?;
             let position = hash.map_or(0, |hash| node.position_of(hash));
             self.enter(directory, len, at, node, position)?;
         }
@@ -143,7 +143,7 @@ pub(crate) fn hashing<B: DirectoryBlocks + ?Sized>(directory: &Directory, blocks
     if blocks.len_blocks() == 0 {
         return Err(directory.format.corrupt("a directory has no block").into());
     }
-    let (info, _) = IndexBlock::root(&directory.format, blocks.block(FileBlock(0))?)?;
+    let (info, _) = index_root(directory, blocks)?;
     Ok(directory.hashing.with_version(info.version))
 }
 
@@ -153,9 +153,33 @@ pub(crate) fn index_block<'b, B: DirectoryBlocks + ?Sized>(
     blocks: &'b mut B,
     at: FileBlock,
 ) -> Result<IndexBlock<'b>, Stop> {
-    let block = blocks.block(at)?;
     Ok(match at {
-        FileBlock(0) => IndexBlock::root(&directory.format, block)?.1,
-        _ => IndexBlock::node(&directory.format, block)?,
+        FileBlock(0) => index_root(directory, blocks)?.1,
+        _ => index_node(directory, blocks, at)?,
     })
+}
+
+/// The root.
+pub(crate) fn index_root<'b, B: DirectoryBlocks + ?Sized>(
+    directory: &Directory,
+    blocks: &'b mut B,
+) -> Result<(RootInfo, IndexBlock<'b>), Stop> {
+    if !blocks.is_verified(FileBlock(0)) {
+        IndexBlock::root(&directory.format, blocks.block(FileBlock(0))?)?;
+        blocks.set_verified(FileBlock(0));
+    }
+    Ok(IndexBlock::root(&directory.verified_format(), blocks.block(FileBlock(0))?)?)
+}
+
+/// A node.
+fn index_node<'b, B: DirectoryBlocks + ?Sized>(
+    directory: &Directory,
+    blocks: &'b mut B,
+    at: FileBlock,
+) -> Result<IndexBlock<'b>, Stop> {
+    if !blocks.is_verified(at) {
+        IndexBlock::node(&directory.format, blocks.block(at)?)?;
+        blocks.set_verified(at);
+    }
+    Ok(IndexBlock::node(&directory.verified_format(), blocks.block(at)?)?)
 }

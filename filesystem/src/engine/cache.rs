@@ -74,6 +74,11 @@ impl BlockCache {
         }
     }
 
+    /// True when the block is here; that does not make it used.
+    pub fn contains(&self, at: BlockNumber) -> bool {
+        self.entries.contains_key(&at)
+    }
+
     /// The newest content of a block, and the transaction that it belongs to, unless it is at home already.
     pub fn get_with_change(&mut self, at: BlockNumber) -> Option<(&Bytes, Option<TransactionId>)> {
         let entry = self.entries.get_mut(&at)?;

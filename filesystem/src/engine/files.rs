@@ -106,6 +106,7 @@ impl Handle<'_> {
         let geometry = self.geometry();
         let directory = Directory {
             format: DirectoryFormat {
+                verified: false,
                 directory: number,
                 file_types: profile.file_types,
                 checksum: geometry.checksum_seed.map(|seed| seed.of_inode(number, inode.generation)),
@@ -183,6 +184,16 @@ impl DirectoryBlocks for OpenDirectory<'_, Handle<'_>> {
     fn block_mut(&mut self, at: FileBlock) -> Result<&mut [u8], Stop> {
         let place = self.place(at)?;
         self.store.block_mut(place)
+    }
+
+    fn is_verified(&mut self, at: FileBlock) -> bool {
+        self.place(at).is_ok_and(|place| self.store.is_verified(place))
+    }
+
+    fn set_verified(&mut self, at: FileBlock) {
+        if let Ok(place) = self.place(at) {
+            self.store.set_verified(place);
+        }
     }
 
     fn append(&mut self) -> Result<FileBlock, Stop> {

@@ -5,7 +5,6 @@
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
-use std::collections::btree_map::Entry;
 use std::rc::Rc;
 
 use block_device::{BlockDevice, BlockError, ByteRange};
@@ -28,13 +27,16 @@ use crate::layout::Corrupt;
 use crate::layout::geometry::Geometry;
 use crate::layout::superblock::Superblock;
 use crate::store::{Refusal, Stop, Wait};
-use crate::units::{BlockNumber, TransactionId};
+use crate::units::{BlockNumber, BlockRun, TransactionId};
 
 /// Runs of one operation, each after a block that it lacked was fetched; more than the longest way through all structures.
 const RUNS_MAX: u32 = 100_000;
 
 /// Times that an operation waits for blocks that are free but read or written still, before there is no space for it.
 const BLOCK_WAITS_MAX: u32 = 4;
+/// Blocks of a table of inodes that are read at once, and the part of the memory that they may take.
+const READ_AHEAD_BLOCKS_MAX: u32 = 32;
+const READ_AHEAD_PART_OF_MEMORY: usize = 64;
 /// Blocks kept for maps: this part of all, and no more than so many.
 const MAP_BLOCKS_PART: u64 = 100;
 const MAP_BLOCKS_MAX: u64 = 256;
@@ -106,6 +108,8 @@ pub(super) struct State {
     /// What is known of files beyond the device.
     pub(super) table: DataTable,
     pub(super) system_zone: SystemZone,
+    /// The tables of inodes, in order.
+    pub(super) inode_tables: Vec<BlockRun>,
     pub(super) superblock: Superblock,
     pub(super) running: Transaction,
     /// On its way into the log.
@@ -131,6 +135,21 @@ pub(super) struct State {
 }
 
 impl State {
+    /// What to fetch with a block: of a table of inodes those after it, too, since files of one directory lie together there.
+    fn read_ahead(&self, at: BlockNumber, block_size: u32) -> BlockRun {
+        let alone = BlockRun::new(at, 1);
+        let blocks_max = self.cache.bytes_max() / READ_AHEAD_PART_OF_MEMORY / block_size as usize;
+        let next = self.inode_tables.partition_point(|table| table.end() <= at);
+        let Some(table) = self.inode_tables.get(next).filter(|table| table.contains(at)) else { return alone };
+        let end = table.end().0.min(at.0 + (READ_AHEAD_BLOCKS_MAX as usize).min(blocks_max) as u64);
+        let is_free = |block: &u64| {
+            let block = BlockNumber(*block);
+            !self.cache.contains(block) && !self.fetching.contains_key(&block)
+        };
+        let more = (at.0 + 1..end).take_while(is_free).count() as u32;
+        BlockRun::new(at, 1 + more)
+    }
+
     /// The newest transaction that is to carry data to the device.
     pub(super) fn newest_with_data(&self) -> Option<TransactionId> {
         let running = self.running.has_data().then(|| self.running.id());
@@ -180,6 +199,7 @@ impl<D: BlockDevice> Filesystem<D> {
         let state = State {
             cache: BlockCache::new(options.cache_bytes_max),
             system_zone: SystemZone::default(),
+            inode_tables: Vec::new(),
             table: DataTable::new(options.data_bytes_max, superblock.geometry().block_size as usize),
             running: Transaction::new(next),
             closing: None,
@@ -384,25 +404,29 @@ impl<D: BlockDevice> Filesystem<D> {
 
     /// Brings a block into memory. Errors: the volume's.
     pub(super) async fn fetch(&self, at: BlockNumber) -> Result<(), Failure> {
-        loop {
+        let run = loop {
             {
                 let mut state = self.state.borrow_mut();
                 if state.cache.get(at).is_some() {
                     return Ok(());
                 }
-                if let Entry::Vacant(place) = state.fetching.entry(at) {
-                    place.insert(true);
-                    break;
+                if !state.fetching.contains_key(&at) {
+                    let run = state.read_ahead(at, self.geometry.block_size);
+                    state.fetching.extend((run.start.0..run.end().0).map(|block| (BlockNumber(block), true)));
+                    break run;
                 }
             }
             self.fetched.notified().await;
-        }
-        let fetch = Fetch { filesystem: self, at };
+        };
+        let fetch = Fetch { filesystem: self, run };
         let length = u64::from(self.geometry.block_size);
-        let data = self.device.read(ByteRange { offset: at.0 * length, length }).await?;
-        if fetch.is_valid() {
-            // A buffer of its own: the volume's is aligned, or a part of a larger one, and takes more memory than it has bytes.
-            self.state.borrow_mut().cache.fetched(at, Bytes::copy_from_slice(&data));
+        let range = ByteRange { offset: run.start.0 * length, length: u64::from(run.count) * length };
+        let data = self.device.read(range).await?;
+        for (block, content) in (run.start.0..).map(BlockNumber).zip(data.chunks(length as usize)) {
+            if fetch.is_valid(block) {
+                // A buffer of its own: the volume's is aligned, or a part of a larger one, and takes more memory than it has bytes.
+                self.state.borrow_mut().cache.fetched(block, Bytes::copy_from_slice(content));
+            }
         }
         Ok(())
     }
@@ -417,21 +441,24 @@ impl<D: BlockDevice> Filesystem<D> {
     }
 }
 
-/// A block being fetched; also when nobody waits for it any more.
+/// Blocks being fetched; also when nobody waits for them any more.
 struct Fetch<'a, D> {
     filesystem: &'a Filesystem<D>,
-    at: BlockNumber,
+    run: BlockRun,
 }
 
 impl<D> Fetch<'_, D> {
-    fn is_valid(&self) -> bool {
-        self.filesystem.state.borrow().fetching.get(&self.at) == Some(&true)
+    fn is_valid(&self, at: BlockNumber) -> bool {
+        self.filesystem.state.borrow().fetching.get(&at) == Some(&true)
     }
 }
 
 impl<D> Drop for Fetch<'_, D> {
     fn drop(&mut self) {
-        self.filesystem.state.borrow_mut().fetching.remove(&self.at);
+        let fetching = &mut self.filesystem.state.borrow_mut().fetching;
+        for block in self.run.start.0..self.run.end().0 {
+            fetching.remove(&BlockNumber(block));
+        }
         self.filesystem.fetched.notify_waiters();
     }
 }

@@ -186,6 +186,18 @@ impl<'a> Handle<'a> {
         Ok(())
     }
 
+    /// A block was found to be right since it was fetched.
+    pub(super) fn is_verified(&self, at: BlockNumber) -> bool {
+        self.view.cache.is_verified(at, 0)
+    }
+
+    /// Keeps in mind that it was; not of what this operation has made, which has no place in the cache yet.
+    pub(super) fn set_verified(&mut self, at: BlockNumber) {
+        if self.edits.get(at).is_none() {
+            self.view.cache.set_verified(at, 0);
+        }
+    }
+
     /// A block of which nothing is told to whoever asked for the operation: descriptors and bitmaps, which change all the time.
     pub(super) fn unobserved(&mut self, at: BlockNumber) -> Result<&[u8], Stop> {
         // Asked twice, since the borrow of a find would outlive the search for another.

@@ -265,7 +265,8 @@ impl<D: BlockDevice> Filesystem<D> {
         }
         let ring = superblock.ring();
         let space = LogSpace::empty(ring, ring.first()).ok_or(BlockError::Io)?;
-        let (counts, mut system) = self.count_free().await?;
+        let (counts, mut system, mut tables) = self.count_free().await?;
+        tables.sort_unstable_by_key(|table| table.start);
         let mut at = LogIndex(0);
         while let Some(run) = map.run(at, map.block_count().saturating_sub(at.0)) {
             system.push(run);
@@ -284,6 +285,7 @@ impl<D: BlockDevice> Filesystem<D> {
             state.cache.pin(place.block);
             (state.free_blocks, state.free_inodes) = counts;
             state.system_zone = SystemZone::new(system);
+            state.inode_tables = tables;
             state.journal = Some(Journal {
                 superblock,
                 map,
@@ -305,20 +307,21 @@ impl<D: BlockDevice> Filesystem<D> {
         Ok(self.write_superblock(mark).await?)
     }
 
-    /// Free blocks and inodes by all descriptors, and the blocks that are the filesystem's own: the superblock's counts are old after a crash of another kind of writer.
-    async fn count_free(&self) -> Result<((u64, u32), Vec<BlockRun>), OpenError> {
+    /// Free blocks and inodes by all descriptors, the blocks that are the filesystem's own, and of those the tables of inodes: the superblock's counts are old after a crash of another kind of writer.
+    async fn count_free(&self) -> Result<((u64, u32), Vec<BlockRun>, Vec<BlockRun>), OpenError> {
         let groups = self.geometry.group_count;
         let counted = self.run(|handle| {
             let mut counts = (0_u64, 0_u32);
-            let mut system = Vec::new();
+            let (mut system, mut tables) = (Vec::new(), Vec::new());
             for group in (0..groups).map(GroupNumber) {
                 let descriptor = handle.descriptor(group)?;
                 counts.0 += u64::from(descriptor.free_clusters);
                 counts.1 = counts.1.saturating_add(descriptor.free_inodes);
+                tables.push(descriptor.inode_table_run(handle.geometry()));
                 system.push(handle.geometry().base_blocks(group));
                 system.extend(descriptor.metadata(handle.geometry()));
             }
-            Ok((counts, system))
+            Ok((counts, system, tables))
         });
         Ok(counted.await?.value)
     }

@@ -4,6 +4,7 @@ use super::*;
 
 fn format(checksum: bool) -> DirectoryFormat {
     DirectoryFormat {
+        verified: false,
         directory: InodeNumber(12),
         file_types: true,
         checksum: checksum.then_some(Seed(7)),

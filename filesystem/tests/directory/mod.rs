@@ -70,6 +70,7 @@ pub fn directory(version: HashVersion) -> Directory {
     let inode = InodeNumber(12);
     Directory {
         format: DirectoryFormat {
+            verified: false,
             directory: inode,
             file_types: true,
             checksum: Some(Seed(0x1234_5678).of_inode(inode, 99)),

@@ -156,7 +156,7 @@ impl Handle<'_> {
     }
 
     /// Takes a name away: of a directory, which has to be empty, or of anything else, as `directory` says. Gives the inode, and
-    /// whether it has no name left: it is an orphan then, and what it holds is given back when nobody has it open.
+    /// whether it has no name left: what it holds is given back then, at once or when nobody has it open.
     pub fn remove(&mut self, place: Place<'_>, directory: bool, now: Timestamp) -> Result<(InodeNumber, bool), Stop> {
         let name = Name::new(place.name).ok_or(Refusal::BadName)?;
         let target = self.target(place)?.ok_or(Refusal::NotFound)?;
@@ -352,10 +352,15 @@ impl Handle<'_> {
         self.set_inode(what.number, &inode)?;
         if inode.links == 0 {
             // One that is being cut short stands there already.
-            if !self.is_being_cut(what.number) {
+            let being_cut = self.is_being_cut(what.number);
+            if !being_cut {
                 self.add_orphan(what.number)?;
             }
-            self.data_edits_mut().orphaned.push(what.number);
+            // What nobody has open and is not large goes with its name. The list then never grows long, whose middle is far.
+            let in_use = being_cut || self.table().is_held(what.number) || self.table().is_busy(what.number);
+            if in_use || !self.reclaim(what.number, now)? {
+                self.data_edits_mut().orphaned.push(what.number);
+            }
         }
         Ok(inode.links == 0)
     }

@@ -8,7 +8,7 @@ use std::rc::Rc;
 use block_device::RamDevice;
 use bytes::Bytes;
 use filesystem::InodeNumber;
-use filesystem::engine::{Failure, Filesystem, Place};
+use filesystem::engine::{Failure, Filesystem, Place, Rename};
 use filesystem::store::Refusal;
 use filesystem::units::ROOT_INODE;
 
@@ -47,7 +47,9 @@ fn a_file_on_its_way_out_cannot_be_held() {
         let file = create(mounted, "a").await;
         write(mounted, file, 0, filled(5000, 1)).await;
         mounted.fsync(file).await.expect("durable");
+        assert!(mounted.hold(file));
         remove(mounted, "a").await;
+        mounted.let_go(file);
         assert!(!mounted.hold(file));
         assert_eq!(mounted.write(file, 0, filled(9, 9), NOW).await, Err(Failure::Refused(Refusal::Stale)));
         while mounted.run(|handle| handle.stat(file)).await.is_ok() {
@@ -59,6 +61,29 @@ fn a_file_on_its_way_out_cannot_be_held() {
         assert!(mounted.read(next, 0, 100).await.expect("readable").value.is_empty());
         mounted.let_go(next);
         expect_clean(&close(opened).await, "after a late hold");
+    });
+}
+
+#[test]
+fn what_nobody_has_open_goes_with_its_name() {
+    block_on(async {
+        let opened = open(image(USUAL, 24 << 20), 14, 4 << 20).await;
+        let mounted = &opened.0;
+        let before = mounted.statistics();
+        for name in ["a", "b"] {
+            let file = create(mounted, name).await;
+            write(mounted, file, 0, filled(300_000, 1)).await;
+            mounted.fsync(file).await.expect("durable");
+            write(mounted, file, 300_000, filled(300_000, 2)).await;
+        }
+        let place = |name| Place { directory: ROOT_INODE, name };
+        let replaced = mounted.run(|handle| handle.rename(place(b"a"), place(b"b"), Rename::Replace, NOW)).await;
+        assert!(replaced.expect("both are there").value.is_some_and(|(_, without_name)| without_name));
+        remove(mounted, "b").await;
+        assert_eq!(mounted.run(|handle| handle.orphans()).await.expect("readable").value, []);
+        let after = mounted.statistics();
+        assert_eq!((after.files_free, after.blocks_free), (before.files_free, before.blocks_free));
+        expect_clean(&close(opened).await, "after removals");
     });
 }
 

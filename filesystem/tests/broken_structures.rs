@@ -9,7 +9,7 @@ use std::rc::Rc;
 use block_device::{BlockDevice, RamDevice, RecordingDevice};
 use filesystem::attributes::{self, Format};
 use filesystem::directory::Cookie;
-use filesystem::engine::{Failure, Filesystem, Handle, NewFile, OpenError, Options, Place};
+use filesystem::engine::{Failure, Filesystem, Handle, NewFile, OpenError, Options, Place, Rename};
 use filesystem::journal::{CommitTime, JournalSuperblock};
 use filesystem::layout::Structure;
 use filesystem::layout::file_kind::{FileKind, Mode};
@@ -140,9 +140,9 @@ fn after_damage(mounted: &Filesystem<Recorded>, volume: &Recorded, sound: InodeN
     assert!(volume.position() > before, "the mark is left");
     assert!(volume.position() <= before + 2, "and nothing else is written");
     let marked = volume.position();
-    let there = Place { directory: sound, name: b"file" };
-    let refused =
-        wait(mounted.run(|handle| handle.remove(there, false, NOW))).expect_err("nothing is changed any more");
+    let place = |name| Place { directory: sound, name };
+    let rename = |handle: &mut Handle<'_>| handle.rename(place(b"file"), place(b"other"), Rename::NoReplace, NOW);
+    let refused = wait(mounted.run(rename)).expect_err("nothing is changed any more");
     assert_eq!(refused, Failure::ReadOnly(reason.to_owned()));
     assert_eq!(wait(mounted.close()).expect_err("nor committed"), refused);
     let read = wait(mounted.run(|handle| handle.read_directory(sound, Cookie::START, 10))).expect("it is sound").value;

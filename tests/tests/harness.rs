@@ -169,7 +169,7 @@ while True: s.accept()";
 #[test]
 fn a_kernel_client_keeps_its_file_system_when_the_address_moves() {
     let name = "a_kernel_client_keeps_its_file_system_when_the_address_moves";
-    let needs = [Need::Namespaces, Need::Program("linux.uml"), Need::Program("qemu-nbd"), Need::Program("mkfs.ext4")];
+    let needs = [Need::Namespaces, Need::UserModeLinux, Need::Program("qemu-nbd"), Need::Program("mkfs.ext4")];
     if !require(name, &needs) {
         return;
     }

@@ -93,10 +93,7 @@ fn a_witness_out_of_reach_is_not_missed_until_a_second_loss() {
 #[test]
 fn a_linux_kernel_keeps_its_mounted_file_system_through_a_switchover() {
     let name = "a_linux_kernel_keeps_its_mounted_file_system_through_a_switchover";
-    if !require(
-        name,
-        &[Need::Namespaces, Need::Program("linux.uml"), Need::Program("mkfs.ext4"), Need::Program("python3")],
-    ) {
+    if !require(name, &[Need::Namespaces, Need::UserModeLinux, Need::Program("mkfs.ext4"), Need::Program("python3")]) {
         return;
     }
     let mut cluster = boxes("128M");

@@ -78,7 +78,7 @@ fn a_large_volume_gets_a_filesystem_of_our_profile() {
     assert_eq!(journal, ["journal_64bit", "journal_checksum_v3", "journal_incompat_revoke"], "{header}");
     assert_eq!(line("Inode size"), ["256"]);
     assert_eq!(line("Reserved block count"), ["0"]);
-    assert_eq!(line("Total journal size"), ["512M"], "{header}");
+    assert_eq!(line("Total journal size"), ["128M"], "{header}");
     let (engine, recovered) = wait(Filesystem::open(device, &options())).expect("our engine opens it");
     assert_eq!(recovered.transactions, 0);
     assert!(wait(engine.run(|handle| handle.lookup(ROOT_INODE, b"lost+found"))).is_ok());

@@ -23,6 +23,8 @@ pub enum Need {
     SmallDisk,
     /// A FUSE file system can be mounted.
     Fuse,
+    /// A Linux kernel can run as a program.
+    UserModeLinux,
 }
 
 impl Need {
@@ -44,6 +46,8 @@ impl Need {
             Self::SmallDisk => super::small_disk::SmallDisk::unsupported(),
             Self::Fuse if !root => Some("mounting needs root".to_owned()),
             Self::Fuse => crate::torture::disk::unsupported(),
+            Self::UserModeLinux if find_program("linux.uml").is_none() => Some("linux.uml is not installed".to_owned()),
+            Self::UserModeLinux => super::uml::unsupported(),
         }
     }
 }

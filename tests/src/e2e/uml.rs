@@ -7,6 +7,7 @@ use std::fs;
 use std::net::Ipv4Addr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use super::namespace::{GUEST_ADDRESS, NamespaceNetwork, TAP};
@@ -14,6 +15,30 @@ use super::process::Process;
 
 const ATTACH: &str = include_str!("uml/nbd_attach.py");
 const GUEST: &str = include_str!("uml/guest.sh");
+
+/// What a kernel says that is built for processors with less floating-point state than this one (AMX, for instance): it
+/// boots, and cannot start any program.
+const TOO_MUCH_STATE: &str = "ptrace set fp regs failed";
+/// Seconds that a kernel gets to find that out.
+const PROBE_SECONDS: &str = "30";
+
+/// Why programs cannot run in a guest on this machine, or nothing.
+pub fn unsupported() -> Option<String> {
+    let mut command = Command::new("timeout");
+    command.args([PROBE_SECONDS, "linux.uml", "mem=64M", "root=/dev/root", "rootfstype=hostfs", "rootflags=/", "ro"]);
+    // It ends with its init, whatever that did.
+    command.args(["con=null", "con0=null,fd:1", "init=/bin/true"]).stdin(Stdio::null());
+    let output = match command.output() {
+        Ok(output) => output,
+        Err(error) => return Some(format!("linux.uml cannot be started: {error}")),
+    };
+    let said = String::from_utf8_lossy(&output.stdout);
+    said.contains(TOO_MUCH_STATE).then(|| {
+        format!(
+            "linux.uml cannot run programs on this processor, which has more state than it knows ({TOO_MUCH_STATE})"
+        )
+    })
+}
 
 /// A running guest.
 #[derive(Debug)]

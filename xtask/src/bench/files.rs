@@ -3,9 +3,10 @@
 use std::fs;
 use std::process::Command;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use clap::Args;
 
+use super::cluster::DemoCluster;
 use crate::shell;
 
 #[derive(Args)]
@@ -19,15 +20,40 @@ pub(crate) struct FilesOptions {
     /// The engine's budget of memory, in MiB.
     #[arg(long, default_value_t = 256)]
     budget_mib: usize,
+    /// Measure the filesystem of a volume on a pair instead, through the admin API: all three nodes on this machine.
+    #[arg(long)]
+    pair: bool,
 }
+
+/// Bytes of the volume on the pair; it is sparse.
+const PAIR_BYTES: u64 = 8 << 30;
 
 /// Builds the program and runs it on the disk that has the target directory.
 pub(crate) fn run(options: &FilesOptions) -> Result<()> {
+    if options.pair {
+        return run_on_pair(options);
+    }
     shell::build_release(&["bench-files"])?;
     let home = shell::target_dir().join("bench");
     fs::create_dir_all(&home)?;
     let mut command = Command::new(shell::release_binary("bench-files"));
     command.arg("--directory").arg(home).args(["--seconds", &options.seconds.to_string()]);
     command.args(["--entries", &options.entries.to_string(), "--budget-mib", &options.budget_mib.to_string()]);
+    shell::run_visibly(&mut command)
+}
+
+/// Starts a pair, makes a filesystem in a volume, and measures it.
+fn run_on_pair(options: &FilesOptions) -> Result<()> {
+    shell::build_release(&["bench-files-pair"])?;
+    let parent = shell::target_dir().join("bench");
+    fs::create_dir_all(&parent)?;
+    let home = tempfile::Builder::new().prefix("files-pair-").tempdir_in(&parent)?;
+    let cluster = DemoCluster::start(&home.path().join("pair"), PAIR_BYTES, 1)?;
+    let admin: Vec<&str> = cluster.nodes().iter().map(|node| node.admin.as_str()).collect();
+    let first = admin.first().context("a cluster has nodes")?;
+    let mut make = Command::new(shell::release_binary("tandem"));
+    shell::run_visibly(make.args(["--admin", first, "fs", "make", "vol"]))?;
+    let mut command = Command::new(shell::release_binary("bench-files-pair"));
+    command.args(["--admin", &admin.join(","), "--volume", "vol", "--seconds", &options.seconds.to_string()]);
     shell::run_visibly(&mut command)
 }

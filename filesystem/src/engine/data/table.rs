@@ -146,7 +146,7 @@ pub(crate) struct DataTable {
 }
 
 impl DataTable {
-    /// Nothing yet. More than `bytes_max` of data never waits.
+    /// Nothing yet. Writers wait for others to be written when more than `bytes_max` would wait.
     pub(crate) fn new(bytes_max: usize, block_bytes: usize) -> Self {
         Self {
             files: BTreeMap::new(),

@@ -254,6 +254,31 @@ fn syncing_everything_waits_for_what_others_are_writing() {
 }
 
 #[test]
+fn what_is_overwritten_while_it_is_synced_is_synced_all_the_same() {
+    for turns in 0..40 {
+        block_on(async {
+            let opened = open(image(SMALL_BLOCKS, 24 << 20), turns, 4 << 20).await;
+            let mounted = &opened.0;
+            let file = create(mounted, "a").await;
+            write(mounted, file, 0, filled(300 << 10, 1)).await;
+            let other = Rc::clone(mounted);
+            let syncing = tokio::task::spawn_local(async move { other.fsync(file).await });
+            for _ in 0..turns {
+                tokio::task::yield_now().await;
+            }
+            // Part of what is being synced; before its place was chosen, after that, or when it is there.
+            write(mounted, file, 100 << 10, filled(20 << 10, 2)).await;
+            syncing.await.expect("it ends").expect("durable");
+            let crashed = open(mounted.device().snapshot(), turns, 4 << 20).await;
+            let read = crashed.0.read(file, 0, 300 << 10).await.expect("readable").value;
+            assert_eq!(read.len(), 300 << 10);
+            assert!(read.iter().all(|byte| matches!(byte, 1 | 2)), "after {turns} turns synced data is gone");
+            close(crashed).await;
+        });
+    }
+}
+
+#[test]
 fn a_volume_that_fails_makes_nobody_wait_forever() {
     block_on(async {
         let device = SlowDevice::new(image(USUAL, 24 << 20), 9);

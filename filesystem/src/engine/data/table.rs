@@ -30,6 +30,8 @@ pub(crate) struct Page {
     pub(crate) stage: Stage,
     /// Another for every content.
     pub(crate) version: u64,
+    /// The version of the oldest content that is newer than the device: whoever syncs that one waits for this page.
+    pub(crate) dirty_since: u64,
     /// Nothing is mapped there, and room is reserved.
     pub(crate) reserved: bool,
 }
@@ -230,9 +232,9 @@ impl DataTable {
         self.queue.iter().map(|(_, file)| *file).collect()
     }
 
-    /// A file has data that is in memory only and no newer than `version`.
+    /// A file has data that was in memory only when [`Self::last_version`] was `version`, and still is, or what replaced it.
     pub(crate) fn dirty_before(&self, file: InodeNumber, version: u64) -> bool {
-        self.pages(file, 0).any(|(_, page)| page.stage == Stage::Dirty && page.version <= version)
+        self.pages(file, 0).any(|(_, page)| page.stage == Stage::Dirty && page.dirty_since <= version)
     }
 
     /// The newest content has this version.
@@ -479,18 +481,22 @@ impl DataTable {
             let page = match (edit, former) {
                 (PageEdit::Drop, _) => None,
                 (PageEdit::Written(version), Some(former)) => {
-                    (former.version != version).then_some(Page { reserved: false, ..former })
+                    (former.version != version).then(|| Page { reserved: false, dirty_since: former.version, ..former })
                 }
                 (PageEdit::Written(_), None) => None,
-                (PageEdit::Put { content, reserved, ordered: false }, _) => {
+                (PageEdit::Put { content, reserved, ordered: false }, former) => {
                     self.last_number += 1;
-                    Some(Page { content, stage: Stage::Dirty, version: self.last_number, reserved })
+                    let version = self.last_number;
+                    let former = former.filter(|former| former.stage == Stage::Dirty);
+                    let dirty_since = former.map_or(version, |former| former.dirty_since);
+                    Some(Page { content, stage: Stage::Dirty, version, dirty_since, reserved })
                 }
                 (PageEdit::Put { content, ordered: true, .. }, _) => {
                     self.last_number += 1;
                     ordered.push(PageId { file, at, version: self.last_number });
                     data.ordered = Some(id);
-                    Some(Page { content, stage: Stage::Ordered(id), version: self.last_number, reserved: false })
+                    let version = self.last_number;
+                    Some(Page { content, stage: Stage::Ordered(id), version, dirty_since: version, reserved: false })
                 }
             };
             if let Some(page) = page {

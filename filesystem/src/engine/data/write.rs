@@ -218,11 +218,11 @@ impl Handle<'_> {
         }
     }
 
-    /// The first `count` dirty blocks of a file that are no newer than `version`, in order.
+    /// The first `count` blocks of a file that have been dirty since `version` or longer, in order.
     pub(super) fn dirty_pages(&self, file: InodeNumber, version: u64, count: usize) -> Vec<(u32, SeenPage)> {
         let edit = self.data_edits().files.get(&file);
         let own = edit.map(|edit| edit.pages.keys().copied()).into_iter().flatten();
-        let is_old = |page: &Page| page.stage == Stage::Dirty && page.version <= version;
+        let is_old = |page: &Page| page.stage == Stage::Dirty && page.dirty_since <= version;
         let below = self.table().pages(file, 0).filter(|(_, page)| is_old(page)).map(|(at, _)| at);
         let mut all: Vec<u32> = below.take(count).chain(own).collect();
         all.sort_unstable();

@@ -49,7 +49,7 @@ enum Found {
 }
 
 impl Handle<'_> {
-    /// Chooses where the first dirty pages of a file go, of those that are no newer than `version`.
+    /// Chooses where the first dirty pages of a file go, of those that have been dirty since `version` or longer.
     fn plan_write_back(&mut self, file: InodeNumber, version: u64) -> Result<Vec<Piece>, Stop> {
         let inode = self.in_use(file)?;
         let map = self.file_map(file, &inode);

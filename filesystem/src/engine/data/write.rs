@@ -154,7 +154,6 @@ impl Handle<'_> {
     /// The inode of a regular file whose data or length will change. Errors: [`Refusal`]; it is being cut short.
     pub(super) fn file_to_change(&mut self, file: InodeNumber) -> Result<Inode, Stop> {
         let inode = self.regular_file(file)?;
-        self.expect_unreserved(file)?;
         let truncating = self.data_edits().truncating.get(&file).copied();
         match truncating {
             // Its own cut ends only after it.

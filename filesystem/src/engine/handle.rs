@@ -56,18 +56,26 @@ pub struct Handle<'a> {
     owner: Option<InodeNumber>,
     /// The newest transaction that changed something that was read.
     observed: Option<TransactionId>,
+    /// Edits so far, each counted once or more.
+    touches: u64,
 }
 
 impl<'a> Handle<'a> {
     /// An operation that has done nothing yet.
     pub fn new(view: View<'a>) -> Self {
-        Self { view, edits: Edits::default(), privileged: false, owner: None, observed: None }
+        Self { view, edits: Edits::default(), privileged: false, owner: None, observed: None, touches: 0 }
     }
 
     /// What it did, to join the running transaction; and the newest transaction whose changes it has seen, among those whose
     /// changes are not at home yet.
     pub fn finish(self) -> (Edits, Option<TransactionId>) {
         (self.edits, self.observed)
+    }
+
+    /// A number that grows with every edit: if it is the same before and after a part of an operation, that part has changed
+    /// nothing, and whoever runs several parts as one can go on behind it although it was refused.
+    pub fn touches(&self) -> u64 {
+        self.touches
     }
 
     /// The filesystem's numbers.
@@ -92,6 +100,7 @@ impl<'a> Handle<'a> {
 
     /// And what it makes of them.
     pub(super) fn ring_changes(&mut self) -> &mut RingChanges {
+        self.touches += 1;
         self.edits.ring()
     }
 
@@ -107,6 +116,7 @@ impl<'a> Handle<'a> {
 
     /// Puts another head on the list of orphans.
     pub(super) fn set_last_orphan(&mut self, inode: Option<InodeNumber>) {
+        self.touches += 1;
         self.edits.set_last_orphan(inode);
     }
 
@@ -133,6 +143,7 @@ impl<'a> Handle<'a> {
 
     /// The same, to be changed further.
     pub(super) fn data_edits_mut(&mut self) -> &mut DataEdits {
+        self.touches += 1;
         &mut self.edits.data
     }
 
@@ -375,6 +386,7 @@ impl<'a> Handle<'a> {
         let own: Vec<BlockNumber> = self.edits.data.journaled.range(run.start..run.end()).copied().collect();
         for block in self.view.table.journaled_within(run).chain(own) {
             self.edits.data.journaled.remove(&block);
+            self.touches += 1;
             self.edits.revoke(block);
         }
         self.edits.data.freed.push(run);
@@ -415,10 +427,12 @@ impl BlockStore for Handle<'_> {
 
     fn block_mut(&mut self, at: BlockNumber) -> Result<&mut [u8], Stop> {
         let cache = &mut *self.view.cache;
+        self.touches += 1;
         self.edits.edit(at, || cache.get(at).cloned()).ok_or(Stop::Missing(at))
     }
 
     fn new_block(&mut self, at: BlockNumber) -> Result<&mut [u8], Stop> {
+        self.touches += 1;
         Ok(self.edits.create(at, self.view.geometry.block_size as usize))
     }
 
@@ -443,6 +457,7 @@ impl BlockStore for Handle<'_> {
             self.free_in_group(group, BitRun { start: bit, count })?;
             left = BlockRun::new(left.start.plus(u64::from(count)), left.count - count);
         }
+        self.touches += 1;
         self.edits.free(run, metadata);
         // What was taken and given back by one operation is not written.
         self.edits.data.ordered.retain(|at, _| !run.contains(*at));

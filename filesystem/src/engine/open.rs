@@ -7,6 +7,7 @@ use bytes::Bytes;
 use thiserror::Error;
 
 use super::filesystem::{Failure, Filesystem, Journal};
+use super::handle::Handle;
 use super::system_zone::SystemZone;
 use super::transaction::Transaction;
 use crate::journal::checkpoint::Checkpoint;
@@ -19,7 +20,7 @@ use crate::layout::mmp::{MultiMount, multi_mount};
 use crate::layout::superblock::{SUPERBLOCK_BYTES, SUPERBLOCK_OFFSET, Superblock, Unusable};
 use crate::layout::timestamp::Timestamp;
 use crate::layout::{Corrupt, Structure};
-use crate::map::FileMap;
+use crate::map::{FileMap, Mapping};
 use crate::units::{BlockNumber, BlockRun, FileBlock, GroupNumber, InodeNumber, TransactionId};
 
 /// Blocks replayed at a time.
@@ -182,15 +183,16 @@ impl<D: BlockDevice> Filesystem<D> {
         let mut extents = Vec::new();
         let mut at = 0;
         while at < blocks {
-            let next = self.run(|handle| {
-                FileMap::of_inode(&found, inode, &handle.inode_rules(), BlockNumber(0)).next(handle, FileBlock(at))
-            });
-            let Some(extent) = next.await?.value else { break };
-            if extent.file.0 != at {
+            // Not the next mapped one: in a broken map the way there may be long.
+            let map = |handle: &mut Handle<'_>| {
+                FileMap::of_inode(&found, inode, &handle.inode_rules(), BlockNumber(0)).lookup(handle, FileBlock(at))
+            };
+            let Mapping::Mapped { run, .. } = self.run(map).await?.value else {
                 return Err(broken("the journal has a hole").into());
-            }
-            extents.push((LogIndex(at), BlockRun::new(extent.run.start, extent.run.count.min(blocks - at))));
-            at = extent.end();
+            };
+            let run = BlockRun::new(run.start, run.count.min(blocks - at));
+            extents.push((LogIndex(at), run));
+            at += run.count;
         }
         Ok(JournalMap::new(&extents)?)
     }

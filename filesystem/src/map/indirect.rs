@@ -83,6 +83,7 @@ impl IndirectMap {
             let under = blocks_under(level, self.block_size);
             let target = self.target(store, table, position)?;
             if target.0 == 0 {
+                let under = if level == 0 { self.holes_from(store, table, position)? } else { under };
                 let left = (under - offset).min(file_blocks - u64::from(at.0));
                 return Ok(Mapping::Hole { count: u32::try_from(left).unwrap_or(u32::MAX) });
             }
@@ -250,6 +251,16 @@ impl IndirectMap {
         };
         let more = (1..).take_while(follows).count();
         Ok(BlockRun::new(start, 1 + more as u32))
+    }
+
+    /// Pointers to nothing that follow one another in one table, that at `position` among them.
+    fn holes_from<S: BlockStore + ?Sized>(&self, store: &mut S, table: Table, position: usize) -> Result<u64, Stop> {
+        let (bytes, end) = match table {
+            Table::Root => (self.root.as_slice(), DIRECT as usize),
+            Table::Block(at) => (store.block(at)?, usize::MAX),
+        };
+        let follows = |next: &usize| *next < end && pointer(bytes, *next) == Some(BlockNumber(0));
+        Ok(1 + (position + 1..).take_while(follows).count() as u64)
     }
 
     fn target<S: BlockStore + ?Sized>(

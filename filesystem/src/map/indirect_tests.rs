@@ -208,6 +208,20 @@ fn pointers_out_of_the_device_are_found() {
 }
 
 #[test]
+fn holes_of_one_table_are_passed_by_at_once() {
+    let mut bench = Bench::new(5);
+    for at in [2, 20, 267] {
+        bench.run(Operation::Insert(at, BlockRun::new(BlockNumber(5 + u64::from(at)), 1)), false);
+    }
+    let mut store = Loose { device: bench.device.clone() };
+    // In the inode up to a block that is mapped, or the last direct pointer; in a table of 256 pointers up to its end.
+    for (at, count) in [(0, 2), (3, 9), (12, 8), (21, 246), (268, 1 << 16)] {
+        let found = bench.map.lookup(&mut store, FileBlock(at)).unwrap();
+        assert_eq!(found, Mapping::Hole { count }, "at {at}");
+    }
+}
+
+#[test]
 fn flipped_bits_are_found_or_harmless() {
     let mut bench = Bench::new(4);
     for at in [0, 1000, 70_000] {

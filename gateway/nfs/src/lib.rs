@@ -5,7 +5,9 @@
 //! that a takeover loses nothing of it. `ids` names what all of them speak of.
 #![forbid(unsafe_code)]
 
+pub mod access;
 pub mod ids;
+pub mod rpc;
 pub mod state;
 pub mod v4;
 pub mod xdr;

@@ -1,3 +1,11 @@
 //! NFSv4.1 (RFC 8881) and 4.2 (RFC 7862, RFC 8276).
 
+pub mod attributes;
+pub mod bitmap;
+pub mod compound;
+pub mod context;
+pub mod file_handle;
+pub mod name;
+pub mod operations;
+pub mod stateid;
 pub mod status;

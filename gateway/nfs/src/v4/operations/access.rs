@@ -1,0 +1,61 @@
+//! ACCESS (RFC 8881 §18.1, RFC 8276 §8.4.1): what the caller may do with the current file.
+
+use filesystem::layout::file_kind::FileKind;
+
+use crate::access::{Wanted, is_permitted};
+use crate::v4::context::{Context, Halt, Target};
+use crate::xdr::{Decoder, Encoder, XdrError};
+
+const READ: u32 = 0x01;
+const LOOKUP: u32 = 0x02;
+const MODIFY: u32 = 0x04;
+const EXTEND: u32 = 0x08;
+const DELETE: u32 = 0x10;
+const EXECUTE: u32 = 0x20;
+const XATTR_READ: u32 = 0x40;
+const XATTR_WRITE: u32 = 0x80;
+const XATTR_LIST: u32 = 0x100;
+const OF_XATTRS: u32 = XATTR_READ | XATTR_WRITE | XATTR_LIST;
+
+/// What is asked for, one bit each.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Arguments(pub u32);
+
+impl Arguments {
+    /// From the wire.
+    pub fn decode(decoder: &mut Decoder) -> Result<Self, XdrError> {
+        decoder.u32().map(Self)
+    }
+}
+
+/// Puts which of the bits are known, and which of them are granted.
+pub fn run(context: &mut Context<'_, '_>, arguments: &Arguments, out: &mut Encoder) -> Result<(), Halt> {
+    let (is_directory, may) = match context.target()? {
+        Target::Root => (true, [true, false, true]),
+        Target::File(file, inode) => {
+            let mut may = [false; 3];
+            for (may, wanted) in may.iter_mut().zip([Wanted::Read, Wanted::Write, Wanted::Execute]) {
+                *may = is_permitted(context.files, context.request.caller, (file.inode, &inode), wanted)?;
+            }
+            may[1] &= !context.request.caller.read_only;
+            (inode.mode.kind() == Some(FileKind::Directory), may)
+        }
+    };
+    let of_xattrs = if context.request.minor >= 2 { OF_XATTRS } else { 0 };
+    let supported = of_xattrs | READ | MODIFY | EXTEND | if is_directory { LOOKUP | DELETE } else { EXECUTE };
+    let [read, write, execute] = may;
+    let changes = if is_directory { MODIFY | EXTEND | DELETE } else { MODIFY | EXTEND };
+    let mut granted = 0;
+    for (may, bits) in [
+        (read, READ | XATTR_READ | XATTR_LIST),
+        // Names can be changed only by who may look them up.
+        (write && (execute || !is_directory), changes),
+        (write, XATTR_WRITE),
+        (execute, LOOKUP | EXECUTE),
+    ] {
+        granted |= if may { bits } else { 0 };
+    }
+    out.u32(arguments.0 & supported);
+    out.u32(arguments.0 & supported & granted);
+    Ok(())
+}

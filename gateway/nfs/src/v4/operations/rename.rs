@@ -1,0 +1,85 @@
+//! RENAME (RFC 8881 §18.26): moves a name from the saved directory to the current one, over one that may be there.
+
+use bytes::Bytes;
+use filesystem::engine::{Place, Rename};
+
+use super::put_change;
+use crate::access::{Wanted, may_take_away};
+use crate::v4::context::{Context, Halt};
+use crate::v4::file_handle::FileHandle;
+use crate::v4::name;
+use crate::v4::status::Status;
+use crate::xdr::{Decoder, Encoder, XdrError};
+
+/// Names.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Arguments {
+    /// In the saved directory.
+    pub from: Bytes,
+    /// In the current one.
+    pub to: Bytes,
+}
+
+impl Arguments {
+    /// From the wire.
+    pub fn decode(decoder: &mut Decoder) -> Result<Self, XdrError> {
+        Ok(Self { from: name::decode(decoder)?, to: name::decode(decoder)? })
+    }
+}
+
+/// Puts how both directories changed.
+pub fn run(context: &mut Context<'_, '_>, arguments: &Arguments, out: &mut Encoder) -> Result<(), Halt> {
+    let (saved, _) = context.at.saved.ok_or(Status::NoFileHandle)?;
+    let current = context.handle()?;
+    if !on_one_filesystem(saved, current) {
+        return Err(Status::CrossDevice.into());
+    }
+    let (from, from_inode) = context.directory_to_change_of(saved)?;
+    let (to, to_inode) = context.directory_to_change_of(current)?;
+    name::check(&arguments.from)?;
+    name::check(&arguments.to)?;
+    let caller = context.request.caller;
+    let (file, moved) = context.find(from, &arguments.from)?;
+    if !may_take_away(caller, &from_inode, &moved) {
+        return Err(Status::Access.into());
+    }
+    // Its `..` is changed.
+    if from != to && moved.mode.kind() == Some(filesystem::layout::file_kind::FileKind::Directory) {
+        context.expect_permitted(file, &moved, Wanted::Write)?;
+    }
+    if filesystem::engine::is_hidden_name(to.inode, &arguments.to) {
+        return Err(Status::Access.into());
+    }
+    match context.find(to, &arguments.to) {
+        Ok((_, replaced)) if !may_take_away(caller, &to_inode, &replaced) => return Err(Status::Access.into()),
+        Ok(_) | Err(Halt::Status(Status::NoEntry)) => {}
+        Err(halt) => return Err(halt),
+    }
+    let before = (context.change_of(from)?, context.change_of(to)?);
+    let (from_place, to_place) =
+        (Place { directory: from.inode, name: &arguments.from }, Place { directory: to.inode, name: &arguments.to });
+    let moved = context.files.rename(from_place, to_place, Rename::Replace, context.request.now);
+    moved.map_err(|stop| rename_halt(stop.into()))?;
+    let after = (context.change_of(from)?, context.change_of(to)?);
+    // Two names of one file: nothing happens (RFC 8881 §18.26.3).
+    context.effects.changing |= before != after;
+    put_change(out, before.0, after.0);
+    put_change(out, before.1, after.1);
+    Ok(())
+}
+
+/// What is in the way of a rename is said by EXIST (RFC 8881 §18.26.3), whatever POSIX says.
+fn rename_halt(halt: Halt) -> Halt {
+    match halt {
+        Halt::Status(Status::NotEmpty | Status::IsDirectory | Status::NotDirectory) => Status::Exists.into(),
+        other => other,
+    }
+}
+
+/// True if both handles are of one filesystem.
+pub fn on_one_filesystem(one: FileHandle, other: FileHandle) -> bool {
+    match (one, other) {
+        (FileHandle::File(one, _), FileHandle::File(other, _)) => one == other,
+        _ => one == other,
+    }
+}

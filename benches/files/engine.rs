@@ -5,7 +5,7 @@ use std::path::Path;
 use std::rc::Rc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use bytes::Bytes;
 use filesystem::InodeNumber;
 use filesystem::directory::Cookie;
@@ -14,15 +14,14 @@ use filesystem::journal::CommitTime;
 use filesystem::layout::file_kind::{FileKind, Mode};
 use filesystem::layout::timestamp::Timestamp;
 use filesystem::units::ROOT_INODE;
+use tandem_tests::image_file::ImageFile;
 use tokio::task::{LocalSet, spawn_local};
-
-use crate::device::FileDevice;
 
 /// Names that are created before one waits for what is durable, in large directories.
 const FILL_STEP: usize = 5000;
 const NOW: Timestamp = Timestamp { seconds: 1_700_000_000, nanoseconds: 0 };
 
-type Mounted = Rc<Filesystem<FileDevice>>;
+type Mounted = Rc<Filesystem<ImageFile>>;
 
 fn clock() -> CommitTime {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
@@ -41,7 +40,7 @@ pub(crate) fn with<T>(
     LocalSet::new().block_on(&runtime, async {
         let started = Instant::now();
         let options = Options { cache_bytes_max: budget, data_bytes_max: 64 << 20, read_only: false, clock };
-        let (mounted, recovered) = Filesystem::open(FileDevice::open(image)?, &options).await?;
+        let (mounted, recovered) = Filesystem::open(ImageFile::open(image)?, &options).await?;
         let opening = started.elapsed();
         let mounted = Rc::new(mounted);
         let driving = Rc::clone(&mounted);
@@ -187,6 +186,29 @@ pub(crate) async fn list(mounted: &Mounted, name: &str) -> Result<f64> {
             _ => return Ok(started.elapsed().as_secs_f64() * 1e3),
         }
     }
+}
+
+/// Files that are open and have no name, closed one after another, the oldest first: how many are given back a second.
+pub(crate) async fn closes_without_names(mounted: &Mounted, count: usize) -> Result<f64> {
+    let directory = directory(mounted, "nameless").await?;
+    let mut files = Vec::with_capacity(count);
+    for number in 0..count {
+        let name = entry(number);
+        let new = NewFile { mode: Mode::new(FileKind::Regular, 0o644), user: 0, group: 0, device: None, target: &[] };
+        let place = Place { directory, name: name.as_bytes() };
+        let file = mounted.run(|handle| handle.create(place, &new, NOW)).await?.value.inode;
+        ensure!(mounted.hold(file), "a new file can be held");
+        mounted.run(|handle| handle.remove(place, false, NOW)).await?;
+        files.push(file);
+    }
+    let (free, started) = (mounted.statistics().files_free as usize, Instant::now());
+    for (number, file) in files.iter().enumerate() {
+        mounted.let_go(*file);
+        while (mounted.statistics().files_free as usize) < free + number + 1 {
+            tokio::task::yield_now().await;
+        }
+    }
+    Ok(count as f64 / started.elapsed().as_secs_f64())
 }
 
 /// Bytes a second, written with a sync at the end, and read.

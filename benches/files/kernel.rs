@@ -21,10 +21,14 @@ pub(crate) struct Mount {
 
 impl Mount {
     pub(crate) fn new(image: &Path, at: &Path) -> Result<Self> {
+        // Tables that were never written stay so: writing them would be work beside what is measured.
+        Self::with_options(image, at, "loop,noinit_itable")
+    }
+
+    pub(crate) fn with_options(image: &Path, at: &Path, options: &str) -> Result<Self> {
         fs::create_dir_all(at)?;
         let started = Instant::now();
-        // Tables that were never written stay so: writing them would be work beside what is measured.
-        let status = Command::new("mount").args(["-o", "loop,noinit_itable"]).arg(image).arg(at).status()?;
+        let status = Command::new("mount").args(["-o", options]).arg(image).arg(at).status()?;
         if !status.success() {
             bail!("mount ended with {status}");
         }

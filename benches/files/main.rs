@@ -4,9 +4,9 @@
 //! What both sides do for an operation is in `engine` and `kernel`; here is their order, and the table.
 #![forbid(unsafe_code)]
 
-mod device;
 mod engine;
 mod kernel;
+mod recovery;
 
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
@@ -16,12 +16,16 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use clap::Parser;
+use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
 
 /// The features of volumes that we make.
 const FEATURES: &str = "none,has_journal,ext_attr,dir_index,filetype,extent,64bit,flex_bg,sparse_super,large_file,huge_file,\
                         dir_nlink,extra_isize,metadata_csum,metadata_csum_seed,resize_inode";
+/// MiB of the journals, but for those of `recovery`.
+const JOURNAL_MIB: u32 = 256;
 const SMALL: usize = 100;
 const LISTED: usize = 50_000;
+const NAMELESS: usize = 10_000;
 
 #[derive(Parser)]
 struct Options {
@@ -40,6 +44,9 @@ struct Options {
     /// The engine's budget of memory, in MiB.
     #[arg(long, default_value_t = 256)]
     budget_mib: usize,
+    /// Only these parts: opening, creates, large, listing, streams, nameless, recovery.
+    #[arg(long, value_delimiter = ',')]
+    parts: Vec<String>,
 }
 
 /// A line of the table.
@@ -62,12 +69,24 @@ fn main() -> Result<()> {
     println!("load {}", fs::read_to_string("/proc/loadavg")?.trim());
     let images = [home.path().join("engine.img"), home.path().join("kernel.img")];
     for image in &images {
-        format(image, options.size_gib << 30)?;
+        format(image, options.size_gib << 30, JOURNAL_MIB)?;
+    }
+    let all: [(&str, Part); 7] = [
+        ("opening", Bench::opening),
+        ("creates", Bench::creates),
+        ("large", Bench::large),
+        ("listing", Bench::listing),
+        ("streams", Bench::streams),
+        ("nameless", Bench::nameless),
+        ("recovery", Bench::recovery),
+    ];
+    if let Some(unknown) = options.parts.iter().find(|part| all.iter().all(|(name, _)| name != part)) {
+        bail!("there is no part {unknown}");
     }
     let bench =
         Bench { options, images, mount_at: home.path().join("mounted"), root, flushed: home.path().join("flush") };
     let mut lines = Vec::new();
-    for part in [Bench::opening, Bench::creates, Bench::large, Bench::listing, Bench::streams, Bench::recovery] {
+    for (_, part) in all.iter().filter(|(name, _)| bench.is_wanted(name)) {
         let some = part(&bench)?;
         some.iter().for_each(print);
         println!("resident memory at most {} MiB so far", peak_mib()?);
@@ -78,6 +97,13 @@ fn main() -> Result<()> {
     println!("load {}", fs::read_to_string("/proc/loadavg")?.trim());
     println!("resident memory at most {} MiB, budget {} MiB", peak_mib()?, bench.options.budget_mib);
     Ok(())
+}
+
+/// Has the system forget what it holds of a file in memory.
+fn forget(path: &Path) -> Result<()> {
+    let file = File::open(path)?;
+    file.sync_all()?;
+    Ok(posix_fadvise(&file, 0, 0, PosixFadviseAdvice::POSIX_FADV_DONTNEED)?)
 }
 
 fn print(line: &Line) {
@@ -93,7 +119,8 @@ fn row(line: &Line) {
     println!("| {} | {:.0} {} | {kernel} | {ratio} | {flushes} |", line.what, line.engine, line.unit);
 }
 
-fn format(image: &Path, bytes: u64) -> Result<()> {
+/// Makes a fresh filesystem in a sparse file; what was in it is gone.
+fn format(image: &Path, bytes: u64, journal_mib: u32) -> Result<()> {
     File::create(image)?.set_len(bytes)?;
     let mut make = Command::new("/sbin/mke2fs");
     make.args([
@@ -104,7 +131,7 @@ fn format(image: &Path, bytes: u64) -> Result<()> {
         "-I",
         "256",
         "-J",
-        "size=256",
+        &format!("size={journal_mib}"),
         "-E",
         "lazy_itable_init=1,nodiscard",
         "-O",
@@ -124,6 +151,9 @@ fn peak_mib() -> Result<u64> {
     Ok(line.trim().trim_end_matches(" kB").trim().parse::<u64>()? >> 10)
 }
 
+/// Some lines of the table.
+type Part = fn(&Bench) -> Result<Vec<Line>>;
+
 struct Bench {
     options: Options,
     images: [PathBuf; 2],
@@ -135,6 +165,10 @@ struct Bench {
 impl Bench {
     fn time(&self) -> Duration {
         Duration::from_secs(self.options.seconds)
+    }
+
+    fn is_wanted(&self, part: &str) -> bool {
+        self.options.parts.is_empty() || self.options.parts.iter().any(|wanted| wanted == part)
     }
 
     fn budget(&self) -> usize {
@@ -160,8 +194,8 @@ impl Bench {
     }
 
     fn opening(&self) -> Result<Vec<Line>> {
-        device::forget(&self.images[0])?;
-        device::forget(&self.images[1])?;
+        forget(&self.images[0])?;
+        forget(&self.images[1])?;
         let (_, _, took) = engine::with(&self.images[0], self.budget(), false, async |_| Ok(()))?;
         let kernel = self.mount()?.map(|mount| mount.took.as_secs_f64() * 1e3);
         let what = "mount of a clean, sparse image, cold (the kernel: with losetup)";
@@ -236,7 +270,7 @@ impl Bench {
         if let Some(mount) = self.mount()? {
             kernel::fill(&mount.at.join("listed"), LISTED)?;
         }
-        self.images.iter().try_for_each(|image| device::forget(image))?;
+        self.images.iter().try_for_each(|image| forget(image))?;
         let (engine, ..) =
             engine::with(&self.images[0], budget, false, async |mounted| engine::list(&mounted, "listed").await)?;
         let kernel = self.mount()?.map(|mount| kernel::list(&mount.at.join("listed"))).transpose()?;
@@ -263,15 +297,26 @@ impl Bench {
         ])
     }
 
-    /// The engine's own log, as full as it gets, as after a crash.
+    fn nameless(&self) -> Result<Vec<Line>> {
+        let work = async |mounted| engine::closes_without_names(&mounted, NAMELESS).await;
+        let (engine, ..) = engine::with(&self.images[0], self.budget(), false, work)?;
+        let what = "closing 10,000 open files without a name, the oldest first";
+        Ok(vec![Line { what, unit: "/s", engine, kernel: None, flushes: None }])
+    }
+
+    /// Full logs, as after a crash.
     fn recovery(&self) -> Result<Vec<Line>> {
-        let image = &self.images[0];
-        engine::with(image, self.budget(), true, async |mounted| engine::fill(&mounted, "crashed", LISTED).await)?;
-        device::forget(image)?;
-        let (_, recovered, took) = engine::with(image, self.budget(), false, async |_| Ok(()))?;
-        println!("recovered {} transactions, {} blocks", recovered.transactions, recovered.blocks);
-        let engine = took.as_secs_f64() * 1e3;
-        let what = "recovery after a crash, nothing in memory";
-        Ok(vec![Line { what, unit: "ms", engine, kernel: None, flushes: None }])
+        let home = self.images[0].parent().context("the images are in a directory")?;
+        let (bytes, entries) = (self.options.size_gib << 30, self.options.entries);
+        let all = recovery::measure(home, bytes, entries, self.budget(), self.root)?;
+        all.iter().for_each(|one| println!("{}", one.describe()));
+        let line = |one: &recovery::Recovered| Line {
+            what: one.what,
+            unit: "ms",
+            engine: one.took.as_secs_f64() * 1e3,
+            kernel: None,
+            flushes: None,
+        };
+        Ok(all.iter().map(line).collect())
     }
 }

@@ -1,9 +1,14 @@
 //! The filesystem of a volume on a running pair, through the admin API: each request is a call of gRPC to the primary, and a
 //! change is answered when it is durable on both boxes. Started by `cargo xtask bench files --pair`.
 //!
-//! It asks and counts. The cluster, its volume and the filesystem in it are there already.
+//! It asks and counts. The cluster, its volume and the filesystem in it are there already, but for `failover`, which has to
+//! kill nodes and starts its own.
 #![forbid(unsafe_code)]
 
+mod failover;
+mod load;
+
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -22,7 +27,7 @@ const PART_BYTES: usize = MIB;
 #[derive(Parser)]
 struct Options {
     /// HOST:PORT of each node; the first that answers for the volume is used.
-    #[arg(long, value_delimiter = ',', required = true)]
+    #[arg(long, value_delimiter = ',', required_unless_present = "failovers")]
     admin: Vec<String>,
     /// The volume.
     #[arg(long, default_value = "vol")]
@@ -33,6 +38,15 @@ struct Options {
     /// Size of the file that is written and read, in MiB.
     #[arg(long, default_value_t = 256)]
     file_mib: usize,
+    /// Kills the primary so many times, each time after so many seconds of load, instead of measuring rates.
+    #[arg(long, requires = "directory")]
+    failovers: Option<usize>,
+    /// An empty directory for the cluster of the failovers.
+    #[arg(long)]
+    directory: Option<PathBuf>,
+    /// Where the figures of the failovers go.
+    #[arg(long, default_value = "bench-files-failovers.json")]
+    output: PathBuf,
 }
 
 /// The primary, and what it is asked about.
@@ -42,10 +56,16 @@ struct Files {
     volume: String,
 }
 
-#[tokio::main(flavor = "current_thread")]
-async fn main() -> Result<()> {
+fn main() -> Result<()> {
     let options = Options::parse();
-    let files = connect(&options).await?;
+    if let (Some(count), Some(directory)) = (options.failovers, &options.directory) {
+        return failover::run(count, Duration::from_secs(options.seconds), directory, &options.output);
+    }
+    tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(rates(&options))
+}
+
+async fn rates(options: &Options) -> Result<()> {
+    let files = connect(options).await?;
     let time = Duration::from_secs(options.seconds);
     println!("\n| | pair |\n|---|---|");
     for in_flight in [1, 32] {
@@ -69,16 +89,20 @@ async fn main() -> Result<()> {
 
 async fn connect(options: &Options) -> Result<Files> {
     for address in &options.admin {
-        let channel = Channel::from_shared(format!("http://{address}"))?.connect().await?;
-        let largest = 2 * PART_BYTES;
-        let mut client =
-            FilesClient::new(channel).max_decoding_message_size(largest).max_encoding_message_size(largest);
+        let mut client = client(address).await?;
         let request = pb::UsageRequest { volume: options.volume.clone() };
         if client.usage(request).await.is_ok() {
             return Ok(Files { client, volume: options.volume.clone() });
         }
     }
     bail!("none of {} answers for the volume {}", options.admin.join(", "), options.volume)
+}
+
+/// A connection to a node's admin API, HOST:PORT.
+async fn client(address: &str) -> Result<FilesClient<Channel>> {
+    let channel = Channel::from_shared(format!("http://{address}"))?.connect().await?;
+    let largest = 2 * PART_BYTES;
+    Ok(FilesClient::new(channel).max_decoding_message_size(largest).max_encoding_message_size(largest))
 }
 
 /// Operations a second, with so many in flight.
@@ -112,21 +136,23 @@ where
 
 /// MiB a second of a new file.
 async fn put(files: &Files, bytes: usize) -> Result<f64> {
-    let head = pb::PutFileHead {
-        volume: files.volume.clone(),
-        path: b"/file".to_vec(),
-        permissions: 0o644,
-        ..Default::default()
-    };
-    let data = vec![7; PART_BYTES];
-    let of_file = (0..bytes).step_by(PART_BYTES);
-    let data = of_file.map(move |offset| Part::Data(pb::PutFileData { offset: offset as u64, data: data.clone() }));
-    let end = Part::End(pb::PutFileEnd { size_bytes: bytes as u64 });
-    let parts = std::iter::once(Part::Head(head)).chain(data).chain(std::iter::once(end));
-    let parts: Vec<_> = parts.map(|part| pb::PutFilePart { part: Some(part) }).collect();
+    let parts = file_parts(&files.volume, b"/file".to_vec(), bytes);
     let start = Instant::now();
     files.client.clone().put(tokio_stream::iter(parts)).await.context("put")?;
     Ok(bytes as f64 / MIB as f64 / start.elapsed().as_secs_f64())
+}
+
+/// What a put of a file of so many bytes sends.
+fn file_parts(volume: &str, path: Vec<u8>, bytes: usize) -> Vec<pb::PutFilePart> {
+    let head = pb::PutFileHead { volume: volume.to_owned(), path, permissions: 0o644, ..Default::default() };
+    let pieces = (0..bytes).step_by(PART_BYTES);
+    let data = pieces.map(|offset| {
+        let data = vec![7; PART_BYTES.min(bytes - offset)];
+        Part::Data(pb::PutFileData { offset: offset as u64, data })
+    });
+    let end = Part::End(pb::PutFileEnd { size_bytes: bytes as u64 });
+    let parts = std::iter::once(Part::Head(head)).chain(data).chain(std::iter::once(end));
+    parts.map(|part| pb::PutFilePart { part: Some(part) }).collect()
 }
 
 /// MiB a second of the same file.

@@ -3,6 +3,7 @@
 pub mod crash_fs;
 pub mod e2e;
 pub mod fuse_ext4;
+pub mod image_file;
 pub mod interop_fs;
 pub mod model;
 #[path = "../sim/mod.rs"]

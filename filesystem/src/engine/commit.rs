@@ -172,7 +172,7 @@ impl<D: BlockDevice> Filesystem<D> {
     }
 
     /// Writes of blocks, in which those that follow one another on the device are one.
-    fn joined(&self, blocks: &[(BlockNumber, &[u8])]) -> Vec<BatchWrite> {
+    pub(super) fn joined(&self, blocks: &[(BlockNumber, &[u8])]) -> Vec<BatchWrite> {
         let size = self.geometry.block_size as usize;
         let runs = blocks.chunk_by(|(one, _), (other, _)| one.plus(1) == *other);
         let write = |run: &[(BlockNumber, &[u8])]| {

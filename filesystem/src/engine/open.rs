@@ -24,7 +24,7 @@ use crate::map::{FileMap, Mapping};
 use crate::units::{BlockNumber, BlockRun, FileBlock, GroupNumber, InodeNumber, TransactionId};
 
 /// Blocks replayed at a time.
-const REPLAY_BLOCKS: usize = 256;
+const REPLAY_BLOCKS: usize = 1024;
 /// A transaction takes this part of the log at most, so that the one before it and the one after it find room.
 const TRANSACTION_PART_OF_LOG: u32 = 4;
 /// And this part of the memory for blocks, since what is changed stays in memory until it is at home.
@@ -146,6 +146,7 @@ impl<D: BlockDevice> Filesystem<D> {
     pub async fn reclaim_orphans(&self, keep: &BTreeSet<InodeNumber>) -> Result<usize, Failure> {
         self.adopt_orphan_file().await?;
         let orphans = self.run(|handle| handle.orphans()).await?.value;
+        self.state.borrow_mut().table.orphan_order.learn(&orphans);
         let now = (self.clock)();
         let now = Timestamp { seconds: now.seconds as i64, nanoseconds: now.nanoseconds };
         let mut gone = 0;
@@ -200,14 +201,7 @@ impl<D: BlockDevice> Filesystem<D> {
     async fn scan_log(&self, journal: JournalSuperblock, map: &JournalMap) -> Result<Outcome, OpenError> {
         let mut recovery = Recovery::new(journal, map.clone(), self.geometry.block_count);
         while let Step::Read { at, count } = recovery.step() {
-            let mut blocks = Vec::new();
-            let mut got = 0;
-            while got < count {
-                let next = LogIndex(at.0 + got);
-                let run = map.run(next, count - got).ok_or(BlockError::Io)?;
-                blocks.extend_from_slice(&self.read_blocks(run).await?);
-                got += run.count;
-            }
+            let blocks = self.read_log(map, at, count).await?;
             recovery.feed(&blocks)?;
         }
         let outcome = recovery.finish().ok_or(BlockError::Io)?;
@@ -217,11 +211,24 @@ impl<D: BlockDevice> Filesystem<D> {
         Ok(outcome)
     }
 
+    /// Blocks of the log that follow one another, and do not go around its end.
+    async fn read_log(&self, map: &JournalMap, at: LogIndex, count: u32) -> Result<Vec<u8>, BlockError> {
+        let mut blocks = Vec::with_capacity(count as usize * self.geometry.block_size as usize);
+        let mut got = 0;
+        while got < count {
+            let run = map.run(LogIndex(at.0 + got), count - got).ok_or(BlockError::Io)?;
+            blocks.extend_from_slice(&self.read_blocks(run).await?);
+            got += run.count;
+        }
+        Ok(blocks)
+    }
+
     /// Brings every block that the log holds to its newest content: at home, or, for a reader, in memory.
     async fn replay(&self, outcome: &Outcome, map: &JournalMap, read_only: bool) -> Result<Recovered, OpenError> {
         for some in outcome.replays.chunks(REPLAY_BLOCKS) {
-            let restored = some.iter().map(|replay| self.restored(outcome, replay, map));
-            let restored = futures_util::future::try_join_all(restored).await?;
+            let runs = some.chunk_by(|one, next| one.at.0 + 1 == next.at.0);
+            let runs = runs.map(|run| self.restored(outcome, run, map));
+            let mut restored: Vec<_> = futures_util::future::try_join_all(runs).await?.into_iter().flatten().collect();
             if read_only {
                 let cache = &mut self.state.borrow_mut().cache;
                 for (home, content) in restored {
@@ -230,8 +237,10 @@ impl<D: BlockDevice> Filesystem<D> {
                     cache.replace(home, content, None);
                 }
             } else {
-                let size = u64::from(self.geometry.block_size);
-                let writes = restored.into_iter().map(|(home, data)| self.device.write(home.0 * size, data, false));
+                restored.sort_unstable_by_key(|(home, _)| *home);
+                let blocks: Vec<_> = restored.iter().map(|(home, content)| (*home, &**content)).collect();
+                let writes = self.joined(&blocks).into_iter();
+                let writes = writes.map(|write| self.device.write(write.offset, write.data, false));
                 futures_util::future::try_join_all(writes).await?;
             }
         }
@@ -246,16 +255,21 @@ impl<D: BlockDevice> Filesystem<D> {
         Ok(Recovered { transactions, blocks: outcome.replays.len(), revokes })
     }
 
+    /// What copies that follow one another in the log bring home.
     async fn restored(
         &self,
         outcome: &Outcome,
-        replay: &Replay,
+        run: &[Replay],
         map: &JournalMap,
-    ) -> Result<(BlockNumber, Bytes), OpenError> {
-        let at = map.device_block(replay.at).ok_or(BlockError::Io)?;
-        let mut copy = self.read_blocks(BlockRun::new(at, 1)).await?.to_vec();
-        outcome.restore(replay, &mut copy)?;
-        Ok((replay.home, copy.into()))
+    ) -> Result<Vec<(BlockNumber, Bytes)>, OpenError> {
+        let first = run.first().map_or(LogIndex(0), |first| first.at);
+        let mut copies = self.read_log(map, first, run.len() as u32).await?;
+        let copies = copies.chunks_exact_mut(self.geometry.block_size as usize);
+        let restored = run.iter().zip(copies).map(|(replay, copy)| {
+            outcome.restore(replay, copy)?;
+            Ok((replay.home, Bytes::copy_from_slice(copy)))
+        });
+        restored.collect()
     }
 
     /// An empty log, the counts as the groups have them, and the superblock's mark, each on stable media before what

@@ -2,13 +2,15 @@
 //!
 //! Who still has such a file open, and when it may go, is decided by whoever calls.
 
+use std::collections::BTreeMap;
+
 use super::files::count_blocks;
 use super::filesystem::Filesystem;
 use super::handle::Handle;
 use crate::layout::extent::FILE_BLOCKS_MAX;
 use crate::layout::file_kind::FileKind;
 use crate::layout::inode::Inode;
-use crate::layout::orphan::list::{self, Bounds, Links};
+use crate::layout::orphan::list::{self, Bounds, END, Links};
 use crate::layout::timestamp::Timestamp;
 use crate::map::{Change, FileMap, Limits};
 use crate::store::{BlockStore, Refusal, Stop};
@@ -16,6 +18,36 @@ use crate::units::{BlockNumber, BlockRun, FileBlock, InodeNumber};
 
 /// What one step gives back at most, so that it fits into a transaction.
 const STEP: Limits = Limits { blocks_max: 64 * 1024, nodes_max: 16 };
+
+/// Who stands before an orphan on the list, which itself leads only to those behind: with many files that are open and have no
+/// name, one that is closed would be searched for from the list's head. As many entries as there are such files.
+#[derive(Debug, Default)]
+pub(crate) struct OrphanOrder {
+    before: BTreeMap<InodeNumber, InodeNumber>,
+}
+
+impl OrphanOrder {
+    /// The one before; none before the first, and of one that is not on the list or not known.
+    fn before(&self, orphan: InodeNumber) -> Option<InodeNumber> {
+        self.before.get(&orphan).copied()
+    }
+
+    /// The list as it was found, the newest first.
+    pub(super) fn learn(&mut self, orphans: &[InodeNumber]) {
+        let pairs = orphans.iter().zip(orphans.iter().skip(1));
+        self.before = pairs.map(|(before, orphan)| (*orphan, *before)).collect();
+    }
+
+    /// Takes over what an operation changed.
+    pub(crate) fn apply(&mut self, edits: BTreeMap<InodeNumber, Option<InodeNumber>>) {
+        for (orphan, before) in edits {
+            match before {
+                Some(before) => self.before.insert(orphan, before),
+                None => self.before.remove(&orphan),
+            };
+        }
+    }
+}
 
 impl Handle<'_> {
     fn orphan_bounds(&self) -> Bounds {
@@ -25,13 +57,34 @@ impl Handle<'_> {
 
     /// Puts an inode without links on the list.
     pub(super) fn add_orphan(&mut self, number: InodeNumber) -> Result<(), Stop> {
-        list::add(self, number)
+        let first = self.first()?;
+        list::add(self, number)?;
+        let order = &mut self.data_edits_mut().orphan_order;
+        order.insert(number, None);
+        if first != END {
+            order.insert(first, Some(number));
+        }
+        Ok(())
     }
 
-    /// Takes a file off the list that has links again, or was cut short.
+    /// Takes a file off the list that has links again, or was cut short, or is gone; nothing if it is not there.
     pub(super) fn remove_orphan(&mut self, number: InodeNumber) -> Result<(), Stop> {
-        let bounds = self.orphan_bounds();
-        list::remove(self, number, bounds).map(|_| ())
+        let edited = self.data_edits().orphan_order.get(&number).copied();
+        let mut before = edited.unwrap_or_else(|| self.table().orphan_order.before(number));
+        if before.is_none() && self.first()? != number {
+            // Not learned: only when orphans are worked on before they were reclaimed.
+            let all = self.orphans()?;
+            let Some(at) = all.iter().position(|other| *other == number) else { return Ok(()) };
+            before = at.checked_sub(1).and_then(|at| all.get(at)).copied();
+        }
+        let after = self.next(number)?;
+        list::remove_after(self, before, number)?;
+        let order = &mut self.data_edits_mut().orphan_order;
+        order.insert(number, None);
+        if after != END {
+            order.insert(after, before);
+        }
+        Ok(())
     }
 
     /// The file is on the list because its blocks behind the end are being given back.

@@ -69,9 +69,11 @@ pub struct RingUsage {
     pub blocks_written: u64,
 }
 
-/// True for the name of what gateways hide, as if it were not there.
+/// True for the name of what gateways hide, as if it were not there: the ring's directory, and what else a node keeps at the
+/// root for itself, whose names begin with `.tandem-`.
 pub fn is_hidden_name(directory: InodeNumber, name: &[u8]) -> bool {
-    directory == ROOT_INODE && name == DIRECTORY
+    let own = name.strip_prefix(DIRECTORY).is_some_and(|rest| rest.is_empty() || rest.first() == Some(&b'-'));
+    directory == ROOT_INODE && own
 }
 
 impl Ring {

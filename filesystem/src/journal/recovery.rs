@@ -42,7 +42,7 @@ use super::ring::{LogIndex, LogRing};
 use super::superblock::JournalSuperblock;
 
 /// Most log blocks that one step asks for.
-pub const READ_BLOCKS_MAX: u32 = 64;
+pub const READ_BLOCKS_MAX: u32 = 256;
 
 /// What recovery needs next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

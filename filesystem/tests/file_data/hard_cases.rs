@@ -388,3 +388,55 @@ fn blocks_are_counted_when_allocated_ones_go_through_the_log() {
         });
     }
 }
+
+/// Lets go of files in the given order; after each the list has the others in theirs.
+async fn let_go_one_by_one(mounted: &Filesystem<SlowDevice>, list: &mut Vec<InodeNumber>, order: &[InodeNumber]) {
+    for file in order {
+        mounted.let_go(*file);
+        while mounted.run(|handle| handle.stat(*file)).await.is_ok() {
+            tokio::task::yield_now().await;
+        }
+        list.retain(|other| other != file);
+        assert_eq!(&mounted.run(|handle| handle.orphans()).await.expect("a sound list").value, list);
+    }
+}
+
+#[test]
+fn files_without_names_leave_the_list_in_any_order_before_and_after_a_crash() {
+    block_on(async {
+        let opened = open(image(SMALL_BLOCKS, 64 << 20), 13, 16 << 20).await;
+        let mounted = &opened.0;
+        let mut list = Vec::new();
+        for number in 0..60 {
+            let name = format!("file-{number}");
+            let file = create(mounted, &name).await;
+            write(mounted, file, 0, filled(3000, 7)).await;
+            assert!(mounted.hold(file));
+            remove(mounted, &name).await;
+            list.insert(0, file);
+        }
+        let random = |count: usize, seed: usize| (0..count).map(move |at| (at * 7 + seed) % count);
+        let order: Vec<_> = random(60, 3).map(|at| list[at]).take(25).collect();
+        let_go_one_by_one(mounted, &mut list, &order).await;
+        // Its first, its last, and a neighbour of each.
+        let ends = [list[0], list[34], list[1], list[33]];
+        let_go_one_by_one(mounted, &mut list, &ends).await;
+        mounted.sync().await.expect("durable");
+        if let Some(newest) = mounted.newest_change() {
+            mounted.durable(newest).await.expect("durable");
+        }
+        let device = SlowDevice::new(mounted.device().snapshot(), 13);
+        let (crashed, _) = Filesystem::open(device, &options(1 << 20)).await.expect("it opens");
+        let kept = list.iter().copied().skip(2).collect();
+        crashed.reclaim_orphans(&kept).await.expect("a sound list");
+        list.drain(..2);
+        let crashed = Rc::new(crashed);
+        let driven = Rc::clone(&crashed);
+        let driver = tokio::task::spawn_local(async move { driven.drive().await });
+        assert!(list.iter().all(|file| crashed.hold(*file)));
+        let order: Vec<_> = random(29, 5).map(|at| list[at]).collect();
+        let_go_one_by_one(&crashed, &mut list, &order).await;
+        assert!(list.is_empty());
+        expect_clean(&close((crashed, driver)).await, "after files without names");
+    });
+}

@@ -1,25 +1,34 @@
-//! The content of regular files, in and out: a file is read as the parts that hold data, and written anew under a name of its
-//! own before it takes its place, so that a broken transfer leaves the old one.
+//! The content of regular files, in and out: a file is read as the parts that hold data, and written anew in a directory that
+//! nobody sees before it takes its place, so that a broken transfer leaves the old one, and a node that dies only something
+//! that the next one finds.
 
 use block_device::BlockDevice;
 use bytes::Bytes;
-use filesystem::engine::{Filesystem, Handle, NewFile, Place, Rename, Seek};
+use filesystem::directory::Cookie;
+use filesystem::engine::{Filesystem, Handle, NewFile, Place, Rename, Seek, is_hidden_name};
 use filesystem::layout::file_kind::{FileKind, Mode};
+use filesystem::layout::timestamp::Timestamp;
 use filesystem::units::ROOT_INODE;
 use filesystem::{InodeNumber, Refusal, Stop};
 use tokio::sync::mpsc;
 
 use super::error::{FilesError, shown};
 use super::now;
-use super::path::{self, Follow, HIDDEN, LINKS_MAX, PathProblem, Walked};
-use super::shell::{durable, on_path};
+use super::path::{self, Follow, LINKS_MAX, PathProblem, Walked};
+use super::shell::{durable, fresh, on_path};
 
 /// Bytes in one part.
 pub const PART_BYTES: u64 = 1 << 20;
 /// Parts that may wait between the engine and its client.
 pub const PARTS_QUEUED_MAX: usize = 4;
-/// Begins the name of a file that is being written; 16 digits follow.
+/// Where a file is while it is written: a directory at the root, hidden like all that is the node's own.
+const UNFINISHED_DIRECTORY: &[u8] = b".tandem-put";
+/// Begins its name there; 16 digits follow.
 const UNFINISHED: &str = ".tandem-put-";
+/// Unfinished files that are removed at one opening; more wait for the next.
+const UNFINISHED_REMOVED_MAX: usize = 4096;
+/// Entries of that directory that are read in one operation.
+const BATCH: usize = 256;
 
 /// Part of a file that is read.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -144,15 +153,15 @@ pub async fn put<D: BlockDevice>(
     parts: &mut mpsc::Receiver<NewPart>,
 ) -> Result<Vec<u8>, FilesError> {
     let (to, _) = on_path(engine, &new.path, |handle| destination(handle, new)).await?;
-    let unfinished = format!("{UNFINISHED}{:016x}", rand::random::<u64>());
-    let place = Place { directory: to.directory, name: unfinished.as_bytes() };
+    let name = format!("{UNFINISHED}{:016x}", rand::random::<u64>());
     let at = |why| FilesError::at(&to.path, why);
-    let file = NewFile { mode: to.mode, user: to.user, group: to.group, device: None, target: &[] };
     let when = now();
-    let created = engine.run(|handle| handle.create(place, &file, when)).await.map_err(at)?.value;
-    let _open = Open::new(engine, created.inode);
+    let begun = engine.run(|handle| begin(handle, &to, name.as_bytes(), when)).await;
+    let (directory, file) = begun.map_err(at)?.value;
+    let place = Place { directory, name: name.as_bytes() };
+    let _open = Open::new(engine, file);
     let moved = async {
-        fill(engine, &to.path, created.inode, parts).await?;
+        fill(engine, &to.path, file, parts).await?;
         let when = now();
         let into = Place { directory: to.directory, name: &to.name };
         let moving = engine.run(|handle| handle.rename(place, into, Rename::Replace, when)).await;
@@ -165,6 +174,52 @@ pub async fn put<D: BlockDevice>(
         return Err(why);
     }
     Ok(to.path)
+}
+
+/// Makes an empty file where it is going to be, so that it has what files there inherit, and moves it away until it is whole.
+/// Gives the directory that has it meanwhile, and the file.
+fn begin(
+    handle: &mut Handle<'_>,
+    to: &Destination,
+    name: &[u8],
+    when: Timestamp,
+) -> Result<(InodeNumber, InodeNumber), Stop> {
+    let directory = match handle.lookup(ROOT_INODE, UNFINISHED_DIRECTORY) {
+        Err(Stop::Refused(Refusal::NotFound)) => {
+            let place = Place { directory: ROOT_INODE, name: UNFINISHED_DIRECTORY };
+            handle.create(place, &fresh(FileKind::Directory, 0o700), when)?.inode
+        }
+        found => found?,
+    };
+    let new = NewFile { mode: to.mode, user: to.user, group: to.group, device: None, target: &[] };
+    let made = Place { directory: to.directory, name };
+    let file = handle.create(made, &new, when)?.inode;
+    handle.rename(made, Place { directory, name }, Rename::NoReplace, when)?;
+    Ok((directory, file))
+}
+
+/// Takes away the files that were being written when a node ended, at most [`UNFINISHED_REMOVED_MAX`]; to be called before any
+/// is written. Tells how many. Errors: the engine's.
+pub(super) async fn remove_unfinished<D: BlockDevice>(engine: &Filesystem<D>) -> Result<usize, FilesError> {
+    let at = |why| FilesError::at(UNFINISHED_DIRECTORY, why);
+    let found = engine.run(|handle| match handle.lookup(ROOT_INODE, UNFINISHED_DIRECTORY) {
+        Ok(found) if handle.live(found)?.mode.kind() == Some(FileKind::Directory) => Ok(Some(found)),
+        Ok(_) | Err(Stop::Refused(Refusal::NotFound)) => Ok(None),
+        Err(why) => Err(why),
+    });
+    let Some(directory) = found.await.map_err(at)?.value else { return Ok(0) };
+    let (mut removed, mut after, when) = (0, Cookie::DOT_DOT, now());
+    while removed < UNFINISHED_REMOVED_MAX {
+        let batch = engine.run(|handle| handle.read_directory(directory, after, BATCH)).await.map_err(at)?.value;
+        let Some(last) = batch.entries.last() else { break };
+        after = last.cookie;
+        for entry in batch.entries.iter().filter(|entry| entry.name.starts_with(UNFINISHED.as_bytes())) {
+            let place = Place { directory, name: &entry.name };
+            engine.run(|handle| handle.remove(place, false, when)).await.map_err(at)?;
+            removed += 1;
+        }
+    }
+    Ok(removed)
 }
 
 /// Writes the parts, and makes them durable.
@@ -235,7 +290,7 @@ fn at_name(handle: &mut Handle<'_>, path: Vec<u8>, permissions: u16) -> Result<W
         Ok(place) => place,
         Err(problem) => return Ok(Err(problem)),
     };
-    if directory == ROOT_INODE && name == HIDDEN {
+    if is_hidden_name(directory, &name) {
         return Ok(Err(PathProblem::NoName));
     }
     let mode = Mode::new(FileKind::Regular, permissions & 0o7777);

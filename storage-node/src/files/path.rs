@@ -1,7 +1,7 @@
 //! From paths to inodes, within one operation. The root's `..` is the root: no path leads out of the volume, nor does a
 //! symbolic link; an absolute one begins at the volume's root.
 
-use filesystem::engine::Handle;
+use filesystem::engine::{Handle, is_hidden_name};
 use filesystem::layout::file_kind::FileKind;
 use filesystem::units::ROOT_INODE;
 use filesystem::{InodeNumber, Refusal, Stop};
@@ -10,8 +10,6 @@ use filesystem::{InodeNumber, Refusal, Stop};
 pub const LINKS_MAX: usize = 40;
 /// Bytes of a path, as in Linux.
 pub const PATH_BYTES_MAX: usize = 4096;
-/// The directory with the node's own state, at the root; it is not there for users.
-pub const HIDDEN: &[u8] = b".tandem";
 
 /// Whether a symbolic link at the end of a path is followed. One on the way always is, and so is one before a slash.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,7 +55,7 @@ pub fn walk(handle: &mut Handle<'_>, path: &[u8], follow: Follow) -> Result<Walk
     let mut at = ROOT_INODE;
     let mut links = 0;
     while let Some(name) = left.pop() {
-        if at == ROOT_INODE && name == HIDDEN {
+        if is_hidden_name(at, &name) {
             return Err(Refusal::NotFound.into());
         }
         let found = handle.lookup(at, &name)?;
@@ -84,7 +82,7 @@ pub fn walk(handle: &mut Handle<'_>, path: &[u8], follow: Follow) -> Result<Walk
 pub fn parent(handle: &mut Handle<'_>, path: &[u8]) -> Result<Walked<(InodeNumber, Vec<u8>)>, Stop> {
     let Some((directory, name)) = split(path) else { return Ok(Err(PathProblem::NoName)) };
     Ok(match walk(handle, directory, Follow::Always)? {
-        Ok(ROOT_INODE) if name == HIDDEN => Err(PathProblem::NoName),
+        Ok(found) if is_hidden_name(found, name) => Err(PathProblem::NoName),
         Ok(found) => Ok((found, name.to_vec())),
         Err(problem) => Err(problem),
     })

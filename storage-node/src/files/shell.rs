@@ -3,16 +3,15 @@
 
 use block_device::BlockDevice;
 use filesystem::directory::{Cookie, ReadEntry};
-use filesystem::engine::{Filesystem, Handle, NewFile, Place};
+use filesystem::engine::{Filesystem, Handle, NewFile, Place, is_hidden_name};
 use filesystem::layout::file_kind::{DeviceNumber, FileKind, Mode};
 use filesystem::layout::inode::Inode;
 use filesystem::layout::timestamp::Timestamp;
-use filesystem::units::ROOT_INODE;
 use filesystem::{InodeNumber, Refusal, Stop, TransactionId};
 
 use super::error::{FilesError, shown};
 use super::now;
-use super::path::{self, Follow, HIDDEN, Walked};
+use super::path::{self, Follow, Walked};
 
 /// Entries of a directory that are read in one operation.
 const BATCH: usize = 256;
@@ -124,7 +123,7 @@ pub async fn list<D: BlockDevice>(
 
 /// Neither `.` nor `..`, nor the node's own.
 fn is_shown(directory: InodeNumber, entry: &ReadEntry) -> bool {
-    entry.name != b"." && entry.name != b".." && (directory != ROOT_INODE || entry.name != HIDDEN)
+    entry.name != b"." && entry.name != b".." && !is_hidden_name(directory, &entry.name)
 }
 
 /// A new file of root's.

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use block_device::RamDevice;
 use filesystem::engine::Options;
+use filesystem::units::ROOT_INODE;
 
 use super::*;
 use crate::files::make::{Clearing, make};
@@ -165,7 +166,7 @@ fn errors_name_the_path_and_nothing_is_removed_that_has_no_name() {
 #[test]
 fn the_nodes_own_directory_is_not_there() {
     with_engine(async |engine| {
-        let hidden = Place { directory: ROOT_INODE, name: HIDDEN };
+        let hidden = Place { directory: ROOT_INODE, name: b".tandem" };
         engine.run(|handle| handle.create(hidden, &fresh(FileKind::Directory, 0o700), now())).await.expect("made");
         assert_eq!(names(engine, b"/").await, ["lost+found"]);
         assert_eq!(refusal(stat(engine, b"/.tandem", Follow::Always).await), Refusal::NotFound);

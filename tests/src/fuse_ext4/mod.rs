@@ -6,7 +6,6 @@ mod attributes;
 mod data;
 mod errno;
 mod files;
-mod image;
 mod mount;
 mod names;
 mod requests;
@@ -27,9 +26,9 @@ use tokio::runtime::Builder;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::{JoinSet, LocalSet};
 
-use self::image::ImageFile;
 use self::mount::Mount;
 use self::requests::{Job, Requests};
+use crate::image_file::ImageFile;
 
 /// Requests on their way to the engine.
 const JOBS_MAX: usize = 256;

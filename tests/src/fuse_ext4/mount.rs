@@ -17,7 +17,7 @@ use fuser::{Errno, FileAttr, Generation};
 
 use super::attributes::{file_attributes, timestamp};
 use super::errno::errno;
-use super::image::ImageFile;
+use crate::image_file::ImageFile;
 
 /// Bytes of a name (NAME_MAX).
 const NAME_BYTES_MAX: usize = 255;
@@ -55,14 +55,15 @@ impl Mount {
         self.engine.run(op).await.map(|done| done.value).map_err(|failure| errno(&failure))
     }
 
-    /// The kernel is told of an inode once more. While it knows of it, it may have it open, also without a name.
-    pub(super) fn tell(&self, number: InodeNumber) {
+    /// The kernel is to be told of an inode once more. While it knows of it, it may have it open, also without a name. Errors:
+    /// ENOENT when it lost its last name since it was looked up, and is on its way out; then the kernel must not be told.
+    pub(super) fn tell(&self, number: InodeNumber) -> Result<(), Errno> {
         let mut known = self.known.borrow_mut();
-        let count = known.entry(number).or_insert(0);
-        if *count == 0 {
-            self.engine.hold(number);
+        if !known.contains_key(&number) && !self.engine.hold(number) {
+            return Err(Errno::ENOENT);
         }
-        *count += 1;
+        *known.entry(number).or_insert(0) += 1;
+        Ok(())
     }
 
     /// The kernel has forgotten some of that.

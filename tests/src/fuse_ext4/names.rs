@@ -49,7 +49,7 @@ impl Mount {
             Ok((number, entry(handle, number)?))
         });
         let (number, entry) = found.await?;
-        self.tell(number);
+        self.tell(number)?;
         Ok(entry)
     }
 
@@ -120,7 +120,7 @@ impl Mount {
             Ok((number, entry(handle, number)?))
         });
         let (number, entry) = made.await?;
-        self.tell(number);
+        self.tell(number)?;
         Ok(entry)
     }
 
@@ -142,7 +142,7 @@ impl Mount {
             entry(handle, number)
         });
         let entry = linked.await?;
-        self.tell(number);
+        self.tell(number)?;
         Ok(entry)
     }
 

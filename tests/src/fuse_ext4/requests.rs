@@ -325,12 +325,17 @@ impl Filesystem for Requests {
                 // Of `.` and `..` the kernel takes the number and kind only.
                 let number = INodeNo(u64::from(one.number.0));
                 let dots = Entry { attributes: FileAttr { ino: number, ..own }, generation: fuser::Generation(0) };
+                if one.entry.is_some() && mount.tell(one.number).is_err() {
+                    // It is gone since it was read.
+                    continue;
+                }
                 let Entry { attributes, generation } = one.entry.unwrap_or(dots);
                 if reply.add(attributes.ino, one.offset, &one.name, &KEEP, &attributes, generation) {
+                    // There was no room for it.
+                    if one.entry.is_some() {
+                        mount.forget(one.number, 1);
+                    }
                     break;
-                }
-                if one.entry.is_some() {
-                    mount.tell(one.number);
                 }
             }
             reply.ok();

@@ -10,6 +10,7 @@ use crate::engine::filesystem::{Done, Failure, Filesystem};
 use crate::engine::handle::Handle;
 use crate::layout::extent::Extent;
 use crate::layout::inode::Inode;
+use crate::layout::inode_flags::InodeFlags;
 use crate::layout::timestamp::Timestamp;
 use crate::map::{Change, FileMap, Limits, Mapping};
 use crate::store::{Refusal, Stop};
@@ -31,19 +32,9 @@ impl Handle<'_> {
         keep_size: bool,
         now: Timestamp,
     ) -> Result<bool, Stop> {
-        let mut inode = self.clean_file_to_change(file)?;
-        let blocks = self.blocks_to_allocate(&inode, &range)?;
-        if range.is_empty() {
-            return Ok(true);
-        }
-        if range.start > inode.size && !keep_size {
-            self.clear_tail(file, &inode, inode.size)?;
-        }
+        let Some((mut inode, blocks)) = self.begin_allocation(file, &range, keep_size)? else { return Ok(true) };
         let whole = self.fill_holes(file, &mut inode, blocks)?;
-        if whole && !keep_size {
-            self.grow(&mut inode, range.end)?;
-        }
-        touch_content(self, file, inode, now)?;
+        self.end_allocation(file, inode, range.end, whole && !keep_size, now)?;
         Ok(whole)
     }
 
@@ -56,14 +47,7 @@ impl Handle<'_> {
         keep_size: bool,
         now: Timestamp,
     ) -> Result<bool, Stop> {
-        let mut inode = self.clean_file_to_change(file)?;
-        let blocks = self.blocks_to_allocate(&inode, &range)?;
-        if range.is_empty() {
-            return Ok(true);
-        }
-        if range.start > inode.size && !keep_size {
-            self.clear_tail(file, &inode, inode.size)?;
-        }
+        let Some((mut inode, blocks)) = self.begin_allocation(file, &range, keep_size)? else { return Ok(true) };
         let covered = self.zero_edges(file, &inode, &range)?;
         let mut whole = true;
         if let FileMap::Extents(mut tree) = self.file_map(file, &inode)
@@ -76,23 +60,34 @@ impl Handle<'_> {
             whole = done.stopped_at.is_none();
         }
         whole = whole && self.fill_holes(file, &mut inode, blocks)?;
-        if whole && !keep_size {
-            self.grow(&mut inode, range.end)?;
-        }
-        touch_content(self, file, inode, now)?;
+        self.end_allocation(file, inode, range.end, whole && !keep_size, now)?;
         Ok(whole)
     }
 
-    /// Blocks that a range touches. Errors: the file cannot have them.
-    fn blocks_to_allocate(&self, inode: &Inode, range: &Range<u64>) -> Result<Range<u32>, Stop> {
-        if !inode.flags.contains(crate::layout::inode_flags::InodeFlags::EXTENTS) {
+    /// The inode of a file that is to get blocks in a range, and the blocks that the range touches; none if it is empty. If the
+    /// file is going to grow past its last block, the rest of that is cleared. Errors: the file cannot have them.
+    fn begin_allocation(
+        &mut self,
+        file: InodeNumber,
+        range: &Range<u64>,
+        keep_size: bool,
+    ) -> Result<Option<(Inode, Range<u32>)>, Stop> {
+        let inode = self.clean_file_to_change(file)?;
+        if !inode.flags.contains(InodeFlags::EXTENTS) {
             return Err(Refusal::NotSupported.into());
         }
-        if range.end > self.file_size_max(inode) {
+        if range.end > self.file_size_max(&inode) {
             return Err(Stop::TooLarge("the file"));
         }
+        if range.is_empty() {
+            return Ok(None);
+        }
+        if range.start > inode.size && !keep_size {
+            self.clear_tail(file, &inode, inode.size)?;
+        }
         let block_bytes = u64::from(self.geometry().block_size);
-        Ok((range.start / block_bytes) as u32..range.end.div_ceil(block_bytes) as u32)
+        let blocks = (range.start / block_bytes) as u32..range.end.div_ceil(block_bytes) as u32;
+        Ok(Some((inode, blocks)))
     }
 
     /// Gives unwritten blocks to holes of a file, as many as one transaction may; true when none is left in the range.
@@ -144,10 +139,20 @@ impl Handle<'_> {
         Ok(holes)
     }
 
-    fn grow(&mut self, inode: &mut Inode, end: u64) -> Result<(), Stop> {
-        inode.size = inode.size.max(end);
-        self.data_edits_mut().large_file |= end >= 1 << 31;
-        Ok(())
+    /// The inode of a file whose blocks were changed; with `grows` it ends at `end` at least.
+    fn end_allocation(
+        &mut self,
+        file: InodeNumber,
+        mut inode: Inode,
+        end: u64,
+        grows: bool,
+        now: Timestamp,
+    ) -> Result<(), Stop> {
+        if grows {
+            inode.size = inode.size.max(end);
+            self.data_edits_mut().large_file |= end >= 1 << 31;
+        }
+        touch_content(self, file, inode, now)
     }
 }
 

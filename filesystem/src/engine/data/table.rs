@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use super::content::Content;
 use crate::engine::filesystem::Failure;
+use crate::engine::orphans::OrphanOrder;
 use crate::units::{BlockNumber, BlockRun, InodeNumber, TransactionId};
 
 /// Blocks of a file's map that may be needed beside those in proportion to its data: one more level, split all the way.
@@ -100,6 +101,8 @@ pub(crate) struct DataEdits {
     pub(crate) truncating: BTreeMap<InodeNumber, bool>,
     /// An orphan is gone.
     pub(crate) reclaimed: Vec<InodeNumber>,
+    /// Orphans that stand behind another on the list now, or that are its first, or not on it any more.
+    pub(crate) orphan_order: BTreeMap<InodeNumber, Option<InodeNumber>>,
     /// A file is too large for small filesystems of old.
     pub(crate) large_file: bool,
 }
@@ -139,6 +142,7 @@ pub(crate) struct DataTable {
     open: BTreeMap<InodeNumber, u32>,
     /// Orphans that nobody has open: what they hold is being given back.
     doomed: BTreeSet<InodeNumber>,
+    pub(crate) orphan_order: OrphanOrder,
     /// Files whose data somebody waits for to be written.
     requested: BTreeSet<InodeNumber>,
     /// Why the last request came to nothing.
@@ -164,6 +168,7 @@ impl DataTable {
             unlinked: BTreeSet::new(),
             open: BTreeMap::new(),
             doomed: BTreeSet::new(),
+            orphan_order: OrphanOrder::default(),
             requested: BTreeSet::new(),
             failed: BTreeMap::new(),
             busy: BTreeSet::new(),
@@ -441,6 +446,7 @@ impl DataTable {
                 self.truncating.remove(&file);
             }
         }
+        self.orphan_order.apply(edits.orphan_order);
         edits.orphaned.into_iter().for_each(|file| self.unlink(file));
         for file in edits.reclaimed {
             self.windows.retain(|(other, _)| *other != file);

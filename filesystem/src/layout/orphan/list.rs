@@ -31,7 +31,7 @@ pub struct Bounds {
 }
 
 /// The end of the list.
-const END: InodeNumber = InodeNumber(0);
+pub const END: InodeNumber = InodeNumber(0);
 
 /// Puts `orphan`, which is not on the list, at its head. Errors: those of the accessors.
 pub fn add<L: Links>(links: &mut L, orphan: InodeNumber) -> Result<(), Stop> {

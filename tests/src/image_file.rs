@@ -1,4 +1,4 @@
-//! An image file as a block device.
+//! An image file as a block device: under the engine as a mount, and under the measurements of it.
 //!
 //! Reads and writes go to the page cache and return at once; only flushes wait for the medium, on a thread of their own, so that
 //! one commit on its way does not hold up operations.
@@ -22,14 +22,14 @@ const ZEROS_BYTES: usize = 1 << 20;
 
 /// A regular file that is used as a disk.
 #[derive(Debug)]
-pub(super) struct ImageFile {
+pub struct ImageFile {
     file: Arc<File>,
     size_bytes: u64,
 }
 
 impl ImageFile {
     /// Opens an image for reading and writing; bytes beyond the last whole 4096 are left alone. Errors: the file's.
-    pub(super) fn open(path: &Path) -> io::Result<Self> {
+    pub fn open(path: &Path) -> io::Result<Self> {
         let file = OpenOptions::new().read(true).write(true).open(path)?;
         let size_bytes = file.metadata()?.len() / UNIT_BYTES * UNIT_BYTES;
         Ok(Self { file: Arc::new(file), size_bytes })

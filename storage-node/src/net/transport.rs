@@ -11,7 +11,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use nix::sys::socket::{getsockopt, setsockopt, sockopt};
-use socket2::{SockRef, TcpKeepalive};
+use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
@@ -107,6 +107,13 @@ impl Transport {
         Err(io::Error::new(io::ErrorKind::PermissionDenied, why))
     }
 
+    /// Takes over a listener of [`bind_early`], on the current runtime. Errors: as for `listen`.
+    pub fn adopt(&self, listener: std::net::TcpListener) -> io::Result<Listener> {
+        self.permit(listener.local_addr()?)?;
+        listener.set_nonblocking(true)?;
+        Ok(Listener { inner: TcpListener::from_std(listener)? })
+    }
+
     fn listen_on(&self, address: SocketAddr) -> io::Result<TcpListener> {
         self.permit(address)?;
         let socket = new_socket(address)?;
@@ -124,17 +131,38 @@ impl Transport {
     }
 }
 
+/// Listens on an address that this box need not have yet: it is served from the moment that it comes. For whoever has no
+/// runtime; see [`Transport::adopt`]. Errors: the port is taken, or below 1024 without NET_BIND_SERVICE (EACCES).
+pub fn bind_early(address: SocketAddr) -> io::Result<std::net::TcpListener> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    force_buffers(&socket);
+    socket.set_reuse_address(true)?;
+    if address.is_ipv4() {
+        socket.set_freebind_v4(true)?;
+    } else {
+        socket.set_freebind_v6(true)?;
+        socket.set_only_v6(true)?;
+    }
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG_MAX.cast_signed())?;
+    Ok(socket.into())
+}
+
 fn no_address(address: &str) -> io::Error {
     io::Error::new(io::ErrorKind::NotFound, format!("{address} has no address"))
 }
 
 fn new_socket(address: SocketAddr) -> io::Result<TcpSocket> {
     let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+    force_buffers(&socket);
+    Ok(socket)
+}
+
+fn force_buffers(socket: &impl AsFd) {
     // Before connect or listen, as the window's scale is fixed there. An ordinary SO_RCVBUF would be cut to a small
     // system limit and turn the kernel's own growing of buffers off; without the privilege, that growing is better.
-    let _ = setsockopt(&socket, sockopt::RcvBufForce, &SOCKET_BUFFER_BYTES);
-    let _ = setsockopt(&socket, sockopt::SndBufForce, &SOCKET_BUFFER_BYTES);
-    Ok(socket)
+    let _ = setsockopt(socket, sockopt::RcvBufForce, &SOCKET_BUFFER_BYTES);
+    let _ = setsockopt(socket, sockopt::SndBufForce, &SOCKET_BUFFER_BYTES);
 }
 
 fn set_stream_options(stream: &TcpStream) -> io::Result<()> {
@@ -344,6 +372,17 @@ mod tests {
         drop(listener);
         let again = PLAIN.listen(&address).await.unwrap();
         drop((dialled, again));
+    }
+
+    #[tokio::test]
+    async fn an_address_that_is_not_here_yet_is_listened_on_and_adopted_where_that_is_allowed() {
+        let elsewhere = bind_early("192.0.2.1:0".parse().unwrap()).unwrap();
+        assert_eq!(PLAIN.adopt(elsewhere).unwrap_err().kind(), io::ErrorKind::PermissionDenied);
+        let early = bind_early("127.0.0.1:0".parse().unwrap()).unwrap();
+        let listener = PLAIN.adopt(early).unwrap();
+        let address = listener.local_address().unwrap().to_string();
+        let (dialled, accepted) = tokio::join!(PLAIN.connect(&address), listener.accept());
+        assert!(dialled.is_ok() && accepted.unwrap().0.inner.nodelay().unwrap());
     }
 
     #[test]

@@ -1,13 +1,13 @@
 //! The small parent of a worker: starts it, reaps it, says goodbye for it, and starts the next one.
 //!
 //! A goodbye lets the other boxes take over at once, so only the process that has reaped the worker may say it: then no
-//! thread of it runs any more. The parent touches no data and has no runtime; its one other thread reads what the worker
-//! tells about itself. When the parent dies the kernel kills the worker, and nobody says goodbye: the lease runs out.
-//!
-//! Listeners that outlive the worker, and duplicates of its clients' sockets, come with the NFS gateway.
+//! thread of it runs any more. The parent touches no data and has no runtime; its other threads read what the worker tells
+//! about itself, and hold what must outlive it: listeners, and descriptors of its clients' connections (`held`). When the
+//! parent dies the kernel kills the worker, and nobody says goodbye: the lease runs out.
 
 mod announcement;
 mod goodbye;
+mod held;
 
 use std::ffi::OsString;
 use std::io::{BufRead, BufReader, IsTerminal, Read};
@@ -17,6 +17,7 @@ use std::process::{Child, Command, ExitCode, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::{SigSet, Signal, kill};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::unistd::Pid;
@@ -24,7 +25,12 @@ use replication::config::NodeKind;
 use tracing::{error, info, warn};
 
 pub use announcement::Announcement;
+pub use held::{
+    ADDRESSES_HELD_MAX, CONNECTIONS_HELD_MAX, HeldConnection, HoldError, LISTENERS_HELD_MAX, SupervisorSockets,
+};
+use held::{Held, Keeper};
 
+use crate::net::address;
 use crate::node::WorkerArguments;
 
 /// The worker failed; another start may succeed.
@@ -36,6 +42,8 @@ pub const UP_LINE: &str = "up\n";
 
 /// Longest line a worker may say, in bytes; more is not ours.
 const LINE_BYTES_MAX: u64 = 1 << 20;
+/// Open files asked for, in this process and the worker: the common limit of 1024 is fewer than the connections held.
+const DESCRIPTORS_WANTED: u64 = 65_536;
 const BACKOFF_FIRST: Duration = Duration::from_millis(100);
 const BACKOFF_MAX: Duration = Duration::from_secs(5);
 /// A worker that ran this long makes the next one start without a wait.
@@ -93,18 +101,20 @@ fn supervise(program: &Path, arguments: &[OsString]) -> std::io::Result<ExitCode
     }
     // Blocked, not handled: they are taken by `wait`, one at a time, and no handler runs.
     signals.thread_block()?;
+    allow_descriptors();
+    let mut held = Held::default();
     let mut backoff = Duration::ZERO;
     let mut was_up = false;
     loop {
         let started = Instant::now();
-        let mut child = start(program, arguments)?;
+        let (keeper, worker_end) = Keeper::start(held)?;
+        let mut child = start(program, arguments, worker_end.into())?;
         let told = listen(&mut child);
         let ended = wait(&mut child, &signals)?;
         let told = std::mem::take(&mut *told.lock().unwrap_or_else(PoisonError::into_inner));
         // Only now, with the worker reaped, is it certain that no thread of it serves a client any more.
-        if let Some(announcement) = &told.announcement {
-            goodbye::say(announcement);
-        }
+        held = keeper.finish();
+        held.worker_gone(address::remove, || told.announcement.iter().for_each(goodbye::say));
         was_up |= told.up;
         if let Some(code) = verdict(&ended, was_up) {
             return Ok(code);
@@ -135,15 +145,21 @@ fn verdict(ended: &Ended, was_up: bool) -> Option<ExitCode> {
     }
 }
 
-fn start(program: &Path, arguments: &[OsString]) -> std::io::Result<Child> {
+/// Raises this process's limit of open files, which the worker inherits, as far as it is allowed.
+fn allow_descriptors() {
+    let raised = getrlimit(Resource::RLIMIT_NOFILE).and_then(|(soft, hard)| match DESCRIPTORS_WANTED.min(hard) {
+        wanted if wanted > soft => setrlimit(Resource::RLIMIT_NOFILE, wanted, hard),
+        _ => Ok(()),
+    });
+    if let Err(why) = raised {
+        warn!("the limit of open files stays as it is: {why}");
+    }
+}
+
+/// Starts a worker. `sockets` is the worker's end of what the supervisor holds for it ([`SupervisorSockets::from_stdin`]).
+fn start(program: &Path, arguments: &[OsString], sockets: Stdio) -> std::io::Result<Child> {
     // Its own process group: a Ctrl-C at the terminal reaches it through its parent, once.
-    Command::new(program)
-        .arg0("tandem")
-        .args(arguments)
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .process_group(0)
-        .spawn()
+    Command::new(program).arg0("tandem").args(arguments).stdin(sockets).stdout(Stdio::piped()).process_group(0).spawn()
 }
 
 /// Reads what the worker says, until its end of the pipe closes.
@@ -241,7 +257,7 @@ mod tests {
         let announcement = Announcement { cluster: 1, node: 2, incarnation: 3, peers: vec!["127.0.0.1:7".into()] };
         let script = format!("echo noise; printf '{}'; echo up", announcement.to_line().replace('\n', "\\n"));
         let arguments = [OsString::from("-c"), script.into()];
-        let mut child = start(Path::new("/bin/sh"), &arguments).expect("a shell");
+        let mut child = start(Path::new("/bin/sh"), &arguments, Stdio::null()).expect("a shell");
         let told = listen(&mut child);
         assert!(child.wait().expect("reaped").success());
         // The pipe is closed by the child's end; the reader drops its half of the cell when it has read all.

@@ -47,6 +47,10 @@ id!(
     ConfigVersion, u64, false
 );
 id!(
+    /// Version of a volume's NFS service: drawn from one counter of the cluster, so none is ever used twice. 0 is no service.
+    ServiceVersion, u64, false
+);
+id!(
     /// One run of a worker process; random, drawn at its start. 0 is none.
     Incarnation, u64, true
 );
@@ -80,5 +84,12 @@ impl ConfigVersion {
     /// The version after this one.
     pub fn next(self) -> ConfigVersion {
         ConfigVersion(self.0 + 1)
+    }
+}
+
+impl ServiceVersion {
+    /// The version after this one.
+    pub fn next(self) -> ServiceVersion {
+        ServiceVersion(self.0 + 1)
     }
 }

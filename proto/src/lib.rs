@@ -15,5 +15,7 @@ pub mod admin {
     tonic::include_proto!("tandem.admin.v1");
 }
 
-pub use ids::{Boot, ClusterId, ConfigVersion, DiskId, Epoch, Incarnation, NodeId, RequestId, SessionId, VolumeId};
+pub use ids::{
+    Boot, ClusterId, ConfigVersion, DiskId, Epoch, Incarnation, NodeId, RequestId, ServiceVersion, SessionId, VolumeId,
+};
 pub use units::{BLOCK_BYTES, BlockRange, EXTENT_BLOCKS, EXTENT_BYTES, Micros, Timestamp};

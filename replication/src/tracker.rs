@@ -370,6 +370,7 @@ mod tests {
             unflushed_loss: None,
             force_plan: None,
             create_request: RequestId(0),
+            nfs: None,
         }
     }
 

@@ -13,12 +13,13 @@
 //! peer = "127.0.0.1:7400"
 //! admin = "127.0.0.1:7401"
 //! nbd = "127.0.0.1:10809"
+//! nfs = "127.0.0.1"
 //! ```
 //!
 //! What a node does (store, or only vote) is not written here: `tandem node` and `tandem witness` say it.
 
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -26,6 +27,8 @@ use proto::Micros;
 use replication::Timing;
 use serde::Deserialize;
 use thiserror::Error;
+
+use crate::net::address_text::host_of;
 
 /// Characters allowed in a node's name.
 pub const NODE_NAME_CHARS_MAX: usize = 63;
@@ -133,6 +136,9 @@ pub struct Listen {
     pub admin: SocketAddr,
     /// NBD clients; not used by a witness.
     pub nbd: SocketAddr,
+    /// NFS clients of services without a floating address, while this node is primary; the port is the service's. Default:
+    /// the address of `nbd`. Not used by a witness.
+    pub nfs: Option<IpAddr>,
 }
 
 /// Addresses that the other nodes and clients use, `host:port`; each defaults to the listening address.
@@ -145,6 +151,8 @@ pub struct Advertise {
     pub admin: Option<String>,
     /// For NBD.
     pub nbd: Option<String>,
+    /// Host, without a port, for NFS; it defaults to what clients of NBD use unless `listen.nfs` is given.
+    pub nfs: Option<String>,
 }
 
 /// When the primary may answer a read.
@@ -203,7 +211,7 @@ fn filesystem_cache_bytes_max_default() -> usize {
 impl Default for Listen {
     fn default() -> Self {
         let loopback = |port| SocketAddr::new(IpAddr::from([127, 0, 0, 1]), port);
-        Self { peer: loopback(7400), admin: loopback(7401), nbd: loopback(10809) }
+        Self { peer: loopback(7400), admin: loopback(7401), nbd: loopback(10809), nfs: None }
     }
 }
 
@@ -246,6 +254,23 @@ impl NodeConfig {
         ]
     }
 
+    /// Where NFS services without a floating address listen; the port is the service's.
+    pub fn nfs_listen(&self) -> IpAddr {
+        self.listen.nfs.unwrap_or(self.listen.nbd.ip())
+    }
+
+    /// Host told to clients of such services.
+    pub fn nfs_host(&self) -> String {
+        match (&self.advertise.nfs, self.listen.nfs) {
+            (Some(host), _) => host.clone(),
+            (None, Some(address)) => address.to_string(),
+            (None, None) => {
+                let [_, _, nbd] = self.addresses();
+                host_of(&nbd).trim_matches(['[', ']']).to_owned()
+            }
+        }
+    }
+
     /// Data plane threads to start.
     pub fn shard_count(&self) -> usize {
         let cores = || std::thread::available_parallelism().map_or(1, |n| n.get());
@@ -254,7 +279,8 @@ impl NodeConfig {
 
     /// True when a listener is reachable from other machines.
     pub fn listens_beyond_loopback(&self) -> bool {
-        [self.listen.peer, self.listen.admin, self.listen.nbd].iter().any(|address| !address.ip().is_loopback())
+        let addresses = [self.listen.peer.ip(), self.listen.admin.ip(), self.listen.nbd.ip(), self.nfs_listen()];
+        addresses.iter().any(|address| !address.is_loopback())
     }
 
     /// Timers for the replicas. `virtual_machine` decides what `reads = "auto"` means.
@@ -340,6 +366,7 @@ impl NodeConfig {
                 return Err((field, format!("{listen} is used by another listener")));
             }
         }
+        self.check_nfs()?;
         for (field, advertised) in [
             ("advertise.peer", &self.advertise.peer),
             ("advertise.admin", &self.advertise.admin),
@@ -356,6 +383,26 @@ impl NodeConfig {
             }
         }
         Ok(())
+    }
+
+    fn check_nfs(&self) -> Result<(), (&'static str, String)> {
+        if let Some(address) = self.listen.nfs {
+            if !address.is_loopback() && !self.insecure_plaintext {
+                let why = "is not a loopback address, and traffic is not encrypted yet; set insecure_plaintext = true";
+                return Err(("listen.nfs", format!("{address} {why}")));
+            }
+            if address.is_unspecified() && self.advertise.nfs.is_none() {
+                let why = "is no address that others can reach; name one in the same field of [advertise]";
+                return Err(("listen.nfs", format!("{address} {why}")));
+            }
+        }
+        match &self.advertise.nfs {
+            Some(host) if host.is_empty() || (host.contains(':') && host.parse::<Ipv6Addr>().is_err()) => {
+                let why = "is no host; write a name or an address, without a port: that is the service's";
+                Err(("advertise.nfs", format!("`{host}` {why}")))
+            }
+            _ => Ok(()),
+        }
     }
 
     fn check_timing(&self) -> Result<(), (&'static str, String)> {
@@ -462,6 +509,27 @@ mod tests {
         let config = parse(&format!("{base}[advertise]\nnbd = \"box.example:10809\"\n")).expect("valid");
         assert_eq!(config.addresses()[2], "box.example:10809");
         assert!(error(&format!("{base}[advertise]\nnbd = \"box.example\"\n")).contains("host:port"));
+    }
+
+    #[test]
+    fn nfs_is_where_nbd_is_unless_told() {
+        let base = "name = \"a\"\ndata_dir = \"/d\"\ninsecure_plaintext = true\n";
+        let of = |text: &str| {
+            let config = parse(&format!("{base}{text}")).expect("valid");
+            (config.nfs_listen().to_string(), config.nfs_host())
+        };
+        let pair = |listen: &str, host: &str| (listen.to_owned(), host.to_owned());
+        assert_eq!(of(""), pair("127.0.0.1", "127.0.0.1"));
+        assert_eq!(of("[listen]\nnbd = \"[fd00::1]:10809\"\n"), pair("fd00::1", "fd00::1"));
+        let anywhere = "[listen]\nnbd = \"0.0.0.0:10809\"\n[advertise]\nnbd = \"box.example:10809\"\n";
+        assert_eq!(of(anywhere), pair("0.0.0.0", "box.example"));
+        assert_eq!(of("[listen]\nnfs = \"10.0.0.1\"\n"), pair("10.0.0.1", "10.0.0.1"));
+        let told = "[listen]\nnfs = \"0.0.0.0\"\n[advertise]\nnfs = \"files.example\"\n";
+        assert_eq!(of(told), pair("0.0.0.0", "files.example"));
+        assert!(error(&format!("{base}[listen]\nnfs = \"0.0.0.0\"\n")).contains("[advertise]"));
+        assert!(error(&format!("{base}[advertise]\nnfs = \"files.example:2049\"\n")).contains("without a port"));
+        let open = "name = \"a\"\ndata_dir = \"/d\"\n[listen]\nnfs = \"10.0.0.1\"\n";
+        assert!(error(open).contains("insecure_plaintext = true"));
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! Admit, its loss and its late news; solo writes and a forced primary.
 
-use replication::config::VolumeCommand;
+use replication::config::{NfsCommand, VolumeCommand};
 use tandem_tests::sim::scenario::{Answer, Scenario};
 
 use proto::NodeId;
@@ -77,5 +77,37 @@ fn solo_writes_followed_by_force_primary_on_the_other_side() {
     s.power_on(1);
     s.both_in_sync();
     assert_eq!(s.read_done(2, 3), [99, 99]);
+    s.finish();
+}
+
+/// Changes of a volume's NFS service come in while its primary dies and returns: they reach every node, and the failover
+/// takes place as if there were none.
+#[test]
+fn changes_of_an_nfs_service_reach_every_node_and_are_in_no_failovers_way() {
+    let mut s = Scenario::new();
+    s.write_done(1, 3, 50);
+    let serve = |s: &mut Scenario, port| s.world.operator_serves(0, NfsCommand::Serve { addresses: Vec::new(), port });
+    serve(&mut s, 2049);
+    s.run_until("every node knows the service", 10_000, |s| (1..=3).all(|node| s.nfs_port_at(node) == Some(2049)));
+    let version = s.world.volumes[0].newest.as_ref().map(|config| config.version);
+    s.power_off(1);
+    for port in 3000..3100 {
+        serve(&mut s, port);
+        s.run(50);
+    }
+    assert_eq!(s.primary(), 2, "a failover within five seconds");
+    assert!(s.nfs_port_at(2).is_some_and(|port| port > 3080), "changes took effect meanwhile");
+    s.write_done(2, 3, 51);
+    s.power_on(1);
+    s.both_in_sync();
+    let port = s.nfs_port_at(2);
+    s.run_until("the node that was off has caught up", 10_000, |s| s.nfs_port_at(1) == port);
+    let newest = s.world.volumes[0].newest.as_ref().map(|config| config.version);
+    // TakeOver, Admit, and at most one try of each that came to nothing.
+    let moved = newest.zip(version).map(|(newest, version)| newest.0 - version.0);
+    assert!(
+        moved.is_some_and(|moved| moved <= 4),
+        "{moved:?}: a hundred changes of the service are none of the volume"
+    );
     s.finish();
 }

@@ -8,6 +8,7 @@ use std::collections::VecDeque;
 
 use proto::{Boot, ConfigVersion, DiskId, Epoch, Incarnation, Micros, NodeId, RequestId, Timestamp};
 use replication::config::consensus::{Consensus, Persist, Restored};
+use replication::config::nfs::NFS_LEVEL;
 use replication::config::{Command, CommandBody, NodeCommand, NodeKind, VolumeCommand, VolumeConfig};
 use replication::{Attachment, Control, Event, PastScrubs, PayloadId, Replica};
 use rustc_hash::FxHashMap;
@@ -306,8 +307,8 @@ impl World {
         let id = self.boxes[node].id;
         let boot = self.boxes[node].boot();
         let third_stores = self.setup.third_stores;
-        // Software that speaks the newer protocol also reads the newer snapshots.
-        let protocol = u32::from(self.boxes[node].protocol);
+        // Software that speaks the newer protocol also reads the newer snapshots and commands.
+        let level = if self.boxes[node].protocol > 1 { NFS_LEVEL } else { 1 };
         let Some(worker) = self.boxes[node].worker_of(run) else { return };
         let state = worker.raft.state();
         let mut proposals = Vec::new();
@@ -318,7 +319,7 @@ impl World {
                 incarnation: worker.incarnation,
                 boot,
                 clean: worker.clean.iter().map(|volume| volume_id(*volume)).collect(),
-                feature_levels: (1, protocol),
+                feature_levels: (1, level),
                 kind: if stores { NodeKind::Storage } else { NodeKind::Witness },
                 addresses: Default::default(),
             }));

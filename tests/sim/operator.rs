@@ -2,7 +2,7 @@
 //! is off. Whether everything is well at the end is looked at in `verdict`.
 
 use proto::{DiskId, NodeId, RequestId};
-use replication::config::{AckPolicy, Command, CommandBody, NodeCommand, VolumeCommand};
+use replication::config::{AckPolicy, Command, CommandBody, NfsCommand, NodeCommand, VolumeCommand};
 
 use super::cluster::{Ev, World, volume_id};
 use super::scheduler::{MILLISECOND, SECOND, SimTime};
@@ -128,6 +128,14 @@ impl World {
     pub fn operator_commands(&mut self, volume: usize, command: VolumeCommand) {
         let Some(config) = self.volumes[volume].newest.as_ref() else { return };
         let body = CommandBody::Volume { volume: config.id, expect_version: config.version, command };
+        let request = RequestId(u128::from(self.rng.bits()));
+        self.operator_proposes(Command { request, body });
+    }
+
+    /// A command about a volume's NFS service, at its newest known version.
+    pub fn operator_serves(&mut self, volume: usize, command: NfsCommand) {
+        let Some(config) = self.volumes[volume].newest.as_ref() else { return };
+        let body = CommandBody::Nfs { volume: config.id, expect_version: config.nfs_version(), command };
         let request = RequestId(u128::from(self.rng.bits()));
         self.operator_proposes(Command { request, body });
     }

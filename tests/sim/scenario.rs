@@ -7,7 +7,7 @@ use proto::{BlockRange, NodeId};
 use replication::Control;
 
 use super::client::Wish;
-use super::cluster::{Ev, Resynced, World};
+use super::cluster::{Ev, Resynced, World, volume_id};
 use super::disk::{Block, DiskFaults};
 use super::scheduler::{MILLISECOND, NEVER, SECOND, SimTime};
 use super::setup::{BOXES, Setup};
@@ -205,6 +205,12 @@ impl Scenario {
     pub fn in_sync_at(&mut self, node: usize) -> Vec<NodeId> {
         let run = self.world.boxes[node - 1].volume(0);
         run.and_then(|run| run.config.as_ref()).map_or(Vec::new(), |config| config.in_sync.keys().copied().collect())
+    }
+
+    /// Port of the volume's NFS service as far as a node has learnt; `None` without a service, or a node that is off.
+    pub fn nfs_port_at(&mut self, node: usize) -> Option<u16> {
+        let worker = self.world.boxes[node - 1].worker.as_deref()?;
+        worker.raft.state().volumes.get(&volume_id(0))?.nfs.as_ref().map(|service| service.port)
     }
 
     /// Extents that are hot on a node's copy; 0 without a copy that is open.

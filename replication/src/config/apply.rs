@@ -1,12 +1,15 @@
 //! Applies commands: every guard of the configuration state machine. The table is in `docs/protocol.md`.
 
+mod nfs;
+
 use std::collections::BTreeMap;
 
 use thiserror::Error;
 
-use proto::{BLOCK_BYTES, ConfigVersion, DiskId, Epoch, Incarnation, NodeId, RequestId, VolumeId};
+use proto::{BLOCK_BYTES, ConfigVersion, DiskId, Epoch, Incarnation, NodeId, RequestId, ServiceVersion, VolumeId};
 
 use super::command::{Command, CommandBody, NodeCommand, VolumeCommand};
+use super::nfs::NFS_LEVEL;
 use super::state::{
     AckPolicy, ClusterState, ForcePlan, Member, NodeKind, NodeRecord, Phase, Registration, VolumeConfig,
 };
@@ -78,6 +81,9 @@ impl ClusterState {
             CommandBody::Node(body) => self.apply_node(command.request, body),
             CommandBody::Volume { volume, expect_version, command } => {
                 self.apply_volume(*volume, *expect_version, command).map(|()| Outcome::Applied)
+            }
+            CommandBody::Nfs { volume, expect_version, command } => {
+                self.apply_nfs(*volume, *expect_version, command).map(|()| Outcome::Applied)
             }
         };
         result.unwrap_or_else(Outcome::Refused)
@@ -166,6 +172,8 @@ impl ClusterState {
         require(name_is_valid(&node.name), "the node's name is not valid")?;
         require(self.nodes.len() < NODES_MAX, "the cluster has 64 nodes already")?;
         require(self.nodes.values().all(|other| other.name != node.name), "a node of that name exists already")?;
+        let reads_services = self.nfs_version == ServiceVersion(0) || node.feature_levels.1 >= NFS_LEVEL;
+        require(reads_services, "the node's software does not know NFS services; install the newer version on it")?;
         let id = NodeId(self.next_node);
         self.next_node += 1;
         self.nodes.insert(id, NodeRecord { join_request: request, ..node.clone() });
@@ -215,6 +223,7 @@ impl ClusterState {
                 unflushed_loss: None,
                 force_plan: None,
                 create_request: new.request,
+                nfs: None,
             },
         );
         Ok(())

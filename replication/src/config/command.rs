@@ -1,7 +1,8 @@
 //! Commands of the configuration state machine.
 
-use proto::{Boot, ClusterId, ConfigVersion, DiskId, Epoch, Incarnation, NodeId, RequestId, VolumeId};
+use proto::{Boot, ClusterId, ConfigVersion, DiskId, Epoch, Incarnation, NodeId, RequestId, ServiceVersion, VolumeId};
 
+use super::nfs::{ExportRule, FloatingAddress};
 use super::state::{AckPolicy, NodeKind, NodeRecord};
 
 /// One entry of the Raft log.
@@ -13,7 +14,7 @@ pub struct Command {
     pub body: CommandBody,
 }
 
-/// A command is about the cluster's nodes, or about one volume.
+/// A command is about the cluster's nodes, about one volume, or about one volume's NFS service.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum CommandBody {
     /// About the cluster.
@@ -26,6 +27,15 @@ pub enum CommandBody {
         expect_version: ConfigVersion,
         /// What to change.
         command: VolumeCommand,
+    },
+    /// About the NFS service of one volume, guarded by the service's version.
+    Nfs {
+        /// The volume.
+        volume: VolumeId,
+        /// The version that its service must have, 0 if it must have none; otherwise the command does nothing.
+        expect_version: ServiceVersion,
+        /// What to change.
+        command: NfsCommand,
     },
 }
 
@@ -194,5 +204,24 @@ pub enum VolumeCommand {
     SetFeatureLevel {
         /// New level.
         level: u32,
+    },
+}
+
+/// A change of one volume's NFS service.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum NfsCommand {
+    /// Serves the volume there, and nowhere else any more. A new service has no export rules, another one keeps its own.
+    Serve {
+        /// The floating addresses; none: the own address of the primary.
+        addresses: Vec<FloatingAddress>,
+        /// TCP port.
+        port: u16,
+    },
+    /// Ends the service, and forgets its rules.
+    Stop,
+    /// Gives it these rules in place of those that it had.
+    SetExports {
+        /// One for each client.
+        rules: Vec<ExportRule>,
     },
 }

@@ -3,11 +3,14 @@
 pub mod apply;
 pub mod command;
 pub mod consensus;
+pub mod network;
+pub mod nfs;
 pub mod state;
 #[cfg(test)]
 mod tests;
 mod wire;
 
 pub use apply::{ApplyError, Outcome};
-pub use command::{Command, CommandBody, NodeCommand, VolumeCommand};
+pub use command::{Command, CommandBody, NfsCommand, NodeCommand, VolumeCommand};
+pub use nfs::NfsService;
 pub use state::{AckPolicy, ClusterState, ForcePlan, Member, NodeKind, NodeRecord, Phase, Registration, VolumeConfig};

@@ -2,7 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use proto::{Boot, ClusterId, ConfigVersion, DiskId, Epoch, Incarnation, NodeId, RequestId, VolumeId};
+use proto::{Boot, ClusterId, ConfigVersion, DiskId, Epoch, Incarnation, NodeId, RequestId, ServiceVersion, VolumeId};
+
+use super::nfs::NfsService;
 
 /// When a write is acknowledged.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -100,7 +102,7 @@ pub struct ForcePlan {
 }
 
 /// Everything Raft holds about one volume.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct VolumeConfig {
     /// The volume.
     pub id: VolumeId,
@@ -136,6 +138,8 @@ pub struct VolumeConfig {
     pub force_plan: Option<ForcePlan>,
     /// Request that created it, to recognise a retry.
     pub create_request: RequestId,
+    /// How it is served over NFS, if it is. `version` does not move with it.
+    pub nfs: Option<NfsService>,
 }
 
 impl VolumeConfig {
@@ -145,6 +149,11 @@ impl VolumeConfig {
             (Some(member), Some(replica)) => member.boot != replica.boot,
             _ => false,
         }
+    }
+
+    /// Version of its NFS service; 0 if it has none.
+    pub fn nfs_version(&self) -> ServiceVersion {
+        self.nfs.as_ref().map_or(ServiceVersion(0), |service| service.version)
     }
 }
 
@@ -161,6 +170,8 @@ pub struct ClusterState {
     pub volumes: BTreeMap<VolumeId, VolumeConfig>,
     /// Volumes that were deleted: a node that still has a store of one removes it.
     pub deleted: BTreeSet<VolumeId>,
+    /// The version that was given last to an NFS service; 0 if there never was one.
+    pub nfs_version: ServiceVersion,
     /// Set when a command was met that this software does not know: nothing is applied any more.
     pub halted: bool,
 }

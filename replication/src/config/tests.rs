@@ -2,6 +2,7 @@
 
 mod bytes;
 mod history;
+mod nfs;
 
 use proto::{Boot, ClusterId, ConfigVersion, DiskId, Epoch, Incarnation, NodeId, RequestId, VolumeId};
 

@@ -6,13 +6,17 @@
 //! A snapshot of format 2 is one of format 1 and, behind it, what format 1 has no place for. It is written once every
 //! node's software can read it, so that a cluster in the middle of an upgrade stays able to exchange snapshots. A field
 //! that was dropped is read as 0: "not known", which costs a full comparison and never one too few.
+//!
+//! Format 3 is format 2 and, behind it, the NFS services. It is written from the first service on: the guards see to it
+//! that every node can read it then, and nothing of it may be dropped.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use proto::{Boot, ClusterId, ConfigVersion, DiskId, Epoch, Incarnation, NodeId, RequestId, VolumeId};
+use proto::{Boot, ClusterId, ConfigVersion, DiskId, Epoch, Incarnation, NodeId, RequestId, ServiceVersion, VolumeId};
 
 use super::apply::ApplyError;
 use super::command::{Command, CommandBody, NodeCommand, VolumeCommand};
+use super::nfs::NfsService;
 use super::state::{
     AckPolicy, ClusterState, ForcePlan, Member, NodeKind, NodeRecord, Phase, Registration, VolumeConfig,
 };
@@ -21,6 +25,8 @@ use super::state::{
 const FORMAT_1: u8 = 1;
 /// Format number of snapshots that end with [`Histories`].
 const FORMAT_2: u8 = 2;
+/// Format number of snapshots that end with [`Services`].
+const FORMAT_3: u8 = 3;
 /// Feature level of the oldest software that reads [`FORMAT_2`].
 const FORMAT_2_LEVEL: u32 = 2;
 /// Elements in a decoded list, at most; far above every bound of the state machine.
@@ -46,7 +52,7 @@ macro_rules! wire_int {
         }
     )*};
 }
-wire_int!(u8, u32, u64, u128);
+wire_int!(u8, u16, u32, u64, u128);
 
 macro_rules! wire_newtype {
     ($($t:ident),*) => {$(
@@ -94,6 +100,9 @@ macro_rules! wire_enum {
         }
     };
 }
+
+// It stands behind the macros that it uses.
+mod nfs;
 
 impl Wire for bool {
     fn put(&self, out: &mut Vec<u8>) {
@@ -224,26 +233,28 @@ wire_struct!(NodeRecord {
 wire_struct!(Registration { disk_id, incarnation, boot, ready }..Registration::default());
 wire_struct!(Member { disk_id, boot }..Member::default());
 wire_struct!(ForcePlan { target, attested, token });
-wire_struct!(VolumeConfig {
-    id,
-    name,
-    size_bytes,
-    ack_policy,
-    feature_level,
-    phase,
-    preallocate,
-    epoch,
-    version,
-    primary,
-    primary_incarnation,
-    in_sync,
-    replicas,
-    loss_possible,
-    unflushed_loss,
-    force_plan,
-    create_request,
-});
-wire_struct!(ClusterState { cluster, nodes, next_node, volumes, deleted, halted });
+wire_struct!(
+    VolumeConfig {
+        id,
+        name,
+        size_bytes,
+        ack_policy,
+        feature_level,
+        phase,
+        preallocate,
+        epoch,
+        version,
+        primary,
+        primary_incarnation,
+        in_sync,
+        replicas,
+        loss_possible,
+        unflushed_loss,
+        force_plan,
+        create_request,
+    }..VolumeConfig::default()
+);
+wire_struct!(ClusterState { cluster, nodes, next_node, volumes, deleted, halted }..ClusterState::default());
 wire_enum!(VolumeCommand {
     1 => ReplicaReady { node, disk_id },
     2 => Shrink { by, epoch, victims },
@@ -344,6 +355,12 @@ impl Wire for Command {
                 expect_version.put(out);
                 command.put(out);
             }
+            CommandBody::Nfs { volume, expect_version, command } => {
+                out.push(3);
+                volume.put(out);
+                expect_version.put(out);
+                command.put(out);
+            }
         }
     }
 
@@ -352,6 +369,11 @@ impl Wire for Command {
         let body = match u8::get(input)? {
             1 => CommandBody::Node(Wire::get(input)?),
             2 => CommandBody::Volume {
+                volume: Wire::get(input)?,
+                expect_version: Wire::get(input)?,
+                command: Wire::get(input)?,
+            },
+            3 => CommandBody::Nfs {
                 volume: Wire::get(input)?,
                 expect_version: Wire::get(input)?,
                 command: Wire::get(input)?,
@@ -374,6 +396,9 @@ wire_struct!(History { replicas, members });
 
 /// What format 2 adds: one history for each volume.
 type Histories = BTreeMap<VolumeId, History>;
+
+/// What format 3 adds: the version given last, and the services.
+type Services = (ServiceVersion, BTreeMap<VolumeId, NfsService>);
 
 impl History {
     fn of(volume: &VolumeConfig) -> Self {
@@ -425,24 +450,34 @@ impl ClusterState {
     /// The whole state as snapshot bytes; what a node of the cluster could not read is left out of them.
     pub fn to_snapshot(&self) -> Vec<u8> {
         let all_read_format_2 = self.nodes.values().all(|node| node.feature_levels.1 >= FORMAT_2_LEVEL);
-        let mut out = vec![if all_read_format_2 { FORMAT_2 } else { FORMAT_1 }];
+        let format = match self.nfs_version {
+            ServiceVersion(0) if all_read_format_2 => FORMAT_2,
+            ServiceVersion(0) => FORMAT_1,
+            _ => FORMAT_3,
+        };
+        let mut out = vec![format];
         self.put(&mut out);
-        if all_read_format_2 {
+        if format >= FORMAT_2 {
             let histories: Histories = self.volumes.iter().map(|(id, volume)| (*id, History::of(volume))).collect();
             histories.put(&mut out);
+        }
+        if format >= FORMAT_3 {
+            let service = |(id, volume): (&VolumeId, &VolumeConfig)| Some((*id, volume.nfs.clone()?));
+            let services: Services = (self.nfs_version, self.volumes.iter().filter_map(service).collect());
+            services.put(&mut out);
         }
         out
     }
 
-    /// A state from snapshot bytes of either format.
+    /// A state from snapshot bytes of any format.
     pub fn from_snapshot(bytes: &[u8]) -> Result<Self, ApplyError> {
         let mut input = bytes;
         let format = u8::get(&mut input)?;
-        if !(FORMAT_1..=FORMAT_2).contains(&format) {
+        if !(FORMAT_1..=FORMAT_3).contains(&format) {
             return Err(ApplyError::UnknownCommand);
         }
         let mut state = Self::get(&mut input)?;
-        if format == FORMAT_2 {
+        if format >= FORMAT_2 {
             let histories: Histories = Wire::get(&mut input)?;
             if !histories.keys().eq(state.volumes.keys()) {
                 return Err(ApplyError::Malformed);
@@ -451,7 +486,23 @@ impl ClusterState {
                 history.put_back(volume)?;
             }
         }
+        if format >= FORMAT_3 {
+            state.put_services_back(Wire::get(&mut input)?)?;
+        }
         nothing_left(input).map(|()| state)
+    }
+}
+
+impl ClusterState {
+    /// Errors: they are not services that this state could have.
+    fn put_services_back(&mut self, (version, services): Services) -> Result<(), ApplyError> {
+        self.nfs_version = version;
+        for (id, service) in services {
+            self.volumes.get_mut(&id).ok_or(ApplyError::Malformed)?.nfs = Some(service);
+        }
+        // Format 3 is written only when there was a service.
+        let sound = version > ServiceVersion(0) && self.services_are_sound();
+        if sound { Ok(()) } else { Err(ApplyError::Malformed) }
     }
 }
 

@@ -289,7 +289,7 @@ impl Pair {
         let proposals = std::mem::take(&mut self.proposals);
         let found = proposals.into_iter().rev().find(|(_, command)| match &command.body {
             CommandBody::Volume { command, .. } => pick(command),
-            CommandBody::Node(_) => false,
+            CommandBody::Node(_) | CommandBody::Nfs { .. } => false,
         });
         let (_, command) = found.expect("such a proposal");
         assert_eq!(self.state.apply(&command), Outcome::Applied, "{command:?}");
@@ -307,7 +307,7 @@ impl Pair {
     pub(crate) fn proposed(&self, node: NodeId) -> Vec<VolumeCommand> {
         let of_volume = |command: &Command| match &command.body {
             CommandBody::Volume { command, .. } => Some(command.clone()),
-            CommandBody::Node(_) => None,
+            CommandBody::Node(_) | CommandBody::Nfs { .. } => None,
         };
         self.proposals.iter().filter(|(by, _)| *by == node).filter_map(|(_, command)| of_volume(command)).collect()
     }

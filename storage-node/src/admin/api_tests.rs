@@ -1,5 +1,7 @@
 //! The services over real connections on loopback, with nodes that have no disks.
 
+mod nfs;
+
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 

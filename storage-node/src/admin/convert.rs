@@ -7,6 +7,7 @@ use replication::config::{AckPolicy, ClusterState, NodeKind, NodeRecord, Phase, 
 
 use super::context::{Clock, View, name_of};
 use super::health::{Health, Level, ReplicaFacts};
+use super::nfs_messages::{service_message, service_reached_at};
 use super::operations::{NodeFacts, OperationError, ReplicaReport, StoreState};
 use crate::raft::RaftStatus;
 use crate::volume::handle::CopyStatistics;
@@ -84,6 +85,7 @@ pub(super) fn node_status(
         software: facts.software.clone(),
         insecure_plaintext: facts.insecure_plaintext,
         out_of_service: facts.out_of_service.clone().unwrap_or_default(),
+        nfs_host: facts.nfs_host.clone(),
         replicas: replicas
             .iter()
             .map(|report| pb::LocalReplica {
@@ -264,12 +266,25 @@ pub(super) fn volume_summary(state: &ClusterState, config: &VolumeConfig) -> pb:
         in_sync: node_names(state, config.in_sync.keys()),
         replicas: node_names(state, config.replicas.keys()),
         health: None,
+        nfs: config.nfs.as_ref().map(|service| service_message(state, config, service)),
     }
 }
 
 /// One line of `volume list`.
 pub(super) fn volume_summary_in(view: &View, config: &VolumeConfig) -> pb::VolumeSummary {
-    pb::VolumeSummary { health: Some(health(view.volume_health(config))), ..volume_summary(&view.state, config) }
+    let mut summary = volume_summary(&view.state, config);
+    summary.health = Some(health(view.volume_health(config)));
+    summary.nfs = nfs_service_in(view, config);
+    summary
+}
+
+/// How a volume is served over NFS. The primary knows better than the state where it listens.
+pub(super) fn nfs_service_in(view: &View, config: &VolumeConfig) -> Option<pb::NfsService> {
+    let service = config.nfs.as_ref()?;
+    match view.nodes.get(&config.primary).map(|primary| primary.nfs_host.as_str()) {
+        None | Some("") => Some(service_message(&view.state, config, service)),
+        Some(own_host) => Some(service_reached_at(service, own_host)),
+    }
 }
 
 /// Everything about a volume.

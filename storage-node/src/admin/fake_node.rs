@@ -29,6 +29,8 @@ pub(super) struct FakeNode {
     pub(super) controls: Mutex<Vec<(VolumeId, Control)>>,
     pub(super) stopped: AtomicBool,
     pub(super) out_of_service: Mutex<Option<String>>,
+    /// Applied before the next proposal: somebody else was faster.
+    pub(super) faster: Mutex<Option<CommandBody>>,
 }
 
 impl FakeNode {
@@ -39,7 +41,7 @@ impl FakeNode {
             admin_address: admin_address.into(),
             nbd_address: "127.0.0.1:2".into(),
             incarnation: Incarnation(rand::random()),
-            feature_levels: (1, 1),
+            feature_levels: (1, 3),
             join_request: RequestId(rand::random()),
             ..NodeRecord::default()
         };
@@ -53,6 +55,7 @@ impl FakeNode {
             controls: Mutex::default(),
             stopped: AtomicBool::new(false),
             out_of_service: Mutex::default(),
+            faster: Mutex::default(),
         })
     }
 
@@ -78,6 +81,7 @@ impl NodeOperations for FakeNode {
             software: "test".into(),
             insecure_plaintext: false,
             out_of_service: self.out_of_service.lock().unwrap().clone(),
+            nfs_host: "files.example".into(),
         }
     }
 
@@ -123,7 +127,13 @@ impl NodeOperations for FakeNode {
     }
 
     fn propose(&self, command: Command, _: Duration) -> BoxFuture<'_, Result<Outcome, OperationError>> {
-        Box::pin(async { Ok(self.apply(command.body)) })
+        Box::pin(async {
+            let faster = self.faster.lock().unwrap().take();
+            if let Some(body) = faster {
+                assert_eq!(self.apply(body), Outcome::Applied);
+            }
+            Ok(self.apply(command.body))
+        })
     }
 
     fn read_index(&self, _: Duration) -> BoxFuture<'_, Result<(), OperationError>> {

@@ -47,6 +47,7 @@ impl Case {
             unflushed_loss: None,
             force_plan: None,
             create_request: RequestId(0),
+            nfs: None,
         };
         let open = |role: &str, serving| ReplicaFacts {
             role: role.into(),

@@ -15,6 +15,8 @@ mod fake_node;
 mod files;
 mod force;
 pub mod health;
+mod nfs;
+mod nfs_messages;
 mod node;
 pub mod operations;
 mod replace;
@@ -62,6 +64,7 @@ pub async fn serve(
         .add_service(pb::cluster_server::ClusterServer::new(cluster::ClusterService::new(context.clone())))
         .add_service(pb::volume_server::VolumeServer::new(volume::VolumeService::new(context.clone())))
         .add_service(pb::files_server::FilesServer::new(files::FilesService::new(context.clone())))
+        .add_service(pb::nfs_server::NfsServer::new(nfs::NfsConfigurationService::new(context.clone())))
         .add_service(pb::watch_server::WatchServer::new(watch::WatchService::new(context.clone(), stopped)))
         .add_service(pb::node_server::NodeServer::new(node::NodeService::new(context)))
         .serve_with_incoming_shutdown(connections(listener), async move {

@@ -91,6 +91,8 @@ pub struct NodeFacts {
     pub insecure_plaintext: bool,
     /// Why it takes no part in its cluster, and what to do about it.
     pub out_of_service: Option<String>,
+    /// Host of NFS services without a floating address while it is primary; empty on a witness.
+    pub nfs_host: String,
 }
 
 /// State of a local store.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use proto::admin as pb;
 use proto::admin::event::Kind;
-use proto::{NodeId, VolumeId};
+use proto::{NodeId, ServiceVersion, VolumeId};
 use replication::Notice;
 use replication::config::{ClusterState, VolumeConfig};
 use tokio::sync::{broadcast, mpsc, watch};
@@ -13,6 +13,7 @@ use tonic::{Request, Response, Status};
 
 use super::context::{Clock, Context, find_volume, name_of};
 use super::convert;
+use super::nfs_messages::service_message;
 use super::operations::{NodeEvent, NodeEventKind};
 
 /// Events that wait for a watcher's connection; the node's own channel holds more, and tells how many it dropped.
@@ -145,6 +146,12 @@ impl Watcher {
                 return false;
             }
         }
+        for (id, config) in now.volumes.iter().filter(|(id, _)| self.wants(Some(**id))) {
+            let version_before = before.volumes.get(id).map_or(ServiceVersion(0), VolumeConfig::nfs_version);
+            if config.nfs_version() != version_before && !self.send_service(now, config).await {
+                return false;
+            }
+        }
         for (id, config) in before.volumes.iter().filter(|(id, _)| !now.volumes.contains_key(id)) {
             if self.wants(Some(*id)) && !self.send_configuration(before, config, true).await {
                 return false;
@@ -164,6 +171,13 @@ impl Watcher {
             deleted,
         });
         self.send(Some(config.name.clone()), kind, None).await
+    }
+
+    async fn send_service(&self, state: &ClusterState, config: &VolumeConfig) -> bool {
+        let service = config.nfs.as_ref().map(|service| service_message(state, config, service));
+        // The end of a service has the version that the cluster has come to.
+        let version = config.nfs.as_ref().map_or(state.nfs_version, |service| service.version).0;
+        self.send(Some(config.name.clone()), Kind::Nfs(pb::NfsChange { service, version }), None).await
     }
 
     async fn send(&self, volume: Option<String>, kind: Kind, at: Option<u64>) -> bool {

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use super::fs_arguments::FsCommand;
+use super::nfs_arguments::{ExportCommand, NfsCommand};
 use crate::admin::validate::{check_name, parse_size};
 
 /// Told under `--help`, and in `docs/operations.md`.
@@ -66,6 +67,12 @@ pub(crate) enum Command {
     /// Work with the files in a volume, or make its filesystem
     #[command(subcommand)]
     Fs(FsCommand),
+    /// Serve volumes over NFS
+    #[command(subcommand)]
+    Nfs(NfsCommand),
+    /// Say which clients may use a volume over NFS, and how
+    #[command(subcommand)]
+    Export(ExportCommand),
     /// Last resort, on the machine of a stopped node: it goes on alone because all other voters are gone for good
     RecoverQuorum {
         /// The node's configuration file

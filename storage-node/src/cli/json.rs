@@ -64,6 +64,33 @@ pub(crate) fn summary(volume: &pb::VolumeSummary) -> Value {
         "in_sync": volume.in_sync,
         "replicas": volume.replicas,
         "health": health(volume.health.as_ref()),
+        "nfs": volume.nfs.as_ref().map(nfs_service),
+    })
+}
+
+/// How a volume is served over NFS.
+pub(crate) fn nfs_service(service: &pb::NfsService) -> Value {
+    json!({
+        "addresses": service.addresses.iter().map(|address| json!({
+            "address": address.address,
+            "prefix_length": address.prefix_length,
+            "interface": address.interface,
+        })).collect::<Vec<_>>(),
+        "port": service.port,
+        "exports": service.exports.iter().map(export_rule).collect::<Vec<_>>(),
+        "version": service.version,
+        "reached_at": service.reached_at,
+    })
+}
+
+/// What the clients of one network may do.
+pub(crate) fn export_rule(rule: &pb::ExportRule) -> Value {
+    json!({
+        "client": rule.client,
+        "access": text::export_access(rule.access()),
+        "squash": text::export_squash(rule.squash()),
+        "anonymous_uid": rule.anonymous_uid(),
+        "anonymous_gid": rule.anonymous_gid(),
     })
 }
 
@@ -208,6 +235,9 @@ pub(crate) fn event(event: &pb::Event) -> Value {
                 "deleted": configuration.deleted,
             }),
         ),
+        Some(Kind::Nfs(change)) => {
+            ("nfs", json!({ "service": change.service.as_ref().map(nfs_service), "version": change.version }))
+        }
         Some(Kind::StoreProgress(progress)) => {
             ("store_progress", json!({ "done_bytes": progress.done_bytes, "total_bytes": progress.total_bytes }))
         }

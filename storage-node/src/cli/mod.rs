@@ -7,6 +7,8 @@ mod exit;
 mod fs;
 mod fs_arguments;
 mod json;
+mod nfs;
+mod nfs_arguments;
 mod progress;
 mod recover;
 mod reset;
@@ -67,6 +69,8 @@ async fn ask(session: &Session, command: Command) -> Result<(), Failure> {
         },
         Command::Volume(command) => volume::run(session, command).await,
         Command::Fs(command) => fs::run(session, command).await,
+        Command::Nfs(command) => nfs::run(session, command).await,
+        Command::Export(command) => nfs::run_export(session, command).await,
         Command::Watch { volume } => watch::watch(session, volume.unwrap_or_default()).await,
         Command::Node(_)
         | Command::Witness { .. }

@@ -86,6 +86,23 @@ pub(crate) fn ack(policy: pb::AckPolicy) -> &'static str {
     }
 }
 
+/// `read-only` or `read-write`.
+pub(crate) fn export_access(access: pb::ExportAccess) -> &'static str {
+    match access {
+        pb::ExportAccess::Unspecified | pb::ExportAccess::ReadOnly => "read-only",
+        pb::ExportAccess::ReadWrite => "read-write",
+    }
+}
+
+/// `root`, `all` or `none`.
+pub(crate) fn export_squash(squash: pb::ExportSquash) -> &'static str {
+    match squash {
+        pb::ExportSquash::Unspecified | pb::ExportSquash::Root => "root",
+        pb::ExportSquash::All => "all",
+        pb::ExportSquash::None => "none",
+    }
+}
+
 /// A store's state.
 pub(crate) fn store(state: pb::StoreState) -> &'static str {
     match state {

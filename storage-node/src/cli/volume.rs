@@ -8,7 +8,7 @@ use super::arguments::{AckPolicy, FilesystemKind, VolumeCommand};
 use super::exit::Failure;
 use super::session::{Session, confirm};
 use super::table::{Align, Table};
-use super::{fs, json, progress, scrub, text};
+use super::{fs, json, nfs, progress, scrub, text};
 use crate::files::mke2fs::FILESYSTEM_BYTES_MIN;
 
 pub(super) async fn run(session: &Session, command: VolumeCommand) -> Result<(), Failure> {
@@ -267,7 +267,7 @@ pub(super) fn volumes_table(volumes: &[pb::VolumeSummary]) -> String {
 pub(super) fn details_text(volume: &pb::ShowVolumeReply) -> String {
     let summary = volume.summary.clone().unwrap_or_default();
     let text = format!(
-        "Volume   {} ({}, {})\nHealth   {}\nAck      {}\nEpoch    {} (version {})\nExport   nbd://{}/{}\n{}\n",
+        "Volume   {} ({}, {})\nHealth   {}\nAck      {}\nEpoch    {} (version {})\nExport   nbd://{}/{}\n{}{}\n",
         summary.name,
         text::size(summary.size_bytes),
         text::phase(summary.phase()),
@@ -277,6 +277,7 @@ pub(super) fn details_text(volume: &pb::ShowVolumeReply) -> String {
         volume.version,
         volume.export_address,
         summary.name,
+        summary.nfs.as_ref().map(nfs_line).unwrap_or_default(),
         scrub::lines(volume),
     );
     let mut table = Table::new(&[
@@ -299,6 +300,16 @@ pub(super) fn details_text(volume: &pb::ShowVolumeReply) -> String {
         ]);
     }
     text + &table.render() + "\n" + &content_table(&volume.replicas)
+}
+
+/// How it is served over NFS, and whether anybody may use it.
+fn nfs_line(service: &pb::NfsService) -> String {
+    let exports = match service.exports.len() {
+        0 => "no client has access".to_owned(),
+        1 => "1 export rule".to_owned(),
+        count => format!("{count} export rules"),
+    };
+    format!("NFS      {}; {exports}\n", nfs::place_text(service))
 }
 
 /// What is known of the content of each copy: what it lacks, and what its checksums have told since its store was opened.
@@ -398,6 +409,17 @@ mod tests {
         let lines: Vec<Vec<&str>> = text.lines().map(|line| line.split_whitespace().collect()).collect();
         assert!(lines.contains(&vec!["box-1", "-", "17", "3", "0", "0", "0", "0"]), "{text}");
         assert!(lines.contains(&vec!["box-2", "1", "MiB", "-", "-", "-", "-", "-", "-"]), "{text}");
+    }
+
+    #[test]
+    fn show_tells_where_a_volume_is_served_over_nfs_and_nothing_if_it_is_not() {
+        let mut reply = pb::ShowVolumeReply { summary: Some(pb::VolumeSummary::default()), ..Default::default() };
+        assert!(!details_text(&reply).contains("NFS"));
+        let service = pb::NfsService { port: 2049, reached_at: vec!["box-a:2049".into()], ..Default::default() };
+        reply.summary.as_mut().unwrap().nfs = Some(service);
+        let text = details_text(&reply);
+        let line = "\nNFS      the primary's own address, now box-a:2049; no client has access\n";
+        assert!(text.contains(line), "{text}");
     }
 
     #[test]

@@ -10,7 +10,7 @@ use tokio::sync::mpsc;
 
 use super::exit::Failure;
 use super::session::{Session, emit};
-use super::{json, scrub, text};
+use super::{json, nfs, scrub, text};
 use crate::admin::client::connect;
 
 /// Events of all nodes that wait to be printed.
@@ -72,6 +72,8 @@ async fn stream(session: &Session, volume: &str, sender: &mpsc::Sender<pb::Event
 #[derive(Debug, Default)]
 struct Told {
     configurations: BTreeMap<String, u64>,
+    /// Version told last of a volume's NFS service, and whether there was one.
+    services: BTreeMap<String, (u64, bool)>,
     leader: (u64, u64),
     members: Vec<String>,
     snapshot: bool,
@@ -92,6 +94,16 @@ impl Told {
                     }
                     _ => true,
                 }
+            }
+            Some(Kind::Nfs(change)) => {
+                let told = self.services.get(&event.volume).copied().unwrap_or_default();
+                let now = (change.version, change.service.is_some());
+                // Nodes that learn of several changes at once may tell an end under a later version.
+                let new = now.0 > told.0 && (now.1 || told.1 || told.0 == 0);
+                if now.0 > told.0 {
+                    self.services.insert(event.volume.clone(), now);
+                }
+                new
             }
             Some(Kind::RaftLeader(leader)) => {
                 let now = (leader.term, leader.leader);
@@ -149,6 +161,10 @@ fn words(event: &pb::Event) -> String {
             configuration.epoch,
             configuration.version
         ),
+        Some(Kind::Nfs(pb::NfsChange { service: Some(service), .. })) => {
+            format!("served over NFS: {}; {} export rules", nfs::place_text(service), service.exports.len())
+        }
+        Some(Kind::Nfs(_)) => "not served over NFS any more".to_owned(),
         Some(Kind::StoreProgress(progress)) => {
             format!("making the store: {} %", text::percent(progress.done_bytes, progress.total_bytes))
         }
@@ -186,6 +202,19 @@ mod tests {
         assert!(told.is_new(&configuration(5, true)));
         assert!(!told.is_new(&configuration(5, true)));
         assert!(told.is_new(&configuration(1, false)));
+    }
+
+    #[test]
+    fn a_change_of_an_nfs_service_is_told_once_and_its_end_too() {
+        let mut told = Told::default();
+        let mut is_new = |version, served: bool| {
+            let change = pb::NfsChange { service: served.then(pb::NfsService::default), version };
+            let kind = Some(Kind::Nfs(change));
+            told.is_new(&pb::Event { volume: "vm".into(), kind, ..pb::Event::default() })
+        };
+        let news = [(5, true), (5, true), (7, true), (5, true), (8, false), (9, false), (8, false), (12, true)];
+        let news: Vec<bool> = news.into_iter().map(|(version, served)| is_new(version, served)).collect();
+        assert_eq!(news, [true, false, true, false, true, false, false, true]);
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use proto::{Boot, Incarnation, RequestId, Timestamp, VolumeId};
+use replication::config::nfs::NFS_LEVEL;
 use replication::config::{ClusterState, NodeKind, NodeRecord};
 use tokio::sync::{broadcast, watch};
 use tokio_util::sync::CancellationToken;
@@ -22,7 +23,7 @@ use crate::raft::RaftStatus;
 use crate::volume::{Shards, boot_time};
 
 /// Lowest and highest feature level of this software.
-pub(crate) const FEATURE_LEVELS: (u32, u32) = (1, 2);
+pub(crate) const FEATURE_LEVELS: (u32, u32) = (1, NFS_LEVEL);
 
 /// What only a node with storage has.
 pub(crate) struct Storage {

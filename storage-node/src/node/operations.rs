@@ -7,7 +7,7 @@ use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, join_all};
 use proto::{ClusterId, NodeId, Timestamp, VolumeId};
 use rand::Rng;
-use replication::config::{ClusterState, Command, CommandBody, NodeCommand, Outcome};
+use replication::config::{ClusterState, Command, CommandBody, NodeCommand, NodeKind, Outcome};
 use replication::event::Control;
 use tokio::sync::{broadcast, mpsc, watch};
 use tracing::{info, warn};
@@ -242,6 +242,7 @@ impl NodeOperations for Operations {
             software: env!("CARGO_PKG_VERSION").into(),
             insecure_plaintext: core.config.listens_beyond_loopback(),
             out_of_service: core.out_of_service(),
+            nfs_host: if core.kind == NodeKind::Witness { String::new() } else { core.config.nfs_host() },
         }
     }
 

@@ -331,6 +331,7 @@ fn cluster(boxes: &[Arc<BoxState>; 2]) -> ClusterState {
         unflushed_loss: None,
         force_plan: None,
         create_request: RequestId(0),
+        nfs: None,
     };
     for (node, b) in boxes.iter().enumerate() {
         let (id, disk_id, boot) = (NodeId(node as u64 + 1), b.store.disk_id, b.boot(node));

@@ -417,7 +417,7 @@ impl Pair {
         raft.log.push(Arc::new(after));
         raft.pending.retain(|pending| match &pending.command.body {
             CommandBody::Volume { expect_version, .. } => *expect_version == version,
-            CommandBody::Node(_) => true,
+            CommandBody::Node(_) | CommandBody::Nfs { .. } => true,
         });
         let after = raft.committed().clone();
         state.check_commit(&before, &after);

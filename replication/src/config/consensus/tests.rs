@@ -10,6 +10,7 @@ use super::*;
 use crate::config::{Command, CommandBody, NodeCommand, NodeKind, NodeRecord};
 
 mod joint;
+mod services;
 
 const ELECTION_TICKS: usize = 10;
 

@@ -2,12 +2,15 @@
 
 use std::collections::BTreeSet;
 
-use proto::{Boot, ClusterId, ConfigVersion, Epoch, NodeId, RequestId, VolumeId};
+use proto::{Boot, ClusterId, ConfigVersion, Epoch, NodeId, RequestId, ServiceVersion, VolumeId};
 
+use super::nfs::{client, floating, rule, serve};
 use super::{A, B, BOOT, C, RUN, V, WITNESS, World, create, disk, record};
 use crate::config::apply::VOLUME_BYTES_MAX;
+use crate::config::nfs::{Access, Client, ExportRule, Squash};
 use crate::config::{
-    AckPolicy, ApplyError, ClusterState, Command, CommandBody, NodeCommand, NodeKind, Outcome, VolumeCommand,
+    AckPolicy, ApplyError, ClusterState, Command, CommandBody, NfsCommand, NodeCommand, NodeKind, Outcome,
+    VolumeCommand,
 };
 
 /// One of every command.
@@ -46,16 +49,31 @@ fn every_command() -> Vec<Command> {
         VolumeCommand::SetFeatureLevel { level: 9 },
         VolumeCommand::Resign { by },
     ];
+    let of_nfs = [
+        serve(&[floating("10.0.0.50", 24), floating("fd00::50", 64)]),
+        NfsCommand::Stop,
+        NfsCommand::SetExports { rules: every_kind_of_rule() },
+    ];
     let volume = |command| CommandBody::Volume { volume: V, expect_version: ConfigVersion(11), command };
-    let bodies = of_nodes.into_iter().map(CommandBody::Node).chain(of_volumes.into_iter().map(volume));
+    let nfs = |command| CommandBody::Nfs { volume: V, expect_version: ServiceVersion(12), command };
+    let bodies = of_nodes.into_iter().map(CommandBody::Node);
+    let bodies = bodies.chain(of_volumes.into_iter().map(volume)).chain(of_nfs.into_iter().map(nfs));
     bodies.map(|body| Command { request: RequestId(77), body }).collect()
+}
+
+fn every_kind_of_rule() -> Vec<ExportRule> {
+    vec![
+        rule(Client::Any),
+        ExportRule { access: Access::ReadWrite, squash: Squash::All, ..rule(client("10.0.0.0/8")) },
+        ExportRule { squash: Squash::None, anonymous_uid: u32::MAX, anonymous_gid: 0, ..rule(client("fd00::/16")) },
+    ]
 }
 
 /// Place of the command's tag in its bytes: format, request, kind of body, and for volumes the id and the version.
 fn tag_at(command: &Command) -> usize {
     match command.body {
         CommandBody::Node(_) => 1 + 16 + 1,
-        CommandBody::Volume { .. } => 1 + 16 + 1 + 16 + 8,
+        CommandBody::Volume { .. } | CommandBody::Nfs { .. } => 1 + 16 + 1 + 16 + 8,
     }
 }
 
@@ -73,7 +91,7 @@ fn every_command_is_read_back_from_its_bytes() {
         longer.push(0);
         assert_eq!(Command::decode(&longer), Err(ApplyError::Malformed), "bytes left over: {command:?}");
     }
-    assert_eq!(tags.len(), 19, "6 commands about nodes, 13 about volumes");
+    assert_eq!(tags.len(), 22, "6 commands about nodes, 13 about volumes, 3 about NFS services");
 }
 
 #[test]
@@ -88,6 +106,7 @@ fn damaged_and_random_bytes_never_panic() {
     let mut seeds: Vec<Vec<u8>> = every_command().iter().map(Command::encode).collect();
     seeds.push(World::new().state.to_snapshot());
     seeds.push(world_of_old_software().state.to_snapshot());
+    seeds.push(world_with_services().state.to_snapshot());
     for round in 0..20_000 {
         let mut bytes = match round % 4 {
             0 => (0..random() % 200).map(|_| random() as u8).collect(),
@@ -100,7 +119,7 @@ fn damaged_and_random_bytes_never_panic() {
             }
         }
         if round % 2 == 0 && !bytes.is_empty() {
-            bytes[0] = 1 + (random() % 2) as u8;
+            bytes[0] = 1 + (random() % 3) as u8;
         }
         let _ = Command::decode(&bytes);
         let _ = ClusterState::from_snapshot(&bytes);
@@ -179,7 +198,7 @@ fn a_snapshot_holds_the_whole_state() {
     let mut longer = bytes;
     longer.push(0);
     assert_eq!(ClusterState::from_snapshot(&longer), Err(ApplyError::Malformed), "bytes left over");
-    longer[0] = 3;
+    longer[0] = 4;
     assert_eq!(ClusterState::from_snapshot(&longer), Err(ApplyError::UnknownCommand), "a format to come");
     let empty = ClusterState::default();
     assert_eq!(ClusterState::from_snapshot(&empty.to_snapshot()), Ok(empty));
@@ -271,4 +290,91 @@ fn a_history_of_other_volumes_nodes_or_members_is_refused() {
     let member_at = bytes.len() - 16;
     bytes[member_at] ^= 8;
     assert_eq!(ClusterState::from_snapshot(&bytes), Err(ApplyError::Malformed));
+}
+
+/// Two services, one of them with rules.
+fn world_with_services() -> World {
+    let mut world = World::with_two_volumes();
+    world.nfs_ok(V, serve(&[floating("10.0.0.50", 24), floating("fd00::50", 64)]));
+    world.nfs_ok(VolumeId(8), serve(&[]));
+    world.nfs_ok(V, NfsCommand::SetExports { rules: every_kind_of_rule() });
+    world
+}
+
+#[test]
+fn a_snapshot_with_services_is_of_format_3_and_holds_them_all() {
+    let world = world_with_services();
+    let bytes = world.state.to_snapshot();
+    assert_eq!(bytes[0], 3);
+    assert_eq!(ClusterState::from_snapshot(&bytes), Ok(world.state.clone()));
+    for length in 0..bytes.len() {
+        assert_eq!(ClusterState::from_snapshot(&bytes[..length]), Err(ApplyError::Malformed), "cut at {length}");
+    }
+    let mut longer = bytes;
+    longer.push(0);
+    assert_eq!(ClusterState::from_snapshot(&longer), Err(ApplyError::Malformed), "bytes left over");
+}
+
+#[test]
+fn once_there_was_a_service_every_snapshot_says_what_version_comes_next() {
+    let mut world = World::with_two_volumes();
+    assert_eq!(world.state.to_snapshot()[0], 2, "none yet");
+    world.nfs_ok(V, serve(&[]));
+    world.nfs_ok(V, NfsCommand::Stop);
+    let bytes = world.state.to_snapshot();
+    assert_eq!(bytes[0], 3);
+    let state = ClusterState::from_snapshot(&bytes).expect("a snapshot");
+    assert_eq!((state.nfs_version, &state), (ServiceVersion(2), &world.state));
+}
+
+#[test]
+fn services_that_no_command_could_have_made_are_refused_in_a_snapshot() {
+    let refused = |spoil: &dyn Fn(&mut ClusterState)| {
+        let mut state = world_with_services().state;
+        spoil(&mut state);
+        assert_eq!(ClusterState::from_snapshot(&state.to_snapshot()), Err(ApplyError::Malformed));
+    };
+    fn of(state: &mut ClusterState, volume: VolumeId) -> &mut crate::config::NfsService {
+        state.volumes.get_mut(&volume).and_then(|volume| volume.nfs.as_mut()).expect("a service")
+    }
+    refused(&|state| of(state, V).port = 0);
+    refused(&|state| of(state, V).version = ServiceVersion(4));
+    refused(&|state| of(state, V).version = ServiceVersion(0));
+    refused(&|state| of(state, VolumeId(8)).addresses = vec![floating("10.0.0.50", 24)]);
+    refused(&|state| of(state, V).addresses.clear());
+    refused(&|state| of(state, V).addresses[0].prefix_length = 0);
+    // The last entry is the second volume's service; its id is 16 bytes before the version.
+    let mut bytes = world_with_services().state.to_snapshot();
+    let id_at = bytes.len() - (16 + 8 + 4 + 2 + 4);
+    assert_eq!(bytes[id_at], 8);
+    bytes[id_at] = 9;
+    assert_eq!(ClusterState::from_snapshot(&bytes), Err(ApplyError::Malformed), "a service of no volume");
+}
+
+#[test]
+fn addresses_and_networks_that_have_another_form_are_damage() {
+    let command = |rules| Command {
+        request: RequestId(1),
+        body: CommandBody::Nfs {
+            volume: V,
+            expect_version: ServiceVersion(1),
+            command: NfsCommand::SetExports { rules },
+        },
+    };
+    // Behind the tag: the number of rules, then the client: its kind, the family, the address, the prefix length.
+    let kind_at = 1 + 16 + 1 + 16 + 8 + 1 + 4;
+    let of_v4 = command(vec![rule(client("10.0.0.0/8"))]).encode();
+    assert_eq!(of_v4[kind_at..kind_at + 7], [1, 4, 0, 0, 0, 10, 8]);
+    let of_v6 = command(vec![rule(client("fd00::/8"))]).encode();
+    let mapped: Vec<u8> = (0xffff_0a00_0000_u128).to_le_bytes().to_vec();
+    let spoilt = |bytes: &[u8], at: usize, with: &[u8]| {
+        let mut bytes = bytes.to_vec();
+        bytes[at..at + with.len()].copy_from_slice(with);
+        Command::decode(&bytes)
+    };
+    assert_eq!(spoilt(&of_v4, kind_at + 6, &[33]), Err(ApplyError::Malformed), "a prefix longer than the address");
+    assert_eq!(spoilt(&of_v4, kind_at + 6, &[6]), Err(ApplyError::Malformed), "bits beyond the prefix");
+    assert_eq!(spoilt(&of_v4, kind_at + 1, &[5]), Err(ApplyError::Malformed), "no such family");
+    assert_eq!(spoilt(&of_v4, kind_at, &[2]), Err(ApplyError::UnknownCommand), "a kind of client to come");
+    assert_eq!(spoilt(&of_v6, kind_at + 2, &mapped), Err(ApplyError::Malformed), "a mapped address");
 }

@@ -22,6 +22,8 @@ pub struct Caller {
     pub groups: Vec<u32>,
     /// The export lets this client only read.
     pub read_only: bool,
+    /// The export lets this client do nothing at all.
+    pub refused: bool,
 }
 
 /// What is asked for.
@@ -106,7 +108,7 @@ mod tests {
     }
 
     fn caller(user: u32, group: u32, groups: &[u32]) -> Caller {
-        Caller { user, group, groups: groups.to_vec(), read_only: false }
+        Caller { user, group, groups: groups.to_vec(), read_only: false, refused: false }
     }
 
     #[test]

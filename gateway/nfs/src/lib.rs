@@ -8,6 +8,8 @@
 pub mod access;
 pub mod ids;
 pub mod rpc;
+pub mod server;
+pub mod service;
 pub mod state;
 pub mod v4;
 pub mod xdr;

@@ -5,16 +5,31 @@
 //! has joined a transaction: [`table::Table`] keeps what was before, until then.
 
 pub mod back_channel;
+pub mod bounds;
 pub mod client;
 pub mod clients;
 pub mod counters;
 pub mod create_session;
+pub mod delegation;
 pub mod exchange_id;
+pub mod files;
 pub mod grace;
+pub mod holder;
+pub mod index;
 pub mod lease;
+pub mod lock;
+pub mod nlm;
+pub mod open;
+pub mod ranges;
 pub mod record;
+pub mod recorded;
+pub mod refusal;
 pub mod sequence;
+pub mod service;
 pub mod session;
+pub mod share;
 pub mod slot;
+pub mod stateids;
 pub mod table;
 pub mod v3_replies;
+pub mod waiters;

@@ -7,6 +7,8 @@ use super::operations::{
     read, readdir, remove, rename, secinfo, seek, sequence, session, setattr, state, verify, write, xattrs,
 };
 use super::status::Status;
+use crate::state::create_session::CreateSession;
+use crate::state::exchange_id::ExchangeId;
 use crate::xdr::{Decoder, XdrError};
 
 /// The longest tag that is given back.
@@ -87,8 +89,8 @@ operations! {
     Write = 38, write::Arguments = write::Arguments::decode;
     BackChannelCtl = 40, session::BackChannelArguments = session::BackChannelArguments::decode;
     BindConnToSession = 41, session::BindArguments = session::BindArguments::decode;
-    ExchangeId = 42, exchange_id::Arguments = exchange_id::Arguments::decode;
-    CreateSession = 43, create_session::Arguments = create_session::Arguments::decode;
+    ExchangeId = 42, ExchangeId = exchange_id::decode;
+    CreateSession = 43, CreateSession = create_session::decode;
     DestroySession = 44, session::DestroyArguments = session::DestroyArguments::decode;
     FreeStateid = 45, state::StateidArguments = state::StateidArguments::decode;
     SecInfoNoName = 52, secinfo::NoNameArguments = secinfo::NoNameArguments::decode;

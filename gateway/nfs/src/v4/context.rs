@@ -1,6 +1,7 @@
 //! What the operations of one compound work on: the files as its transaction sees them, and the handles that one operation
 //! leaves to the next.
 
+use bytes::Bytes;
 use filesystem::engine::{Handle, Statistics};
 use filesystem::layout::file_kind::FileKind;
 use filesystem::layout::inode::Inode;
@@ -9,19 +10,24 @@ use filesystem::{InodeNumber, Refusal, Stop};
 
 use super::attributes::encode::Location;
 use super::attributes::facts::{FileFacts, NOTHING_STORED, ServiceFacts};
-use super::file_handle::FileHandle;
-use super::operations::lock::InTheWay;
+use super::file_handle::{FileHandle, HANDLE_BYTES};
+use super::stateid;
 use super::status::Status;
 use crate::access::{Caller, Wanted, is_permitted};
-use crate::ids::{ClientId, FileId, Moment, Stateid};
+use crate::ids::{ClientId, FileId, Moment, SessionId, Stateid};
+use crate::state;
+use crate::state::delegation::Touch;
+use crate::state::service::ServiceState;
+use crate::state::stateids::Io;
+use crate::xdr::{Decoder, Encoder, XdrError};
 
 /// Why an operation has no result.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Halt {
     /// This is the answer, and the compound ends with it.
     Status(Status),
-    /// Somebody holds a lock: the answer says who.
-    Denied(InTheWay),
+    /// Somebody else has what is asked for: a share, a lock, a delegation. Whoever runs the compound may do something about it.
+    InTheWay(Box<state::refusal::Refusal>),
     /// The filesystem has something to say to whoever runs the transaction: a block is missing, or there is no space.
     Stop(Stop),
 }
@@ -50,6 +56,8 @@ pub struct Request<'a> {
     pub caller: &'a Caller,
     /// Minor version of the protocol.
     pub minor: u32,
+    /// By which session.
+    pub session: SessionId,
     /// Whose session it is.
     pub client: ClientId,
     /// The time for files.
@@ -58,6 +66,10 @@ pub struct Request<'a> {
     pub moment: Moment,
     /// The most bytes that the reply may have.
     pub reply_bytes_max: usize,
+    /// The most bytes of results that a record can keep.
+    pub recorded_bytes_max: usize,
+    /// Whoever gets a delegation can be told when it ends.
+    pub may_delegate: bool,
 }
 
 /// Handles and stateids that stay from one operation to the next (RFC 8881 §16.2.3).
@@ -97,6 +109,8 @@ pub enum Target {
 pub struct Context<'c, 'h> {
     /// The files.
     pub files: &'c mut Handle<'h>,
+    /// What the service knows of its clients.
+    pub state: &'c mut ServiceState,
     /// What stays the same.
     pub request: Request<'c>,
     /// What changes.
@@ -121,7 +135,16 @@ impl From<Stop> for Halt {
     }
 }
 
-/// What the protocol says to a refusal.
+impl From<state::refusal::Refusal> for Halt {
+    fn from(refusal: state::refusal::Refusal) -> Self {
+        match refusal {
+            state::refusal::Refusal::Status(status) => Self::Status(status),
+            other => Self::InTheWay(Box::new(other)),
+        }
+    }
+}
+
+/// What the protocol says to a refusal of the filesystem.
 pub fn status_of(refusal: Refusal) -> Status {
     match refusal {
         Refusal::NotFound => Status::NoEntry,
@@ -238,13 +261,12 @@ impl Context<'_, '_> {
         }
     }
 
-    /// The state behind a stateid, or the file's permissions, let the caller read or write the file's data.
+    /// The state behind a stateid, or the file's permissions where there is none, let the caller read or write the file's data.
+    /// The owner of a file may always, as every Unix lets a process that has it open. Errors: those of the stateid,
+    /// [`Status::OpenMode`], [`Status::Locked`], [`Status::Access`]; what others have delegated.
     pub fn expect_access(&mut self, file: FileId, inode: &Inode, stateid: Stateid, wanted: Wanted) -> Result<(), Halt> {
-        let _ = stateid;
-        if self.request.caller.owns(inode) {
-            return Ok(());
-        }
-        self.expect_permitted(file, inode, wanted)
+        let current = self.at.stateid;
+        self.expect_access_by(file, inode, (stateid, current), wanted)
     }
 
     /// The same for the saved file.
@@ -255,7 +277,41 @@ impl Context<'_, '_> {
         stateid: Stateid,
         wanted: Wanted,
     ) -> Result<(), Halt> {
-        self.expect_access(file, inode, stateid, wanted)
+        let saved = self.at.saved.and_then(|(_, stateid)| stateid);
+        self.expect_access_by(file, inode, (stateid, saved), wanted)
+    }
+
+    fn expect_access_by(
+        &mut self,
+        file: FileId,
+        inode: &Inode,
+        (stateid, current): (Stateid, Option<Stateid>),
+        wanted: Wanted,
+    ) -> Result<(), Halt> {
+        let stateid = if stateid == Stateid::CURRENT { current.ok_or(Status::BadStateid)? } else { stateid };
+        let io = if wanted == Wanted::Write { Io::Write } else { Io::Read };
+        self.state.files.check_io(Some(self.request.client), file, &stateid, io)?;
+        if !stateid.is_special() || self.request.caller.owns(inode) {
+            return Ok(());
+        }
+        self.expect_permitted(file, inode, wanted)
+    }
+
+    /// The stateid that is meant. Errors: [`Status::BadStateid`] when the current one is, and there is none.
+    pub fn stateid(&self, stateid: Stateid) -> Result<Stateid, Halt> {
+        match stateid == Stateid::CURRENT {
+            true => self.at.stateid.ok_or(Status::BadStateid.into()),
+            false => Ok(stateid),
+        }
+    }
+
+    /// Nobody else relies on the file as it is. Errors: delegations, which are to be recalled.
+    pub fn expect_undelegated(&self, file: FileId) -> Result<(), Halt> {
+        let conflicts = self.state.files.conflicts_of(file, Some(self.request.client), Touch::Change);
+        match conflicts.is_empty() {
+            true => Ok(()),
+            false => Err(state::refusal::Refusal::Delegated(conflicts).into()),
+        }
     }
 
     /// What a name in a directory of the volume stands for. What the server keeps for itself is not there. Errors:
@@ -306,5 +362,57 @@ pub fn expect_directory(inode: &Inode) -> Result<(), Halt> {
         Some(FileKind::Directory) => Ok(()),
         Some(FileKind::Symlink) => Err(Status::Symlink.into()),
         _ => Err(Status::NotDirectory.into()),
+    }
+}
+
+impl Position {
+    /// As a record keeps it.
+    pub fn to_bytes(self) -> Bytes {
+        let mut out = Encoder::new();
+        let put_handle = |out: &mut Encoder, handle: FileHandle| out.fixed(&handle.to_bytes());
+        out.option(self.current, put_handle);
+        out.option(self.stateid, stateid::encode);
+        out.option(self.saved, |out, (handle, stateid)| {
+            put_handle(out, handle);
+            out.option(stateid, stateid::encode);
+        });
+        out.to_bytes()
+    }
+
+    /// From a record.
+    pub fn from_bytes(bytes: Bytes) -> Result<Self, XdrError> {
+        let mut from = Decoder::new(bytes);
+        let take_handle = |from: &mut Decoder| {
+            let bytes: [u8; HANDLE_BYTES] = from.fixed()?;
+            FileHandle::from_bytes(&bytes).ok_or(XdrError::BadValue { of: "a handle in a record", value: 0 })
+        };
+        let position = Self {
+            current: from.option(take_handle)?,
+            stateid: from.option(stateid::decode)?,
+            saved: from.option(|from| Ok((take_handle(from)?, from.option(stateid::decode)?)))?,
+        };
+        from.finish()?;
+        Ok(position)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn positions_come_back_from_records() {
+        let file = FileHandle::File(3, FileId { inode: InodeNumber(12), generation: 5 });
+        let stateid = Stateid { seqid: 1, other: [7; 12] };
+        for position in [
+            Position::default(),
+            Position { current: Some(file), stateid: Some(stateid), saved: None },
+            Position { current: Some(FileHandle::Root), stateid: None, saved: Some((file, Some(stateid))) },
+            Position { current: None, stateid: None, saved: Some((FileHandle::Referral(2), None)) },
+        ] {
+            let bytes = position.to_bytes();
+            assert_eq!(Position::from_bytes(bytes.clone()), Ok(position));
+            assert!(Position::from_bytes(bytes.slice(..bytes.len() - 4)).is_err());
+        }
     }
 }

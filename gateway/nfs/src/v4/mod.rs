@@ -4,6 +4,7 @@ pub mod attributes;
 pub mod bitmap;
 pub mod compound;
 pub mod context;
+pub mod dispatch;
 pub mod file_handle;
 pub mod name;
 pub mod operations;

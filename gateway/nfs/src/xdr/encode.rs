@@ -141,6 +141,26 @@ impl Encoder {
         self.done_bytes = self.done.iter().map(Bytes::len).sum();
     }
 
+    /// A copy of the message up to a mark.
+    pub fn bytes_until(&self, mark: Mark) -> Vec<u8> {
+        let closed = mark.part.min(self.done.len());
+        let mut bytes = self.done[..closed].concat();
+        // The part that the mark is in may have been closed by a payload since.
+        let part = self.done.get(closed).map_or(&*self.last, |part| &**part);
+        bytes.extend_from_slice(&part[..mark.at.min(part.len())]);
+        bytes
+    }
+
+    /// Appends all parts of another message.
+    pub fn append(&mut self, other: Self) {
+        for part in other.finish() {
+            let before = self.last.split().freeze();
+            self.done_bytes += before.len() + part.len();
+            self.done.push(before);
+            self.done.push(part);
+        }
+    }
+
     /// The message in the parts it is to be sent in.
     pub fn finish(mut self) -> Vec<Bytes> {
         if !self.last.is_empty() {
@@ -183,6 +203,25 @@ mod tests {
         let parts = encoder.finish();
         assert_eq!(parts[1].as_ptr(), data.as_ptr());
         assert_eq!(parts.concat(), b"\0\0\0\x01\0\0\0\x07payload\0\0\0\0\x02");
+    }
+
+    #[test]
+    fn messages_are_copied_up_to_a_mark_and_joined() {
+        let mut encoder = Encoder::new();
+        encoder.u32(1);
+        let early = encoder.mark();
+        encoder.payload(Bytes::from_static(b"abcd"));
+        encoder.u32(2);
+        let late = encoder.mark();
+        encoder.u32(3);
+        assert_eq!(encoder.bytes_until(early), [0, 0, 0, 1]);
+        assert_eq!(encoder.bytes_until(late), b"\0\0\0\x01\0\0\0\x04abcd\0\0\0\x02");
+        let mut head = Encoder::new();
+        head.u32(9);
+        head.append(encoder);
+        head.u32(4);
+        assert_eq!(head.len(), 24);
+        assert_eq!(head.to_bytes(), b"\0\0\0\x09\0\0\0\x01\0\0\0\x04abcd\0\0\0\x02\0\0\0\x03\0\0\0\x04"[..]);
     }
 
     #[test]

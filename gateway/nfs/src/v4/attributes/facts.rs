@@ -70,6 +70,11 @@ pub struct FileFacts {
 }
 
 impl ServiceFacts {
+    /// What the service calls itself to its clients, the same on whichever box it runs (RFC 8881 §2.10.5, `so_major_id`).
+    pub fn identity(&self) -> Vec<u8> {
+        format!("tandem {:016x}", self.volume).into_bytes()
+    }
+
     /// The volume's filesystem.
     pub fn fsid(&self) -> (u64, u64) {
         (self.volume, 1)

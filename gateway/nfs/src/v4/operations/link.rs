@@ -37,6 +37,7 @@ pub fn run(context: &mut Context<'_, '_>, arguments: &Arguments, out: &mut Encod
     let (directory, _) = context.directory_to_change()?;
     name::check(name)?;
     expect_no_entry(context, directory, name)?;
+    context.expect_undelegated(file)?;
     let before = context.change_of(directory)?;
     context.files.link(file.inode, Place { directory: directory.inode, name }, context.request.now)?;
     context.effects.changing = true;

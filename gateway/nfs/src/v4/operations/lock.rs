@@ -1,10 +1,16 @@
-//! LOCK, LOCKT, LOCKU (RFC 8881 §18.10 to §18.12): ranges of the current file that somebody has for himself. Here is what goes
-//! over the wire.
+//! LOCK, LOCKT, LOCKU (RFC 8881 §18.10 to §18.12): ranges of the current file that somebody has for himself.
 
 use bytes::Bytes;
 
-use crate::ids::{ClientId, Stateid};
+use crate::ids::Stateid;
+use crate::state::holder::Holder;
+use crate::state::lock::LockRequest;
+use crate::state::ranges::{ByteRange, HeldRange, LockKind};
+use crate::state::refusal::{Denied, Refusal};
+use crate::state::service::ServiceState;
+use crate::v4::context::{Context, Halt};
 use crate::v4::stateid;
+use crate::v4::status::Status;
 use crate::xdr::{Decoder, Encoder, XdrError};
 
 /// The longest name of an owner (RFC 8881 `NFS4_OPAQUE_LIMIT`).
@@ -72,22 +78,11 @@ pub struct UnlockArguments {
     pub length: u64,
 }
 
-/// A lock that is in the way.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct InTheWay {
-    /// First byte.
-    pub offset: u64,
-    /// Bytes.
-    pub length: u64,
-    /// For writing.
-    pub exclusive: bool,
-    /// Whose client; 0 for one of another protocol.
-    pub client: ClientId,
-    /// Whose.
-    pub owner: Bytes,
-}
-
 impl LockType {
+    fn kind(self) -> LockKind {
+        if self.exclusive { LockKind::Exclusive } else { LockKind::Shared }
+    }
+
     fn decode(decoder: &mut Decoder) -> Result<Self, XdrError> {
         match decoder.u32()? {
             kind @ 1..=4 => Ok(Self { exclusive: kind % 2 == 0, blocking: kind > 2 }),
@@ -144,11 +139,79 @@ impl UnlockArguments {
     }
 }
 
-/// Puts a lock that is in the way (`LOCK4denied`).
-pub fn put_in_the_way(out: &mut Encoder, lock: &InTheWay) {
-    out.u64(lock.offset);
-    out.u64(lock.length);
-    out.u32(if lock.exclusive { 2 } else { 1 });
-    out.u64(lock.client.0);
-    out.opaque(&lock.owner);
+/// Puts a lock that is in the way (`LOCK4denied`). One of another protocol has the client 0, and its host for an owner.
+pub fn put_denied(out: &mut Encoder, denied: &Denied) {
+    let HeldRange { range, kind } = denied.held;
+    out.u64(range.first());
+    out.u64(range.length());
+    out.u32(if kind == LockKind::Exclusive { 2 } else { 1 });
+    match &denied.by {
+        Holder::V4 { client, owner } => {
+            out.u64(client.0);
+            out.opaque(owner);
+        }
+        Holder::Nlm { host, .. } => {
+            out.u64(0);
+            out.opaque(host);
+        }
+    }
+}
+
+/// LOCK: puts the stateid. Errors: those of stateids, [`Status::OpenMode`], [`Status::Invalid`], the lock in the way,
+/// [`Status::Grace`], [`Status::NoGrace`].
+pub fn lock(context: &mut Context<'_, '_>, arguments: &LockArguments, out: &mut Encoder) -> Result<(), Halt> {
+    let (file, _) = context.regular_file()?;
+    let client = context.request.client;
+    let range = ByteRange::new(arguments.offset, arguments.length).ok_or(Status::Invalid)?;
+    match arguments.reclaim {
+        true => context.state.clients.may_reclaim(client)?,
+        false => context.state.clients.may_claim(client)?,
+    }
+    let request = LockRequest { range, kind: arguments.kind.kind(), reclaims: arguments.reclaim };
+    if request.kind == LockKind::Exclusive {
+        context.expect_undelegated(file)?;
+    }
+    let stateid = match &arguments.locker {
+        Locker::Known(known) => {
+            let known = context.stateid(*known)?;
+            context.state.files.lock(client, file, &known, request)?
+        }
+        Locker::New { open, owner } => {
+            let open = context.stateid(*open)?;
+            let ServiceState { clients, files } = &mut *context.state;
+            files.lock_under(client, file, &open, owner, request, || clients.state_number())?
+        }
+    };
+    finish(context, stateid, out);
+    Ok(())
+}
+
+/// LOCKT. Errors: the lock in the way.
+pub fn test(context: &mut Context<'_, '_>, arguments: &TestArguments) -> Result<(), Halt> {
+    let (file, _) = context.regular_file()?;
+    let range = ByteRange::new(arguments.offset, arguments.length).ok_or(Status::Invalid)?;
+    if context.state.clients.in_grace() {
+        return Err(Status::Grace.into());
+    }
+    let (client, kind) = (context.request.client, arguments.kind.kind());
+    match context.state.files.lock_test(client, file, &arguments.owner, range, kind) {
+        None => Ok(()),
+        Some(denied) => Err(Refusal::Lock(denied).into()),
+    }
+}
+
+/// LOCKU: puts the stateid.
+pub fn unlock(context: &mut Context<'_, '_>, arguments: &UnlockArguments, out: &mut Encoder) -> Result<(), Halt> {
+    let (file, _) = context.regular_file()?;
+    let range = ByteRange::new(arguments.offset, arguments.length).ok_or(Status::Invalid)?;
+    let stateid = context.stateid(arguments.stateid)?;
+    let stateid = context.state.files.unlock(context.request.client, file, &stateid, range)?;
+    finish(context, stateid, out);
+    Ok(())
+}
+
+fn finish(context: &mut Context<'_, '_>, stateid: Stateid, out: &mut Encoder) {
+    context.effects.changing = true;
+    context.at.stateid = Some(stateid);
+    stateid::encode(out, stateid);
 }

@@ -13,6 +13,7 @@ pub mod link;
 pub mod lock;
 pub mod lookup;
 pub mod open;
+pub mod opening;
 pub mod read;
 pub mod readdir;
 pub mod readlink;

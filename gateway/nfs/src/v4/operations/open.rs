@@ -1,4 +1,4 @@
-//! OPEN (RFC 8881 §18.16): what goes over the wire.
+//! OPEN (RFC 8881 §18.16): opens a file, which may be made by that. Here is what goes over the wire; `opening` does it.
 
 use bytes::Bytes;
 

@@ -27,10 +27,11 @@ pub fn run(context: &mut Context<'_, '_>, arguments: &Arguments, out: &mut Encod
     let name = &*arguments.0;
     let (directory, inode) = context.directory_to_change()?;
     name::check(name)?;
-    let (_, file) = context.find(directory, name)?;
+    let (target, file) = context.find(directory, name)?;
     if !may_take_away(context.request.caller, &inode, &file) {
         return Err(Status::Access.into());
     }
+    context.expect_undelegated(target)?;
     let before = context.change_of(directory)?;
     let place = Place { directory: directory.inode, name };
     let is_directory = file.mode.kind() == Some(FileKind::Directory);

@@ -52,9 +52,11 @@ pub fn run(context: &mut Context<'_, '_>, arguments: &Arguments, out: &mut Encod
     }
     match context.find(to, &arguments.to) {
         Ok((_, replaced)) if !may_take_away(caller, &to_inode, &replaced) => return Err(Status::Access.into()),
-        Ok(_) | Err(Halt::Status(Status::NoEntry)) => {}
+        Ok((replaced, _)) => context.expect_undelegated(replaced)?,
+        Err(Halt::Status(Status::NoEntry)) => {}
         Err(halt) => return Err(halt),
     }
+    context.expect_undelegated(file)?;
     let before = (context.change_of(from)?, context.change_of(to)?);
     let (from_place, to_place) =
         (Place { directory: from.inode, name: &arguments.from }, Place { directory: to.inode, name: &arguments.to });

@@ -1,11 +1,11 @@
 //! DESTROY_SESSION, BIND_CONN_TO_SESSION, BACKCHANNEL_CTL, DESTROY_CLIENTID, RECLAIM_COMPLETE (RFC 8881 §18.37, §18.34, §18.33,
 //! §18.50, §18.51): what goes over the wire.
 
-use super::create_session::{CallbackCredential, decode_credential};
+use bytes::Bytes;
+
+use super::create_session::decode_security;
 use crate::ids::{ClientId, SessionId};
 use crate::xdr::{Decoder, Encoder, XdrError};
-
-const CALLBACK_FLAVORS_MAX: usize = 16;
 
 /// DESTROY_SESSION.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,8 +25,8 @@ pub struct BindArguments {
 pub struct BackChannelArguments {
     /// Program number of the callbacks.
     pub program: u32,
-    /// With which credential they are to come.
-    pub credential: Option<CallbackCredential>,
+    /// With which credential they are to come, as it will stand in calls.
+    pub security: Bytes,
 }
 
 /// DESTROY_CLIENTID.
@@ -67,9 +67,7 @@ pub fn put_bound(out: &mut Encoder, session: SessionId, direction: u32) {
 impl BackChannelArguments {
     /// From the wire.
     pub fn decode(decoder: &mut Decoder) -> Result<Self, XdrError> {
-        let program = decoder.u32()?;
-        let offered = decoder.array(CALLBACK_FLAVORS_MAX, decode_credential)?;
-        Ok(Self { program, credential: offered.into_iter().flatten().next() })
+        Ok(Self { program: decoder.u32()?, security: decode_security(decoder)? })
     }
 }
 

@@ -46,6 +46,7 @@ pub fn run(context: &mut Context<'_, '_>, arguments: &Arguments, out: &mut Encod
         let (file, inode) = context.regular_file()?;
         context.expect_access(file, &inode, arguments.stateid, Wanted::Write)?;
     }
+    context.expect_undelegated(file)?;
     set(context, file, &inode, &wishes)?;
     wishes.named.encode(out);
     Ok(())

@@ -1,0 +1,86 @@
+//! A service on the network: connections are taken, requests read from them, and replies written when they are ready, in any
+//! order.
+//!
+//! Nothing waits in a queue without bound: a connection whose requests are not answered yet, or whose replies are not read, is
+//! not read from any more, and all connections share one budget of bytes. A request that was begun is ended, whatever becomes
+//! of its connection: its slot would be in use for ever otherwise.
+
+mod connection;
+
+use std::io;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use block_device::BlockDevice;
+use tokio::net::TcpListener;
+use tokio::sync::{Semaphore, watch};
+use tokio::task::JoinSet;
+use tracing::{debug, warn};
+
+use crate::service::Service;
+use crate::state::back_channel::ConnectionId;
+
+/// Connections of a service; more are taken and closed at once.
+pub const CONNECTIONS_MAX: usize = 4096;
+/// Bytes of requests that are being read or worked on, of all connections.
+pub const REQUEST_BYTES_TOTAL_MAX: usize = 64 << 20;
+/// How long nothing is taken after taking has failed, as when there are no descriptors left.
+const ACCEPT_PAUSE: std::time::Duration = std::time::Duration::from_millis(100);
+
+/// Why serving has ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ended {
+    /// It was told to.
+    Stopped,
+    /// The volume cannot be served here any more.
+    Gone,
+}
+
+/// Serves until `stop` turns true or the service has nothing to say any more. Runs on the service's thread
+/// (`tokio::task::LocalSet`). Connections are dropped at the end, and requests under way with them.
+pub async fn serve<D: BlockDevice + 'static>(
+    service: Rc<Service<D>>,
+    listener: TcpListener,
+    mut stop: watch::Receiver<bool>,
+) -> Ended {
+    let budget = Arc::new(Semaphore::new(REQUEST_BYTES_TOTAL_MAX));
+    let (gone, mut is_gone) = watch::channel(false);
+    let gone = Rc::new(gone);
+    let mut connections = JoinSet::new();
+    let mut requests = Rc::new(std::cell::RefCell::new(JoinSet::new()));
+    let mut next = 1;
+    loop {
+        tokio::select! {
+            _ = stop.wait_for(|stop| *stop) => return Ended::Stopped,
+            _ = is_gone.wait_for(|gone| *gone) => return Ended::Gone,
+            Some(_) = connections.join_next(), if !connections.is_empty() => reap(&mut requests),
+            accepted = listener.accept() => match accepted {
+                Ok((stream, peer)) if connections.len() < CONNECTIONS_MAX => {
+                    debug!(%peer, connection = next, "connected");
+                    let connection = connection::Connection {
+                        service: Rc::clone(&service),
+                        id: ConnectionId(next),
+                        peer: peer.ip(),
+                        budget: Arc::clone(&budget),
+                        requests: Rc::clone(&requests),
+                        gone: Rc::clone(&gone),
+                    };
+                    connections.spawn_local(connection.run(stream));
+                    next += 1;
+                }
+                Ok((_, peer)) => warn!(%peer, "more than {CONNECTIONS_MAX} connections: closed"),
+                Err(error) => pause_after(error).await,
+            },
+        }
+    }
+}
+
+/// Forgets requests that have ended.
+fn reap(requests: &mut Rc<std::cell::RefCell<JoinSet<()>>>) {
+    while requests.borrow_mut().try_join_next().is_some() {}
+}
+
+async fn pause_after(error: io::Error) {
+    warn!("cannot take a connection: {error}");
+    tokio::time::sleep(ACCEPT_PAUSE).await;
+}

@@ -1,0 +1,335 @@
+//! A compound from its first operation to its reply (RFC 8881 §2.10.6, §16.2): SEQUENCE decides whether it is new, and then its
+//! operations are done, group by group.
+
+use std::net::IpAddr;
+
+use block_device::BlockDevice;
+use bytes::Bytes;
+use filesystem::TransactionId;
+use filesystem::engine::{Failure, Statistics};
+
+use super::group::{Limit, put_head, status_of};
+use super::{Gone, Origin, Service, newest};
+use crate::access::Caller;
+use crate::ids::{ClientId, FileId, SessionId};
+use crate::rpc::auth::Credential;
+use crate::state::refusal::Refusal;
+use crate::state::sequence::{Granted, Outcome, Sequence};
+use crate::state::slot::{self, RESULT_BYTES_MAX};
+use crate::v4::compound::{Compound, Operation, Step};
+use crate::v4::context::{OtherVolume, Position, Request};
+use crate::v4::dispatch::{self, Kind};
+use crate::v4::operations::sequence::{self, Answer};
+use crate::v4::status::{self, Status};
+use crate::xdr::Encoder;
+
+/// Bytes before and behind the results: the RPC head, and status, tag and count.
+const REPLY_HEAD_BYTES: usize = 64;
+/// Times that somebody in the way is got out of it, for one compound.
+const CLEARED_MAX: u32 = 64;
+
+/// A compound under way.
+pub(super) struct Run<'a> {
+    pub(super) compound: &'a Compound,
+    pub(super) request: Request<'a>,
+    pub(super) slot: u32,
+    /// The operation to be done next.
+    pub(super) next: usize,
+    /// The results of those before it.
+    pub(super) out: Encoder,
+    pub(super) at: Position,
+    pub(super) failed: Option<Status>,
+    /// An operation that is to be answered without being done.
+    pub(super) limit: Option<Limit>,
+    pub(super) in_the_way: Option<Box<Refusal>>,
+    /// The reply waits for this.
+    pub(super) observed: Option<TransactionId>,
+    /// Something was changed.
+    pub(super) changed: bool,
+    /// Data of this file has to be on the device, and then the result is to be recorded.
+    pub(super) unrecorded: Option<FileId>,
+}
+
+impl Run<'_> {
+    /// The whole result: status, tag, and so many results.
+    pub(super) fn result_of(&self, failed: Option<Status>, results: Vec<u8>, count: usize) -> Bytes {
+        let mut out = self.head(failed, count);
+        out.encoded(&results);
+        out.to_bytes()
+    }
+
+    fn head(&self, failed: Option<Status>, count: usize) -> Encoder {
+        let mut out = Encoder::new();
+        out.u32(failed.map_or(status::OK, Status::code));
+        out.opaque(&self.compound.tag);
+        out.u32(count as u32);
+        out
+    }
+}
+
+impl<D: BlockDevice + 'static> Service<D> {
+    /// Does a compound, and gives its result. `body` are the arguments behind the first operation.
+    pub(super) async fn compound(
+        &self,
+        origin: Origin,
+        credential: &Credential,
+        compound: &Compound,
+        body: &[u8],
+    ) -> Result<Encoder, Gone> {
+        match compound.steps.first() {
+            None => Ok(refused(compound, None, Status::OperationNotInSession, false)),
+            Some(Step::Refuse(number, status)) => Ok(refused(compound, Some(*number), *status, true)),
+            Some(Step::Do(Operation::Sequence(first))) => {
+                let caller = (self.world.caller)(origin.address, credential);
+                self.in_session(first, &caller, (compound, body), credential).await
+            }
+            Some(Step::Do(operation)) if compound.steps.len() == 1 => {
+                self.session_operation(origin, credential, compound, operation).await
+            }
+            Some(Step::Do(operation)) => {
+                let alone = matches!(
+                    operation,
+                    Operation::ExchangeId(_)
+                        | Operation::CreateSession(_)
+                        | Operation::DestroySession(_)
+                        | Operation::DestroyClientId(_)
+                        | Operation::BindConnToSession(_)
+                );
+                let status = if alone { Status::NotOnlyOperation } else { Status::OperationNotInSession };
+                Ok(refused(compound, Some(operation.number()), status, true))
+            }
+        }
+    }
+
+    /// A compound that begins with SEQUENCE.
+    async fn in_session(
+        &self,
+        first: &sequence::Arguments,
+        caller: &Caller,
+        (compound, body): (&Compound, &[u8]),
+        credential: &Credential,
+    ) -> Result<Encoder, Gone> {
+        let mut user = Encoder::new();
+        credential.encode(&mut user);
+        let digest = slot::digest(body, &user.to_bytes());
+        let request = Sequence {
+            session: first.session,
+            slot: first.slot,
+            sequence: first.sequence,
+            highest_slot: first.highest_slot,
+            digest,
+        };
+        let (granted, before) = loop {
+            let ended = self.ended.notified();
+            let outcome = self.state().clients.sequence((self.world.moment)(), &request);
+            match outcome {
+                Outcome::Execute(granted) => break (granted, None),
+                Outcome::ReplayPartly(reply, granted) => break (granted, Some(reply)),
+                Outcome::Replay(result) => {
+                    let mut out = Encoder::new();
+                    out.encoded(&result);
+                    return Ok(out);
+                }
+                Outcome::Refuse(status) => return Ok(refused(compound, Some(53), status, true)),
+                Outcome::Park => ended.await,
+            }
+        };
+        let others = (self.world.others)();
+        let statistics = self.files.statistics();
+        let (session, client) = (first.session, first.session.client);
+        let request = self.request(caller, (session, client), compound, (&others, &statistics), granted);
+        let mut out = Encoder::new();
+        let mut start = (1, Position::default());
+        let resumed = before.and_then(|reply| {
+            let at = Position::from_bytes(reply.resume.clone()).ok()?;
+            Some((reply, at))
+        });
+        match resumed {
+            Some((reply, at)) => {
+                out.encoded(&reply.result);
+                start = (reply.operations_done as usize, at);
+            }
+            None => {
+                put_head(&mut out, 53, None);
+                let answer = self.sequence_answer(client, granted);
+                sequence::put(&mut out, first, &answer);
+            }
+        }
+        let mut run = Run {
+            compound,
+            request,
+            slot: first.slot,
+            next: start.0,
+            out,
+            at: start.1,
+            failed: None,
+            limit: None,
+            in_the_way: None,
+            observed: None,
+            changed: start.0 > 1,
+            unrecorded: None,
+        };
+        let ended = self.run(&mut run).await;
+        self.finish(run, session, granted, ended).await
+    }
+
+    fn request<'a>(
+        &'a self,
+        caller: &'a Caller,
+        (session, client): (SessionId, ClientId),
+        compound: &Compound,
+        (others, statistics): (&'a [OtherVolume], &'a Statistics),
+        granted: Granted,
+    ) -> Request<'a> {
+        let head = REPLY_HEAD_BYTES + compound.tag.len().next_multiple_of(4);
+        Request {
+            service: &self.facts,
+            others,
+            statistics,
+            caller,
+            minor: compound.minor,
+            session,
+            client,
+            now: (self.world.now)(),
+            moment: (self.world.moment)(),
+            reply_bytes_max: (granted.reply_bytes_max as usize).saturating_sub(head),
+            recorded_bytes_max: RESULT_BYTES_MAX.saturating_sub(head),
+            may_delegate: false,
+        }
+    }
+
+    fn sequence_answer(&self, client: ClientId, granted: Granted) -> Answer {
+        /// `SEQ4_STATUS_RECALLABLE_STATE_REVOKED`.
+        const REVOKED: u32 = 0x40;
+        let revoked = if self.state().files.has_revoked(client) { REVOKED } else { 0 };
+        Answer {
+            highest_slot: granted.highest_slot,
+            target_highest_slot: granted.highest_slot,
+            status_flags: granted.status_flags | revoked,
+        }
+    }
+
+    /// Does the operations that are left.
+    async fn run(&self, run: &mut Run<'_>) -> Result<(), Gone> {
+        let mut cleared = 0;
+        while run.failed.is_none() && (run.next < run.compound.steps.len() || run.unrecorded.is_some()) {
+            if let Some(file) = run.unrecorded
+                && let Err(failure) = self.files.fsync(file.inode).await
+            {
+                self.give_up_sync(run, failure)?;
+                continue;
+            }
+            match run.compound.steps.get(run.next) {
+                Some(Step::Do(operation)) if run.unrecorded.is_none() && dispatch::kind(operation) == Kind::Outside => {
+                    self.outside(run, operation).await?;
+                }
+                _ => self.group(run).await?,
+            }
+            if let Some(refusal) = run.in_the_way.take() {
+                cleared += 1;
+                let is_clear = cleared <= CLEARED_MAX && self.clear(&refusal).await?;
+                if !is_clear {
+                    run.limit = Some(Limit { step: run.next, status: refusal.status(), refusal: Some(*refusal) });
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Data did not reach the device: the WRITE that it belongs to is answered so.
+    fn give_up_sync(&self, run: &mut Run<'_>, failure: Failure) -> Result<(), Gone> {
+        if let Failure::Device(error) = failure {
+            return Err(Gone(Failure::Device(error)));
+        }
+        run.unrecorded = None;
+        run.failed = Some(status_of(&failure));
+        Ok(())
+    }
+
+    /// Gets out of the way whoever has something that he has only by courtesy. False if nobody is.
+    async fn clear(&self, refusal: &Refusal) -> Result<bool, Gone> {
+        let holder = match refusal {
+            Refusal::Share { by, .. } => by,
+            Refusal::Lock(denied) => &denied.by,
+            _ => return Ok(false),
+        };
+        let moment = (self.world.moment)();
+        let is_courtesy = |client: &ClientId| self.state().clients.is_courtesy(*client, moment);
+        let Some(client) = holder.client().filter(is_courtesy) else { return Ok(false) };
+        match self
+            .change(|_, state| {
+                state.drop_client(client);
+                Ok(())
+            })
+            .await
+        {
+            Ok(_) => Ok(true),
+            Err(Failure::Device(error)) => Err(Gone(Failure::Device(error))),
+            Err(_) => Ok(false),
+        }
+    }
+
+    /// The reply: when what it tells of is durable.
+    async fn finish(
+        &self,
+        run: Run<'_>,
+        session: SessionId,
+        granted: Granted,
+        ended: Result<(), Gone>,
+    ) -> Result<Encoder, Gone> {
+        let mut observed = run.observed;
+        let mut ended = ended;
+        if ended.is_ok() && !run.changed && granted.wants_record {
+            // The first request of a slot for a long time that a takeover has to know of.
+            let recorded = self.change(|_, state| {
+                let _ = state.clients.finish_unchanged(session, run.slot);
+                Ok(())
+            });
+            match recorded.await {
+                Ok(((), transaction)) => observed = newest(observed, transaction),
+                Err(Failure::Device(error)) => ended = Err(Gone(Failure::Device(error))),
+                // It is recorded another time.
+                Err(_) => {}
+            }
+        }
+        if let (Ok(()), Some(transaction)) = (&ended, observed)
+            && let Err(failure) = self.files.durable(transaction).await
+        {
+            ended = Err(Gone(failure));
+        }
+        let steps = run.next + usize::from(run.failed.is_some());
+        let mut out = run.head(run.failed, steps);
+        let is_short = run.out.len() <= slot::RESULT_BYTES_MAX;
+        let kept = (ended.is_ok() && is_short).then(|| {
+            let mut kept = run.head(run.failed, steps);
+            kept.encoded(&run.out.bytes_until(run.out.mark()));
+            kept.to_bytes()
+        });
+        self.state().clients.finish(session, run.slot, kept);
+        self.ended.notify_waiters();
+        ended?;
+        out.append(run.out);
+        Ok(out)
+    }
+}
+
+/// A result of one operation that was refused, or of none.
+pub(super) fn refused(compound: &Compound, number: Option<u32>, status: Status, has_result: bool) -> Encoder {
+    let mut out = Encoder::new();
+    out.u32(status.code());
+    out.opaque(&compound.tag);
+    out.u32(u32::from(has_result));
+    if let Some(number) = number.filter(|_| has_result) {
+        put_head(&mut out, number, Some(status));
+    }
+    out
+}
+
+/// What stands for a caller: its flavor, its user, and the machine that it names.
+pub(super) fn principal(credential: &Credential, address: IpAddr) -> Bytes {
+    let name = match credential {
+        Credential::Sys(sys) => format!("sys {} {}", sys.user, String::from_utf8_lossy(&sys.machine)),
+        _ => format!("none {address}"),
+    };
+    Bytes::from(name)
+}

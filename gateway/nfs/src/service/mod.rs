@@ -1,0 +1,255 @@
+//! A service: the files of one volume and the state of its clients, and the requests that work on both.
+//!
+//! Owns the state; the filesystem is shared with whoever else works on the volume. Knows no sockets: a request comes as a
+//! message with the connection it came by, and its reply is a message. Everything runs on one thread; a request waits only for
+//! the device and for others of its own kind.
+//!
+//! **How a compound becomes one change.** Its operations run inside one operation of the filesystem, against the tables of the
+//! state. What they change is put beside them as records, and with it the result of the compound: all of that is one
+//! transaction. The operation may be run several times before it counts; each run begins with taking back what the one before
+//! has left in the tables. Nobody else ever sees that: whoever looks at the state takes back first, too, and what has joined a
+//! transaction counts before anybody else runs.
+
+mod compound;
+mod group;
+mod outside;
+mod sessions;
+
+use std::cell::{RefCell, RefMut};
+use std::net::IpAddr;
+use std::rc::Rc;
+
+use block_device::BlockDevice;
+use bytes::Bytes;
+use filesystem::engine::{Failure, Filesystem};
+use filesystem::layout::timestamp::Timestamp;
+use filesystem::state_ring::Record;
+use filesystem::{Stop, TransactionId};
+use tokio::sync::Notify;
+use tracing::error;
+
+use crate::access::Caller;
+use crate::ids::Moment;
+use crate::rpc::auth::Credential;
+use crate::rpc::call::{Call, NoCall};
+use crate::rpc::reply::{self, AuthError, Unaccepted};
+use crate::state::back_channel::ConnectionId;
+use crate::state::service::ServiceState;
+use crate::v4::attributes::facts::ServiceFacts;
+use crate::v4::compound::{BadCompound, Compound};
+use crate::v4::context::OtherVolume;
+use crate::xdr::{Decoder, Encoder};
+
+/// RPC program of NFS.
+const NFS_PROGRAM: u32 = 100_003;
+const NFS_VERSION: u32 = 4;
+const PROCEDURE_NULL: u32 = 0;
+const PROCEDURE_COMPOUND: u32 = 1;
+
+/// The most bytes of a request: as many as a session grants, and the head of a call.
+pub const REQUEST_BYTES_MAX: usize = crate::state::session::MESSAGE_BYTES_MAX as usize + 4096;
+
+/// Records that are deleted in one transaction.
+const FORGOTTEN_AT_ONCE: usize = 64;
+
+/// Where a request comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Origin {
+    /// The connection.
+    pub connection: ConnectionId,
+    /// Who is at its other end.
+    pub address: IpAddr,
+}
+
+/// What an export makes of a caller.
+pub type Callers = Box<dyn Fn(IpAddr, &Credential) -> Caller>;
+
+/// What a service takes from the world.
+pub struct World {
+    /// The time for files.
+    pub now: Box<dyn Fn() -> Timestamp>,
+    /// The time for leases.
+    pub moment: Box<dyn Fn() -> Moment>,
+    /// What the export makes of callers.
+    pub caller: Callers,
+    /// Volumes that are served elsewhere.
+    pub others: Box<dyn Fn() -> Vec<OtherVolume>>,
+}
+
+/// The service of a volume.
+pub struct Service<D> {
+    files: Rc<Filesystem<D>>,
+    state: RefCell<ServiceState>,
+    facts: ServiceFacts,
+    world: World,
+    /// A request has ended: retries of it that wait may have their answer.
+    ended: Notify,
+}
+
+/// There is nothing to be said any more: the volume is not ours, or cannot be read and written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Gone(pub Failure);
+
+impl<D: BlockDevice + 'static> Service<D> {
+    /// Takes over what the ring's records say, which the filesystem gave when its ring was opened; a ring without records is that
+    /// of a service that starts for the first time. Then gives back what nobody has open any more. `epoch` is one that the
+    /// service never had, for when there is no state: seconds since 1970 will do.
+    ///
+    /// If the records do not fit together, the state is lost: clients are told so, may reclaim what they had, and for that time
+    /// nobody gets anything new. Errors: the filesystem's.
+    pub async fn start(
+        files: Rc<Filesystem<D>>,
+        records: &[Record],
+        epoch: u32,
+        facts: ServiceFacts,
+        world: World,
+    ) -> Result<Self, Failure> {
+        let moment = (world.moment)();
+        let verifier = u64::from_be_bytes(facts.write_verifier);
+        let (state, lost) = match records {
+            [] => (ServiceState::fresh(epoch, verifier, moment), false),
+            records => match ServiceState::restore(records, moment) {
+                Ok(state) => (state, false),
+                Err(why) => {
+                    error!("the state of the service's clients is lost, they have to reclaim what they had: {why}");
+                    (ServiceState::lost(epoch, verifier, moment), true)
+                }
+            },
+        };
+        let service = Self { files, state: RefCell::new(state), facts, world, ended: Notify::new() };
+        if lost {
+            service.forget_records(records).await?;
+        }
+        let open: Vec<_> = service.state().files.open_files();
+        for file in &open {
+            service.files.hold(file.inode);
+        }
+        let keep = open.iter().map(|file| file.inode).collect();
+        service.files.reclaim_orphans(&keep).await?;
+        Ok(service)
+    }
+
+    /// Deletes the records of a state that is lost, a few in each transaction.
+    async fn forget_records(&self, records: &[Record]) -> Result<(), Failure> {
+        for some in records.chunks(FORGOTTEN_AT_ONCE) {
+            let forget = |handle: &mut filesystem::engine::Handle<'_>| {
+                some.iter().try_for_each(|record| handle.delete_record(record.id).map(drop))
+            };
+            self.files.run(forget).await?;
+        }
+        Ok(())
+    }
+
+    /// The state as it counts: what an operation has left in it that did not, is taken back.
+    fn state(&self) -> RefMut<'_, ServiceState> {
+        let mut state = self.state.borrow_mut();
+        state.take_back();
+        state
+    }
+
+    /// A connection is no more.
+    pub fn connection_closed(&self, connection: ConnectionId) {
+        self.state().clients.connection_closed(connection);
+    }
+
+    /// Answers a message. None: it is none that has an answer, and its connection is of no use. Errors: there will be no
+    /// answers any more.
+    pub async fn call(&self, origin: Origin, message: Bytes) -> Result<Option<Vec<Bytes>>, Gone> {
+        let mut decoder = Decoder::new(message);
+        let call = match Call::decode(&mut decoder) {
+            Ok(call) => call,
+            Err(NoCall::Garbage) => return Ok(None),
+            Err(NoCall::Version { xid }) => return Ok(Some(reply::rpc_mismatch(xid).finish())),
+            Err(NoCall::Credential { xid }) => {
+                return Ok(Some(reply::denied(xid, AuthError::BadCredential).finish()));
+            }
+        };
+        let refuse = |why| Ok(Some(reply::unaccepted(call.xid, why).finish()));
+        if call.program != NFS_PROGRAM {
+            return refuse(Unaccepted::ProgramUnavailable);
+        }
+        if call.version != NFS_VERSION {
+            return refuse(Unaccepted::VersionMismatch(NFS_VERSION, NFS_VERSION));
+        }
+        if let Credential::Other(_) = call.credential {
+            return Ok(Some(reply::denied(call.xid, AuthError::TooWeak).finish()));
+        }
+        let mut out = Encoder::new();
+        match call.procedure {
+            PROCEDURE_NULL => reply::success(&mut out, call.xid),
+            PROCEDURE_COMPOUND => match Compound::decode(&mut decoder) {
+                Err(BadCompound::Garbage) => return refuse(Unaccepted::GarbageArguments),
+                Err(BadCompound::Refuse(tag, status)) => {
+                    reply::success(&mut out, call.xid);
+                    out.u32(status.code());
+                    out.opaque(&tag);
+                    out.u32(0);
+                }
+                Ok(compound) => {
+                    let body = decoder.between(compound.body_at, usize::MAX);
+                    let result = self.compound(origin, &call.credential, &compound, &body).await?;
+                    reply::success(&mut out, call.xid);
+                    out.append(result);
+                }
+            },
+            _ => return refuse(Unaccepted::ProcedureUnavailable),
+        }
+        Ok(Some(out.finish()))
+    }
+
+    /// Runs an operation on the filesystem and the state together: what it changes of the state is recorded with what it changes
+    /// of the files, and counts when that has joined a transaction. Gives what it gave, and the transaction that a reply has to
+    /// wait for: `observes` tells whether it has to wait for what it only saw.
+    async fn change<T>(
+        &self,
+        mut op: impl FnMut(&mut filesystem::engine::Handle<'_>, &mut ServiceState) -> Result<T, Stop>,
+    ) -> Result<(T, Option<TransactionId>), Failure> {
+        let ran = self.files.run(|handle| {
+            let mut state = self.state();
+            let result = op(handle, &mut state).and_then(|value| {
+                record(handle, &state)?;
+                Ok(value)
+            });
+            if result.is_err() {
+                state.take_back();
+            }
+            result
+        });
+        let done = ran.await?;
+        // Nothing else has run since it joined.
+        let mut state = self.state.borrow_mut();
+        for file in state.files.opened_first() {
+            self.files.hold(file.inode);
+        }
+        for file in state.files.closed_last() {
+            self.files.let_go(file.inode);
+        }
+        state.commit();
+        Ok((done.value, done.observed))
+    }
+}
+
+/// Puts the records of what was changed beside the operation. Errors: those of the ring.
+fn record(handle: &mut filesystem::engine::Handle<'_>, state: &ServiceState) -> Result<(), Stop> {
+    if !state.is_changed() {
+        return Ok(());
+    }
+    let mut result = Ok(());
+    state.records(|id, payload| {
+        if result.is_ok() {
+            result = match payload {
+                Some(payload) => handle.append_record(id, &payload),
+                None => handle.delete_record(id).map(drop),
+            };
+        }
+    });
+    result
+}
+
+/// The newer of two transactions to wait for.
+fn newest(one: Option<TransactionId>, other: Option<TransactionId>) -> Option<TransactionId> {
+    match (one, other) {
+        (Some(one), Some(other)) if one.is_before(other) => Some(other),
+        (one, other) => one.or(other),
+    }
+}

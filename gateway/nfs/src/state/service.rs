@@ -1,0 +1,85 @@
+//! All that a service knows: its clients, and what they have open and locked. One unit for whoever runs operations: what is
+//! recorded, what counts, what is taken back.
+
+use std::collections::BTreeSet;
+
+use filesystem::state_ring::{Record, RecordId};
+use thiserror::Error;
+
+use super::clients::Clients;
+use super::files::FileStates;
+use super::lease::LEASE_MS;
+use super::record::{self, DELEGATION, LOCK, OPEN};
+use super::recorded;
+use crate::ids::{ClientId, Moment};
+
+/// The records do not say what the state was: it is lost.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum StateLost {
+    /// Those of clients, sessions and slots.
+    #[error("the records of clients: {0}")]
+    Clients(#[from] record::RestoreError),
+    /// Those of opens, locks and delegations.
+    #[error("the records of opens and locks: {0}")]
+    Files(#[from] recorded::RestoreError),
+}
+
+/// The state of a service.
+#[derive(Debug)]
+pub struct ServiceState {
+    /// Clients, sessions, slots.
+    pub clients: Clients,
+    /// Opens, locks, delegations.
+    pub files: FileStates,
+}
+
+impl ServiceState {
+    /// Of a service that starts for the first time, in an epoch that it never had.
+    pub fn fresh(epoch: u32, verifier: u64, now: Moment) -> Self {
+        let clients = Clients::fresh(epoch, verifier, LEASE_MS, Some(BTreeSet::new()), now);
+        Self { clients, files: FileStates::new(epoch) }
+    }
+
+    /// Of a service whose state is lost, in an epoch that it never had: whoever was a client may reclaim what it had.
+    pub fn lost(epoch: u32, verifier: u64, now: Moment) -> Self {
+        Self { clients: Clients::fresh(epoch, verifier, LEASE_MS, None, now), files: FileStates::new(epoch) }
+    }
+
+    /// As the records say. Errors: they do not fit together; the state is lost then.
+    pub fn restore(records: &[Record], now: Moment) -> Result<Self, StateLost> {
+        let all = || records.iter().map(|record| (record.id, &*record.payload));
+        let clients = Clients::restore(all(), LEASE_MS, now)?;
+        let of_files = all().filter(|(id, _)| [OPEN, LOCK, DELEGATION].contains(&id.kind));
+        let files = FileStates::restore(clients.counters.service().epoch, of_files)?;
+        Ok(Self { clients, files })
+    }
+
+    /// True if there is something to be recorded.
+    pub fn is_changed(&self) -> bool {
+        self.clients.is_changed() || self.files.is_changed()
+    }
+
+    /// What is to be recorded beside the operation under way; None where a record goes.
+    pub fn records(&self, mut put: impl FnMut(RecordId, Option<Vec<u8>>)) {
+        self.clients.records(&mut put);
+        self.files.records().into_iter().for_each(|(id, payload)| put(id, payload));
+    }
+
+    /// The operation counts.
+    pub fn commit(&mut self) {
+        self.clients.commit();
+        self.files.commit();
+    }
+
+    /// The operation does not count.
+    pub fn take_back(&mut self) {
+        self.clients.take_back();
+        self.files.take_back();
+    }
+
+    /// Forgets a client that nobody waits for any more, and all that it has.
+    pub fn drop_client(&mut self, client: ClientId) {
+        self.clients.drop_client(client);
+        self.files.drop_client(client);
+    }
+}

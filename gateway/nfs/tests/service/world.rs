@@ -1,0 +1,317 @@
+//! A volume, the service on it, and a client that speaks by hand: what it sends is written out here, by none of the server's own
+//! codecs.
+
+use std::cell::Cell;
+use std::net::{IpAddr, Ipv4Addr};
+use std::process::Command;
+use std::rc::Rc;
+
+use block_device::RamDevice;
+use bytes::Bytes;
+use filesystem::engine::{Filesystem, Options};
+use filesystem::journal::CommitTime;
+use filesystem::layout::timestamp::Timestamp;
+use gateway_nfs::access::Caller;
+use gateway_nfs::ids::Moment;
+use gateway_nfs::rpc::auth::Credential;
+use gateway_nfs::service::{Origin, Service, World};
+use gateway_nfs::state::back_channel::ConnectionId;
+use gateway_nfs::v4::attributes::facts::ServiceFacts;
+use gateway_nfs::xdr::{Decoder, Encoder};
+
+const VOLUME_BYTES: u64 = 16 << 20;
+const RING_BYTES: u64 = 1 << 20;
+pub(crate) const VOLUME: u64 = 7;
+
+/// A volume with an empty filesystem.
+pub(crate) fn volume() -> Rc<RamDevice> {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("image");
+    std::fs::File::create(&path).unwrap().set_len(VOLUME_BYTES).unwrap();
+    let search = format!("{}:/sbin:/usr/sbin", std::env::var("PATH").unwrap_or_default());
+    let made = Command::new("mke2fs").env("PATH", search).args(["-q", "-F", "-t", "ext4"]).arg(&path).status();
+    assert!(made.expect("this test needs mke2fs").success());
+    Rc::new(RamDevice::from_image(&std::fs::read(&path).unwrap()))
+}
+
+/// What a box does when it begins to serve the volume.
+pub(crate) async fn serve(device: &Rc<RamDevice>) -> Rc<Service<Rc<RamDevice>>> {
+    let clock = || CommitTime { seconds: 1_700_000_000, nanoseconds: 0 };
+    let options = Options { cache_bytes_max: 4 << 20, data_bytes_max: 4 << 20, read_only: false, clock };
+    let (files, _) = Filesystem::open(Rc::clone(device), &options).await.expect("it opens");
+    let files = Rc::new(files);
+    let driver = Rc::clone(&files);
+    tokio::task::spawn_local(async move { driver.drive().await });
+    let records = files.open_state_ring(RING_BYTES).await.expect("a ring");
+    let ticks = Cell::new(0);
+    let world = World {
+        now: Box::new(move || {
+            ticks.set(ticks.get() + 1);
+            Timestamp { seconds: 1_700_000_000, nanoseconds: ticks.get() }
+        }),
+        moment: Box::new(|| Moment(1_000_000)),
+        caller: Box::new(|_, credential| match credential {
+            Credential::Sys(sys) => {
+                Caller { user: sys.user, group: sys.group, groups: sys.groups.clone(), ..Caller::default() }
+            }
+            _ => Caller { user: 65_534, group: 65_534, ..Caller::default() },
+        }),
+        others: Box::new(Vec::new),
+    };
+    let facts = ServiceFacts {
+        volume: VOLUME,
+        name: b"vol".to_vec(),
+        lease_seconds: 90,
+        io_bytes_max: 1 << 20,
+        file_bytes_max: 1 << 44,
+        write_verifier: [9; 8],
+        since: Timestamp { seconds: 1_700_000_000, nanoseconds: 0 },
+    };
+    let service = Service::start(files, &records, 1, facts, world).await.expect("it starts");
+    Rc::new(service)
+}
+
+/// Runs a test to its end.
+pub(crate) fn run(test: impl Future<Output = ()>) {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    tokio::task::LocalSet::new().block_on(&runtime, test);
+}
+
+/// The arguments of one operation, its number before them.
+pub(crate) fn operation(number: u32, put: impl FnOnce(&mut Encoder)) -> Vec<u8> {
+    let mut out = Encoder::new();
+    out.u32(number);
+    put(&mut out);
+    out.to_bytes().to_vec()
+}
+
+pub(crate) fn put_root() -> Vec<u8> {
+    operation(24, |_| ())
+}
+
+pub(crate) fn lookup(name: &str) -> Vec<u8> {
+    operation(15, |out| out.opaque(name.as_bytes()))
+}
+
+pub(crate) fn get_handle() -> Vec<u8> {
+    operation(10, |_| ())
+}
+
+pub(crate) fn put_handle(handle: &[u8]) -> Vec<u8> {
+    operation(22, |out| out.opaque(handle))
+}
+
+pub(crate) fn make_directory(name: &str) -> Vec<u8> {
+    operation(6, |out| {
+        out.u32(2);
+        out.opaque(name.as_bytes());
+        put_mode(out, 0o755);
+    })
+}
+
+pub(crate) fn remove(name: &str) -> Vec<u8> {
+    operation(28, |out| out.opaque(name.as_bytes()))
+}
+
+/// A set of attributes: the mode alone.
+pub(crate) fn put_mode(out: &mut Encoder, mode: u32) {
+    out.u32(2);
+    out.u32(0);
+    out.u32(1 << (33 - 32));
+    out.u32(4);
+    out.u32(mode);
+}
+
+/// OPEN for reading and writing; `guarded` makes it, and it must not be there.
+pub(crate) fn open(owner: &str, name: &str, guarded: bool) -> Vec<u8> {
+    operation(18, |out| {
+        out.u32(0);
+        out.u32(3);
+        out.u32(0);
+        out.u64(0);
+        out.opaque(owner.as_bytes());
+        out.u32(u32::from(guarded));
+        if guarded {
+            out.u32(1);
+            put_mode(out, 0o644);
+        }
+        out.u32(0);
+        out.opaque(name.as_bytes());
+    })
+}
+
+pub(crate) fn close(stateid: &[u8; 16]) -> Vec<u8> {
+    operation(4, |out| {
+        out.u32(0);
+        out.fixed(stateid);
+    })
+}
+
+pub(crate) fn write(stateid: &[u8; 16], offset: u64, stable: u32, data: &[u8]) -> Vec<u8> {
+    operation(38, |out| {
+        out.fixed(stateid);
+        out.u64(offset);
+        out.u32(stable);
+        out.opaque(data);
+    })
+}
+
+pub(crate) fn commit() -> Vec<u8> {
+    operation(5, |out| {
+        out.u64(0);
+        out.u32(0);
+    })
+}
+
+pub(crate) fn read(stateid: &[u8; 16], offset: u64, length: u32) -> Vec<u8> {
+    operation(25, |out| {
+        out.fixed(stateid);
+        out.u64(offset);
+        out.u32(length);
+    })
+}
+
+pub(crate) fn lock(open: &[u8; 16], owner: &str, offset: u64, length: u64) -> Vec<u8> {
+    operation(12, |out| {
+        out.u32(2);
+        out.bool(false);
+        out.u64(offset);
+        out.u64(length);
+        out.bool(true);
+        out.u32(0);
+        out.fixed(open);
+        out.u32(0);
+        out.u64(0);
+        out.opaque(owner.as_bytes());
+    })
+}
+
+/// A result as it came: the whole compound's status, and what follows the head.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Answer {
+    pub(crate) status: u32,
+    pub(crate) count: u32,
+    pub(crate) results: Bytes,
+    /// All of it, without the RPC head.
+    pub(crate) whole: Bytes,
+}
+
+impl Answer {
+    /// At the body of the last result, when all before it have the given lengths (number and status not counted).
+    pub(crate) fn body(&self, lengths: &[usize]) -> Decoder {
+        let before: usize = lengths.iter().map(|length| 8 + length).sum();
+        Decoder::new(self.results.slice(before + 8..))
+    }
+}
+
+/// Bytes of SEQUENCE's result.
+pub(crate) const SEQUENCE_BYTES: usize = 16 + 5 * 4;
+
+/// A client with one session and one slot.
+pub(crate) struct Client {
+    pub(crate) service: Rc<Service<Rc<RamDevice>>>,
+    name: &'static str,
+    session: [u8; 16],
+    pub(crate) sequence: u32,
+    pub(crate) user: u32,
+    xid: Cell<u32>,
+}
+
+impl Client {
+    /// With a session that lasts, and nothing to reclaim.
+    pub(crate) async fn new(service: &Rc<Service<Rc<RamDevice>>>, name: &'static str) -> Self {
+        let service = Rc::clone(service);
+        let mut client = Self { service, name, session: [0; 16], sequence: 0, user: 0, xid: Cell::new(0) };
+        let exchange = operation(42, |out| {
+            out.fixed(&[1; 8]);
+            out.opaque(name.as_bytes());
+            out.u32(0);
+            out.u32(0);
+            out.u32(0);
+        });
+        let answer = client.send(&[exchange]).await;
+        assert_eq!(answer.status, 0);
+        let mut body = answer.body(&[]);
+        let (id, sequence) = (body.u64().unwrap(), body.u32().unwrap());
+        let create = operation(43, |out| {
+            out.u64(id);
+            out.u32(sequence);
+            out.u32(1);
+            for _ in 0..2 {
+                for value in [0, 1 << 20, 1 << 20, 2048, 16, 16] {
+                    out.u32(value);
+                }
+                out.u32(0);
+            }
+            out.u32(0x4000_0000);
+            out.u32(0);
+        });
+        let answer = client.send(&[create]).await;
+        assert_eq!(answer.status, 0);
+        let mut body = answer.body(&[]);
+        client.session = body.fixed().unwrap();
+        body.u32().unwrap();
+        assert_eq!(body.u32(), Ok(1), "the session lasts");
+        let complete = operation(58, |out| out.bool(false));
+        assert_eq!(client.call(&[complete]).await.status, 0);
+        client
+    }
+
+    /// Sends operations in the session, as the next request of the slot.
+    pub(crate) async fn call(&mut self, operations: &[Vec<u8>]) -> Answer {
+        self.sequence += 1;
+        self.again(operations).await
+    }
+
+    /// Sends them with the sequence of the last request.
+    pub(crate) async fn again(&self, operations: &[Vec<u8>]) -> Answer {
+        let sequence = operation(53, |out| {
+            out.fixed(&self.session);
+            out.u32(self.sequence);
+            out.u32(0);
+            out.u32(0);
+            out.bool(true);
+        });
+        let all: Vec<_> = [sequence].into_iter().chain(operations.iter().cloned()).collect();
+        self.send(&all).await
+    }
+
+    pub(crate) async fn send(&self, operations: &[Vec<u8>]) -> Answer {
+        self.xid.set(self.xid.get() + 1);
+        let mut out = Encoder::new();
+        for word in [self.xid.get(), 0, 2, 100_003, 4, 1] {
+            out.u32(word);
+        }
+        let mut credential = Encoder::new();
+        credential.u32(0);
+        credential.opaque(self.name.as_bytes());
+        credential.u32(self.user);
+        credential.u32(self.user);
+        credential.u32(0);
+        out.u32(1);
+        out.opaque(&credential.to_bytes());
+        out.u64(0);
+        out.opaque(b"tag");
+        out.u32(2);
+        out.u32(operations.len() as u32);
+        operations.iter().for_each(|operation| out.encoded(operation));
+        let origin = Origin { connection: ConnectionId(1), address: IpAddr::V4(Ipv4Addr::LOCALHOST) };
+        let reply = self.service.call(origin, out.to_bytes()).await.expect("the volume is there");
+        let reply = Bytes::from(reply.expect("a call has an answer").concat());
+        let mut head = Decoder::new(reply.clone());
+        for expected in [self.xid.get(), 1, 0, 0, 0, 0] {
+            assert_eq!(head.u32(), Ok(expected), "an accepted reply");
+        }
+        let whole = reply.slice(head.position()..);
+        let (status, tag, count) = (head.u32().unwrap(), head.opaque(16).unwrap(), head.u32().unwrap());
+        assert_eq!(tag, &b"tag"[..]);
+        Answer { status, count, results: reply.slice(head.position()..), whole }
+    }
+
+    /// The handle of the volume's root.
+    pub(crate) async fn root(&mut self) -> Bytes {
+        let answer = self.call(&[put_root(), lookup("vol"), get_handle()]).await;
+        assert_eq!(answer.status, 0);
+        answer.body(&[SEQUENCE_BYTES, 0, 0]).opaque(128).unwrap()
+    }
+}

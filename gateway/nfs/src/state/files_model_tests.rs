@@ -25,15 +25,18 @@ const HOSTS: [&str; 2] = ["g", "h"];
 /// How a holder has a byte, and the owner of the open that it was locked under.
 type Held = (LockKind, Option<&'static str>);
 
+/// The newest stateid of an open, and all its modes since the last downgrade.
+type Opened = (Stateid, BTreeSet<(u32, u32)>);
+
 #[derive(Clone, Default)]
 struct Model {
-    /// By file and owner: the newest stateid, and all modes since the last downgrade.
-    opens: BTreeMap<(FileId, ClientId, &'static str), (Stateid, BTreeSet<(u32, u32)>)>,
+    /// By file and owner.
+    opens: BTreeMap<(FileId, ClientId, &'static str), Opened>,
     shares: BTreeMap<(FileId, &'static str), (u32, u32)>,
     bytes: BTreeMap<(FileId, Holder), BTreeMap<u64, Held>>,
     /// By file, lock owner and owner of the open: the newest stateid.
     locks: BTreeMap<(FileId, ClientId, &'static str, &'static str), Stateid>,
-    /// By file and client: the stateid, and whether it is revoked.
+    /// By file and client, without revoked ones.
     delegations: BTreeMap<(FileId, ClientId), Stateid>,
     revoked: BTreeSet<(ClientId, Stateid)>,
 }

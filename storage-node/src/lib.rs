@@ -9,6 +9,7 @@ pub mod fault;
 pub mod files;
 mod lock_wait;
 pub mod net;
+pub mod nfs;
 pub mod node;
 pub mod peer;
 pub mod raft;

@@ -15,6 +15,7 @@ use tracing::{info, warn};
 
 use super::content;
 use super::error::FilesError;
+use crate::nfs;
 use crate::volume::VolumeDevice;
 
 /// Jobs that may wait for an engine; more wait to be sent.
@@ -93,6 +94,7 @@ pub async fn run<D: BlockDevice + 'static>(
     options: Options,
     mut commands: mpsc::Receiver<Command<D>>,
     opened: oneshot::Sender<Result<Recovered, FilesError>>,
+    nfs: Option<nfs::Start>,
     ended: CancellationToken,
 ) {
     let began = Instant::now();
@@ -107,7 +109,7 @@ pub async fn run<D: BlockDevice + 'static>(
     let log_took = began.elapsed();
     let engine = Rc::new(engine);
     tokio::select! {
-        () = serve(name, &engine, (recovered, log_took), &mut commands, opened) => {}
+        () = serve(name, &engine, (recovered, log_took), &mut commands, (opened, nfs)) => {}
         () = ended.cancelled() => warn!(volume = %name, "the volume is not served here any more: its filesystem is dropped"),
     }
 }
@@ -118,15 +120,28 @@ async fn serve<D: BlockDevice + 'static>(
     engine: &Rc<Filesystem<D>>,
     (recovered, log_took): (Recovered, Duration),
     commands: &mut mpsc::Receiver<Command<D>>,
-    opened: oneshot::Sender<Result<Recovered, FilesError>>,
+    (opened, nfs): (oneshot::Sender<Result<Recovered, FilesError>>, Option<nfs::Start>),
 ) {
     // Dropped, it ends all jobs.
     let mut jobs = JoinSet::new();
     let first = Rc::clone(engine);
     let label = name.to_owned();
+    let (started, mut nfs_started) = oneshot::channel();
+    let mut waits_for_nfs = nfs.is_some();
     jobs.spawn_local(async move {
         let began = Instant::now();
-        match first.reclaim_orphans(&BTreeSet::new()).await {
+        // What clients have open lives on: their service knows what that is.
+        let begun = match nfs {
+            None => first.reclaim_orphans(&BTreeSet::new()).await,
+            Some(start) => match nfs::start(&first, start).await {
+                Ok((running, orphans)) => {
+                    drop(started.send(running));
+                    Ok(orphans)
+                }
+                Err(why) => Err(why),
+            },
+        };
+        match begun {
             Ok(orphans) => {
                 let Recovered { transactions, blocks, .. } = recovered;
                 // What is left of them does no harm: files can be served.
@@ -149,14 +164,21 @@ async fn serve<D: BlockDevice + 'static>(
     tokio::pin!(idle);
     let mut sync_due = tokio::time::interval(UNSYNCED_MAX);
     let mut syncs = JoinSet::new();
+    let mut nfs: Option<nfs::Running> = None;
     loop {
         tokio::select! {
+            running = &mut nfs_started, if waits_for_nfs => {
+                waits_for_nfs = false;
+                nfs = running.ok();
+            }
+            // Nobody is answered any more: whoever wants to serve begins anew.
+            () = async { nfs.as_mut().expect("it runs").ended().await }, if nfs.is_some() => break,
             // It ends by itself only when nothing can be written any more; reading goes on.
             () = &mut drive, if driving => driving = false,
             Some(_) = jobs.join_next(), if !jobs.is_empty() => {
                 idle.as_mut().reset(tokio::time::Instant::now() + IDLE_MAX);
             }
-            () = &mut idle, if jobs.is_empty() => break,
+            () = &mut idle, if jobs.is_empty() && nfs.is_none() => break,
             _ = sync_due.tick(), if driving && syncs.is_empty() => {
                 let engine = Rc::clone(engine);
                 // What goes wrong is told to whoever syncs the file it happens to.
@@ -169,7 +191,12 @@ async fn serve<D: BlockDevice + 'static>(
             },
         }
     }
-    let all_ended = async { while jobs.join_next().await.is_some() {} };
+    let all_ended = async {
+        if let Some(running) = nfs {
+            running.stop().await;
+        }
+        while jobs.join_next().await.is_some() {}
+    };
     let waited = tokio::time::timeout(JOBS_END_MAX, all_ended);
     tokio::pin!(waited);
     loop {

@@ -38,7 +38,7 @@ async fn start(device: &Rc<RamDevice>, ended: &CancellationToken) -> (FilesHandl
     let (handle, queue) = FilesHandle::new();
     let (opened, is_open) = oneshot::channel();
     let (device, ended) = (Rc::clone(device), ended.clone());
-    tokio::task::spawn_local(async move { run("vol", device, options(), queue, opened, ended).await });
+    tokio::task::spawn_local(async move { run("vol", device, options(), queue, opened, None, ended).await });
     let recovered = is_open.await.expect("it tells").expect("it opens");
     (handle, recovered)
 }
@@ -81,7 +81,7 @@ fn a_volume_without_a_filesystem_says_so() {
         let (_handle, queue) = FilesHandle::new();
         let (opened, is_open) = oneshot::channel();
         let device = Rc::new(RamDevice::new(BYTES));
-        run("vol", device, options(), queue, opened, CancellationToken::new()).await;
+        run("vol", device, options(), queue, opened, None, CancellationToken::new()).await;
         assert!(matches!(is_open.await.expect("it tells"), Err(FilesError::NoFilesystem)));
     });
 }

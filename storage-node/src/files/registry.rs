@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 use super::error::FilesError;
 use super::mounted::{self, FilesHandle};
 use super::real_time;
+use crate::nfs;
 use crate::volume::{SessionKind, SessionStart, VolumeDevice, VolumeHandle};
 
 /// How long somebody waits for an engine that is being opened or closed by somebody else.
@@ -31,6 +32,9 @@ pub struct Registry {
     slots: Mutex<BTreeMap<VolumeId, Arc<Slot>>>,
 }
 
+/// Makes what starts the NFS service of a volume; none when that cannot be now.
+pub type NfsStarts = Box<dyn Fn() -> Option<nfs::Start> + Send + Sync>;
+
 /// One volume's place.
 #[derive(Default)]
 struct Slot {
@@ -38,6 +42,8 @@ struct Slot {
     engine: tokio::sync::Mutex<Option<FilesHandle>>,
     /// A session of ours has the volume.
     in_use: AtomicBool,
+    /// Its files are served over NFS as long as its engine is open.
+    nfs: Mutex<Option<NfsStarts>>,
 }
 
 impl std::fmt::Debug for Slot {
@@ -93,17 +99,23 @@ impl Registry {
         *engine = None;
         let (handle, queue) = FilesHandle::new();
         let (opened, is_open) = oneshot::channel();
+        let nfs = slot.nfs.lock().unwrap_or_else(PoisonError::into_inner).as_ref().and_then(|starts| starts());
         let (options, name, in_slot) = (self.options(false), name.to_owned(), Arc::clone(&slot));
         let start: SessionStart = Box::new(move |device, ended| {
             Box::pin(async move {
                 let _in_use = InUse::mark(in_slot);
-                mounted::run(&name, device, options, queue, opened, ended).await;
+                mounted::run(&name, device, options, queue, opened, nfs, ended).await;
             })
         });
         volume.run_session(SessionKind::Files, start).await?;
         is_open.await.map_err(|_| FilesError::Ended)??;
         *engine = Some(handle.clone());
         Ok(handle)
+    }
+
+    /// From the next opening of the volume's engine on, its files are served over NFS, or no longer.
+    pub fn set_nfs(&self, volume: VolumeId, starts: Option<NfsStarts>) {
+        *self.slot(volume).nfs.lock().unwrap_or_else(PoisonError::into_inner) = starts;
     }
 
     /// Closes the volume's engine, if there is one. False: it is still not closed, after [`CLOSE_MAX`].

@@ -17,6 +17,7 @@ use tracing::{debug, error, info, warn};
 
 use super::core::{Core, End, FEATURE_LEVELS};
 use super::data_dir::{DataDirError, NodeIdentity};
+use super::nfs;
 use super::reconcile::Reconciler;
 use super::volumes::Volumes;
 use crate::admin::{self, NodeEventKind};
@@ -146,6 +147,7 @@ impl Membership {
         tokio::spawn(Arc::clone(&membership).report_liveness());
         tokio::spawn(Arc::clone(&membership).keep_voters());
         tokio::spawn(Arc::clone(&membership).watch_standing(Arc::clone(core)));
+        tokio::spawn(nfs::run(Arc::clone(core), Arc::clone(&membership)));
         tokio::spawn(Reconciler::new(Arc::clone(core), Arc::clone(&membership), found).run(report_queue));
         Ok(membership)
     }

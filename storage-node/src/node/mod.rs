@@ -3,6 +3,7 @@
 //! - `worker`: the process: configuration, listeners, signals, and its end.
 //! - `core`: what the worker holds from its start, in a cluster or not; `operations` is the admin API's way in.
 //! - `membership`: what runs while the node is in a cluster: Raft, links, goodbyes, liveness.
+//! - `nfs`: which volumes are served over NFS.
 //! - `reconcile`: makes the local volumes follow the replicated state; `volumes` is the table of them.
 //! - `export`: the NBD listener; `files`: the way to filesystems in volumes.
 //! - `data_dir`, `detached`, `fences`: the node's own durable state.
@@ -16,6 +17,7 @@ mod export;
 pub mod fences;
 mod files;
 mod membership;
+mod nfs;
 mod operations;
 mod pace;
 mod reconcile;

@@ -92,7 +92,8 @@ pub struct Gone(pub Failure);
 
 impl<D: BlockDevice + 'static> Service<D> {
     /// Takes over what the ring's records say, which the filesystem gave when its ring was opened; a ring without records is that
-    /// of a service that starts for the first time. Then gives back what nobody has open any more. `epoch` is one that the
+    /// of a service that starts for the first time. Then gives back what nobody has open any more, and tells how many
+    /// files that were. `epoch` is one that the
     /// service never had, for when there is no state: seconds since 1970 will do.
     ///
     /// If the records do not fit together, the state is lost: clients are told so, may reclaim what they had, and for that time
@@ -103,7 +104,7 @@ impl<D: BlockDevice + 'static> Service<D> {
         epoch: u32,
         facts: ServiceFacts,
         world: World,
-    ) -> Result<Self, Failure> {
+    ) -> Result<(Self, usize), Failure> {
         let moment = (world.moment)();
         let verifier = u64::from_be_bytes(facts.write_verifier);
         let (state, lost) = match records {
@@ -125,8 +126,8 @@ impl<D: BlockDevice + 'static> Service<D> {
             service.files.hold(file.inode);
         }
         let keep = open.iter().map(|file| file.inode).collect();
-        service.files.reclaim_orphans(&keep).await?;
-        Ok(service)
+        let orphans = service.files.reclaim_orphans(&keep).await?;
+        Ok((service, orphans))
     }
 
     /// Deletes the records of a state that is lost, a few in each transaction.

@@ -67,7 +67,7 @@ pub(crate) async fn serve(device: &Rc<RamDevice>) -> Rc<Service<Rc<RamDevice>>> 
         write_verifier: [9; 8],
         since: Timestamp { seconds: 1_700_000_000, nanoseconds: 0 },
     };
-    let service = Service::start(files, &records, 1, facts, world).await.expect("it starts");
+    let (service, _) = Service::start(files, &records, 1, facts, world).await.expect("it starts");
     Rc::new(service)
 }
 

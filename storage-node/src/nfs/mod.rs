@@ -1,0 +1,200 @@
+//! The NFS service of a volume: started on the volume's open filesystem, on its shard, and ended with it.
+//!
+//! What the gateway takes from the world comes from the replicated state: whom the exports let do what is looked up for every
+//! request, so a changed rule holds at once. Which volumes are served, and when, is decided in `node/nfs`.
+
+use std::net::TcpListener;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Instant;
+
+use block_device::BlockDevice;
+use filesystem::engine::{Failure, Filesystem};
+use filesystem::layout::timestamp::Timestamp;
+use filesystem::state_ring::RING_BYTES_DEFAULT;
+use gateway_nfs::access::Caller;
+use gateway_nfs::ids::Moment;
+use gateway_nfs::rpc::auth::{Credential, SysCredential};
+use gateway_nfs::server::{self, Ended};
+use gateway_nfs::service::{Service, World};
+use gateway_nfs::state::lease::LEASE_MS;
+use gateway_nfs::v4::attributes::encode::Location;
+use gateway_nfs::v4::attributes::facts::ServiceFacts;
+use gateway_nfs::v4::context::OtherVolume;
+use proto::VolumeId;
+use replication::config::nfs::{ANONYMOUS_ID, Access, ExportRule, Squash};
+use replication::config::{ClusterState, VolumeConfig};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tracing::{info, warn};
+
+use crate::files::{now, real_time};
+use crate::net::address_text::{from_std, host_of, to_std};
+
+/// Of a small volume the state of its clients takes this part at most.
+const RING_PART_OF_VOLUME: u64 = 32;
+/// And never less than this.
+const RING_BYTES_MIN: u64 = 1 << 20;
+/// Bytes of one READ or WRITE.
+const IO_BYTES_MAX: u32 = 1 << 20;
+/// Bytes of the largest file: 2^32 - 1 blocks of 4 KiB.
+const FILE_BYTES_MAX: u64 = (u32::MAX as u64) << 12;
+
+/// What starts a service; crosses to the volume's shard.
+pub struct Start {
+    /// The volume.
+    pub volume: VolumeId,
+    /// Its name: that of the directory that clients mount.
+    pub name: String,
+    /// Bytes of the volume.
+    pub size_bytes: u64,
+    /// Where clients connect to.
+    pub listeners: Vec<TcpListener>,
+    /// The replicated state.
+    pub cluster: watch::Receiver<Arc<ClusterState>>,
+    /// Tells this run of the service from all others.
+    pub write_verifier: u64,
+}
+
+/// A service that runs.
+pub struct Running {
+    stop: watch::Sender<bool>,
+    serving: JoinSet<Ended>,
+}
+
+impl Running {
+    /// Waits until the service has nothing to say any more, or a listener ended.
+    pub async fn ended(&mut self) {
+        self.serving.join_next().await;
+    }
+
+    /// Ends it: connections are closed, requests under way dropped.
+    pub async fn stop(mut self) {
+        self.stop.send_replace(true);
+        while self.serving.join_next().await.is_some() {}
+    }
+}
+
+/// The number of a volume as the gateway knows it.
+fn number_of(volume: VolumeId) -> u64 {
+    (volume.0 >> 64) as u64 ^ volume.0 as u64
+}
+
+/// Takes over what clients have, gives back what nobody has open any more, and serves. Gives how many files were given back, too.
+/// Errors: the filesystem's.
+pub async fn start<D: BlockDevice + 'static>(
+    files: &Rc<Filesystem<D>>,
+    start: Start,
+) -> Result<(Running, usize), Failure> {
+    let Start { volume, name, size_bytes, listeners, cluster, write_verifier } = start;
+    let began = Instant::now();
+    let ring_bytes = (size_bytes / RING_PART_OF_VOLUME).clamp(RING_BYTES_MIN, RING_BYTES_DEFAULT);
+    let records = files.open_state_ring(ring_bytes).await?;
+    let clock = real_time();
+    let facts = ServiceFacts {
+        volume: number_of(volume),
+        name: name.clone().into_bytes(),
+        lease_seconds: (LEASE_MS / 1000) as u32,
+        io_bytes_max: IO_BYTES_MAX,
+        file_bytes_max: FILE_BYTES_MAX,
+        write_verifier: write_verifier.to_be_bytes(),
+        since: Timestamp { seconds: clock.seconds as i64, nanoseconds: clock.nanoseconds },
+    };
+    let world = world(volume, cluster, began);
+    let (service, orphans) = Service::start(Rc::clone(files), &records, clock.seconds as u32, facts, world).await?;
+    let service = Rc::new(service);
+    let (stop, stopped) = watch::channel(false);
+    let mut serving = JoinSet::new();
+    for listener in listeners {
+        match tokio::net::TcpListener::from_std(listener) {
+            Ok(listener) => drop(serving.spawn_local(server::serve(Rc::clone(&service), listener, stopped.clone()))),
+            Err(why) => warn!(volume = %name, "NFS: a listener is not used: {why}"),
+        }
+    }
+    let took = began.elapsed().as_millis();
+    info!(volume = %name, records = records.len(), ms = took as u64, "NFS served");
+    Ok((Running { stop, serving }, orphans))
+}
+
+fn world(volume: VolumeId, cluster: watch::Receiver<Arc<ClusterState>>, began: Instant) -> World {
+    let for_callers = cluster.clone();
+    World {
+        now: Box::new(now),
+        moment: Box::new(move || Moment(u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX))),
+        caller: Box::new(move |address, credential| {
+            let state = for_callers.borrow();
+            let service = state.volumes.get(&volume).and_then(|volume| volume.nfs.as_ref());
+            let rule = service.and_then(|service| service.exports.for_client(from_std(address)));
+            caller(rule, credential)
+        }),
+        others: Box::new(move || others(&cluster.borrow(), volume)),
+    }
+}
+
+/// What a rule makes of a caller; without one it may do nothing.
+fn caller(rule: Option<&ExportRule>, credential: &Credential) -> Caller {
+    let nobody = SysCredential { user: ANONYMOUS_ID, group: ANONYMOUS_ID, ..SysCredential::default() };
+    let Some(rule) = rule else {
+        return Caller { user: nobody.user, group: nobody.group, refused: true, ..Caller::default() };
+    };
+    let read_only = rule.access == Access::ReadOnly;
+    let Credential::Sys(sys) = credential else {
+        let (user, group) = (rule.anonymous_uid, rule.anonymous_gid);
+        return Caller { user, group, read_only, ..Caller::default() };
+    };
+    let groups = match rule.squash {
+        Squash::All => Vec::new(),
+        _ => sys.groups.iter().map(|group| rule.group(*group)).collect(),
+    };
+    Caller { user: rule.user(sys.user), group: rule.group(sys.group), groups, read_only, refused: false }
+}
+
+/// The cluster's other volumes that are served, and where.
+fn others(state: &ClusterState, own: VolumeId) -> Vec<OtherVolume> {
+    let other = |volume: &VolumeConfig| {
+        let service = volume.nfs.as_ref().filter(|_| volume.id != own)?;
+        let servers = match &*service.addresses {
+            [] => vec![host_of(&state.nodes.get(&volume.primary)?.nbd_address).to_owned()],
+            addresses => addresses.iter().map(|floating| to_std(floating.address).to_string()).collect(),
+        };
+        let name = volume.name.clone().into_bytes();
+        let location = Location { servers, path: vec![name.clone()] };
+        Some(OtherVolume { volume: number_of(volume.id), name, location })
+    };
+    state.volumes.values().filter_map(other).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use replication::config::nfs::Client;
+
+    use super::*;
+
+    fn rule(access: Access, squash: Squash) -> ExportRule {
+        ExportRule { client: Client::Any, access, squash, anonymous_uid: 77, anonymous_gid: 88 }
+    }
+
+    fn sys(user: u32, group: u32, groups: &[u32]) -> Credential {
+        Credential::Sys(SysCredential { user, group, groups: groups.to_vec(), ..SysCredential::default() })
+    }
+
+    #[test]
+    fn rules_make_callers() {
+        let root = sys(0, 0, &[0, 5]);
+        let user = sys(1000, 100, &[5]);
+        let table = [
+            (Squash::Root, &root, (77, 88, vec![88, 5])),
+            (Squash::Root, &user, (1000, 100, vec![5])),
+            (Squash::All, &user, (77, 88, vec![])),
+            (Squash::None, &root, (0, 0, vec![0, 5])),
+            (Squash::None, &Credential::None, (77, 88, vec![])),
+        ];
+        for (squash, credential, (uid, gid, groups)) in table {
+            let made = caller(Some(&rule(Access::ReadWrite, squash)), credential);
+            assert_eq!((made.user, made.group, made.groups), (uid, gid, groups), "{squash:?} {credential:?}");
+            assert!(!made.read_only && !made.refused);
+        }
+        assert!(caller(Some(&rule(Access::ReadOnly, Squash::Root)), &user).read_only);
+        assert!(caller(None, &user).refused, "whom no rule names may do nothing");
+    }
+}

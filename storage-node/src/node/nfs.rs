@@ -1,0 +1,218 @@
+//! Which volumes are served over NFS: those that have a service, on the node that is their primary. Listens first, then opens
+//! the filesystem with its service, and then moves the floating addresses here; takes them away first when it ends.
+//!
+//! A change of a service's place (addresses, port) ends it and begins it anew; its rules are looked at for each request, and so
+//! hold at once (`crate::nfs`).
+
+use std::collections::BTreeMap;
+use std::net::{SocketAddr, TcpListener};
+use std::sync::Arc;
+use std::time::Duration;
+
+use proto::VolumeId;
+use rand::Rng;
+use replication::config::nfs::{FloatingAddress as Configured, NfsService};
+use replication::config::{ClusterState, Phase, VolumeConfig};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use super::core::Core;
+use super::membership::Membership;
+use crate::files::error::FilesError;
+use crate::net::address::{self, FloatingAddress, take_over};
+use crate::net::address_text::to_std;
+use crate::net::transport::bind_early;
+use crate::nfs::Start;
+
+/// A service that ended, or could not begin, begins anew after this. Longer than a switchover takes, for which it ended.
+const PAUSE: Duration = Duration::from_secs(1);
+/// What is served is looked at this often, if nothing else tells of a change.
+const PASS_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Where a service is reached.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Place {
+    addresses: Vec<Configured>,
+    port: u16,
+    name: String,
+    size_bytes: u64,
+}
+
+struct Serving {
+    place: Place,
+    cancel: CancellationToken,
+    task: JoinHandle<()>,
+}
+
+/// Keeps the services as the replicated state has them, until the node ends.
+pub(super) async fn run(core: Arc<Core>, membership: Arc<Membership>) {
+    let mut state = membership.raft.state();
+    let mut interval = tokio::time::interval(PASS_INTERVAL);
+    interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut serving: BTreeMap<VolumeId, Serving> = BTreeMap::new();
+    loop {
+        tokio::select! {
+            changed = state.changed() => if changed.is_err() { break },
+            _ = interval.tick() => {}
+            () = core.closing.cancelled() => break,
+        }
+        let now = state.borrow_and_update().clone();
+        let wanted = wanted(&now, &membership);
+        let gone: Vec<_> = serving
+            .iter()
+            .filter(|(volume, serving)| wanted.get(volume) != Some(&serving.place))
+            .map(|(volume, _)| *volume)
+            .collect();
+        for volume in gone {
+            if let Some(serving) = serving.remove(&volume) {
+                end(serving).await;
+            }
+        }
+        for (volume, place) in wanted {
+            serving.entry(volume).or_insert_with(|| {
+                let cancel = CancellationToken::new();
+                let (core, membership) = (Arc::clone(&core), Arc::clone(&membership));
+                let task = tokio::spawn(serve(core, membership, volume, place.clone(), cancel.clone()));
+                Serving { place, cancel, task }
+            });
+        }
+    }
+    for serving in serving.into_values() {
+        end(serving).await;
+    }
+}
+
+async fn end(serving: Serving) {
+    serving.cancel.cancel();
+    if let Err(why) = serving.task.await {
+        warn!("NFS: {why}");
+    }
+}
+
+/// The volumes that this run of this node has to serve.
+fn wanted(state: &ClusterState, membership: &Membership) -> BTreeMap<VolumeId, Place> {
+    let me = membership.identity;
+    let is_here = |volume: &&VolumeConfig| {
+        volume.phase == Phase::Active
+            && volume.primary == me.node
+            && volume.primary_incarnation == me.incarnation
+            && membership.volumes.handle(volume.id).is_some()
+    };
+    let place = |volume: &VolumeConfig| {
+        let NfsService { addresses, port, .. } = volume.nfs.as_ref()?;
+        let (name, size_bytes) = (volume.name.clone(), volume.size_bytes);
+        Some((volume.id, Place { addresses: addresses.clone(), port: *port, name, size_bytes }))
+    };
+    state.volumes.values().filter(is_here).filter_map(place).collect()
+}
+
+/// Serves one volume until it is cancelled, beginning anew whenever it ends.
+async fn serve(
+    core: Arc<Core>,
+    membership: Arc<Membership>,
+    volume: VolumeId,
+    place: Place,
+    cancel: CancellationToken,
+) {
+    let mut said = String::new();
+    loop {
+        let served = once(&core, &membership, volume, &place, &cancel).await;
+        membership.files.set_nfs(volume, None);
+        match served {
+            Ok(()) => said.clear(),
+            // Whoever waits for NBD clients to go would fill the log.
+            Err(why) if why == said => {}
+            Err(why) => {
+                warn!(volume = %place.name, "NFS is not served: {why}");
+                said = why;
+            }
+        }
+        tokio::select! {
+            () = cancel.cancelled() => return,
+            () = tokio::time::sleep(PAUSE) => {}
+        }
+    }
+}
+
+/// Serves until the filesystem is closed or this is cancelled.
+async fn once(
+    core: &Arc<Core>,
+    membership: &Arc<Membership>,
+    volume: VolumeId,
+    place: &Place,
+    cancel: &CancellationToken,
+) -> Result<(), String> {
+    let Some(handle) = membership.volumes.handle(volume) else { return Ok(()) };
+    let addresses = place.addresses.iter().map(floating).collect::<Result<Vec<_>, _>>()?;
+    let mut sockets = Vec::new();
+    for ip in match &*addresses {
+        [] => vec![core.config.nfs_listen()],
+        addresses => addresses.iter().map(FloatingAddress::address).collect(),
+    } {
+        let at = SocketAddr::new(ip, place.port);
+        sockets.push(bind_early(at).map_err(|why| format!("cannot listen on {at}: {why}"))?);
+    }
+    // One that was opened without its service.
+    membership.files.close(volume).await;
+    let (cluster, place_of) = (membership.raft.state(), place.clone());
+    let starts = move || {
+        let listeners = sockets.iter().map(TcpListener::try_clone).collect::<Result<Vec<_>, _>>().ok()?;
+        listeners.iter().try_for_each(|listener| listener.set_nonblocking(true)).ok()?;
+        Some(Start {
+            volume,
+            name: place_of.name.clone(),
+            size_bytes: place_of.size_bytes,
+            listeners,
+            cluster: cluster.clone(),
+            write_verifier: rand::rng().random(),
+        })
+    };
+    membership.files.set_nfs(volume, Some(Box::new(starts)));
+    let files = match membership.files.get(&place.name, &handle).await {
+        Ok(files) => files,
+        // The role has just gone.
+        Err(FilesError::Ended) => return Ok(()),
+        Err(why) => return Err(why.to_string()),
+    };
+    let mut announcing = Vec::new();
+    for floating in &addresses {
+        match bring(floating).await {
+            Ok(task) => announcing.push(task),
+            Err(why) => warn!(volume = %place.name, "{floating}: {why}"),
+        }
+    }
+    info!(volume = %place.name, port = place.port, addresses = addresses.len(), "NFS service begins");
+    tokio::select! {
+        () = files.ended() => {}
+        () = cancel.cancelled() => {}
+    }
+    announcing.iter().for_each(JoinHandle::abort);
+    for floating in addresses {
+        let taken =
+            tokio::task::spawn_blocking(move || address::remove(&floating).map_err(|why| format!("{floating}: {why}")));
+        if let Ok(Err(why)) = taken.await {
+            warn!(volume = %place.name, "{why}");
+        }
+    }
+    membership.files.set_nfs(volume, None);
+    membership.files.close(volume).await;
+    Ok(())
+}
+
+fn floating(configured: &Configured) -> Result<FloatingAddress, String> {
+    let Configured { address, prefix_length, interface } = configured;
+    FloatingAddress::new(to_std(*address), *prefix_length, interface).map_err(|why| why.to_string())
+}
+
+/// Puts an address on its interface, and goes on telling the neighbours.
+async fn bring(floating: &FloatingAddress) -> Result<JoinHandle<()>, String> {
+    let wanted = floating.clone();
+    let taken = tokio::task::spawn_blocking(move || {
+        // Whoever listens does so already.
+        take_over(&wanted, Vec::new(), || Ok::<_, std::convert::Infallible>(()))
+    });
+    let taken = taken.await.map_err(|why| why.to_string())?;
+    let ((), follow_up) = taken.map_err(|why| why.to_string())?;
+    Ok(tokio::spawn(follow_up.run()))
+}

@@ -32,8 +32,14 @@ pub struct Registry {
     slots: Mutex<BTreeMap<VolumeId, Arc<Slot>>>,
 }
 
-/// Makes what starts the NFS service of a volume; none when that cannot be now.
-pub type NfsStarts = Box<dyn Fn() -> Option<nfs::Start> + Send + Sync>;
+/// How a volume's files are served over NFS as long as its engine is open.
+pub struct NfsBinding {
+    /// Makes what starts the service; none when that cannot be now.
+    pub start: Box<dyn Fn() -> Option<nfs::Start> + Send + Sync>,
+    /// Takes the addresses away, after which nothing reaches the clients; may block for a moment. What is done before the
+    /// engine is closed in order, since connections end with it.
+    pub release: Arc<dyn Fn() + Send + Sync>,
+}
 
 /// One volume's place.
 #[derive(Default)]
@@ -43,7 +49,7 @@ struct Slot {
     /// A session of ours has the volume.
     in_use: AtomicBool,
     /// Its files are served over NFS as long as its engine is open.
-    nfs: Mutex<Option<NfsStarts>>,
+    nfs: Mutex<Option<NfsBinding>>,
 }
 
 impl std::fmt::Debug for Slot {
@@ -99,7 +105,7 @@ impl Registry {
         *engine = None;
         let (handle, queue) = FilesHandle::new();
         let (opened, is_open) = oneshot::channel();
-        let nfs = slot.nfs.lock().unwrap_or_else(PoisonError::into_inner).as_ref().and_then(|starts| starts());
+        let nfs = slot.nfs.lock().unwrap_or_else(PoisonError::into_inner).as_ref().and_then(|nfs| (nfs.start)());
         let (options, name, in_slot) = (self.options(false), name.to_owned(), Arc::clone(&slot));
         let start: SessionStart = Box::new(move |device, ended| {
             Box::pin(async move {
@@ -114,8 +120,8 @@ impl Registry {
     }
 
     /// From the next opening of the volume's engine on, its files are served over NFS, or no longer.
-    pub fn set_nfs(&self, volume: VolumeId, starts: Option<NfsStarts>) {
-        *self.slot(volume).nfs.lock().unwrap_or_else(PoisonError::into_inner) = starts;
+    pub fn set_nfs(&self, volume: VolumeId, nfs: Option<NfsBinding>) {
+        *self.slot(volume).nfs.lock().unwrap_or_else(PoisonError::into_inner) = nfs;
     }
 
     /// Closes the volume's engine, if there is one. False: it is still not closed, after [`CLOSE_MAX`].
@@ -124,6 +130,16 @@ impl Registry {
         let closing = async {
             let mut engine = slot.engine.lock().await;
             if let Some(open) = engine.take() {
+                let nfs = slot
+                    .nfs
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .as_ref()
+                    .map(|nfs| Arc::clone(&nfs.release));
+                if let Some(release) = nfs {
+                    // It was either done or panicked, which the process does not outlive.
+                    let _ = tokio::task::spawn_blocking(move || release()).await;
+                }
                 open.close().await;
             }
         };

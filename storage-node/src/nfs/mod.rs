@@ -3,6 +3,7 @@
 //! What the gateway takes from the world comes from the replicated state: whom the exports let do what is looked up for every
 //! request, so a changed rule holds at once. Which volumes are served, and when, is decided in `node/nfs`.
 
+use std::io;
 use std::net::TcpListener;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -15,7 +16,7 @@ use filesystem::state_ring::RING_BYTES_DEFAULT;
 use gateway_nfs::access::Caller;
 use gateway_nfs::ids::Moment;
 use gateway_nfs::rpc::auth::{Credential, SysCredential};
-use gateway_nfs::server::{self, Ended};
+use gateway_nfs::server::{self, Ended, Hold};
 use gateway_nfs::service::{Service, World};
 use gateway_nfs::state::lease::LEASE_MS;
 use gateway_nfs::v4::attributes::encode::Location;
@@ -30,6 +31,7 @@ use tracing::{info, warn};
 
 use crate::files::{now, real_time};
 use crate::net::address_text::{from_std, host_of, to_std};
+use crate::supervisor::SupervisorSockets;
 
 /// Of a small volume the state of its clients takes this part at most.
 const RING_PART_OF_VOLUME: u64 = 32;
@@ -54,6 +56,8 @@ pub struct Start {
     pub cluster: watch::Receiver<Arc<ClusterState>>,
     /// Tells this run of the service from all others.
     pub write_verifier: u64,
+    /// Who keeps connections, so that they do not end with this process.
+    pub sockets: Option<Arc<SupervisorSockets>>,
 }
 
 /// A service that runs.
@@ -86,7 +90,7 @@ pub async fn start<D: BlockDevice + 'static>(
     files: &Rc<Filesystem<D>>,
     start: Start,
 ) -> Result<(Running, usize), Failure> {
-    let Start { volume, name, size_bytes, listeners, cluster, write_verifier } = start;
+    let Start { volume, name, size_bytes, listeners, cluster, write_verifier, sockets } = start;
     let began = Instant::now();
     let ring_bytes = (size_bytes / RING_PART_OF_VOLUME).clamp(RING_BYTES_MIN, RING_BYTES_DEFAULT);
     let records = files.open_state_ring(ring_bytes).await?;
@@ -103,11 +107,20 @@ pub async fn start<D: BlockDevice + 'static>(
     let world = world(volume, cluster, began);
     let (service, orphans) = Service::start(Rc::clone(files), &records, clock.seconds as u32, facts, world).await?;
     let service = Rc::new(service);
+    let hold: Hold = Rc::new(move |stream| {
+        Ok(match &sockets {
+            Some(sockets) => Box::new(sockets.hold(stream).map_err(io::Error::other)?),
+            None => Box::new(()),
+        })
+    });
     let (stop, stopped) = watch::channel(false);
     let mut serving = JoinSet::new();
     for listener in listeners {
         match tokio::net::TcpListener::from_std(listener) {
-            Ok(listener) => drop(serving.spawn_local(server::serve(Rc::clone(&service), listener, stopped.clone()))),
+            Ok(listener) => {
+                let (service, hold) = (Rc::clone(&service), Rc::clone(&hold));
+                serving.spawn_local(server::serve(service, listener, hold, stopped.clone()));
+            }
             Err(why) => warn!(volume = %name, "NFS: a listener is not used: {why}"),
         }
     }

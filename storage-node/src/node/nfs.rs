@@ -20,10 +20,12 @@ use tracing::{info, warn};
 use super::core::Core;
 use super::membership::Membership;
 use crate::files::error::FilesError;
+use crate::files::registry::NfsBinding;
 use crate::net::address::{self, FloatingAddress, take_over};
 use crate::net::address_text::to_std;
 use crate::net::transport::bind_early;
 use crate::nfs::Start;
+use crate::supervisor::SupervisorSockets;
 
 /// A service that ended, or could not begin, begins anew after this. Longer than a switchover takes, for which it ended.
 const PAUSE: Duration = Duration::from_secs(1);
@@ -69,6 +71,7 @@ pub(super) async fn run(core: Arc<Core>, membership: Arc<Membership>) {
                 end(serving).await;
             }
         }
+        clear_left_behind(&now, &wanted).await;
         for (volume, place) in wanted {
             serving.entry(volume).or_insert_with(|| {
                 let cancel = CancellationToken::new();
@@ -144,20 +147,23 @@ async fn once(
     cancel: &CancellationToken,
 ) -> Result<(), String> {
     let Some(handle) = membership.volumes.handle(volume) else { return Ok(()) };
+    let sockets = core.announcer.sockets.clone();
     let addresses = place.addresses.iter().map(floating).collect::<Result<Vec<_>, _>>()?;
-    let mut sockets = Vec::new();
-    for ip in match &*addresses {
+    let ips = match &*addresses {
         [] => vec![core.config.nfs_listen()],
         addresses => addresses.iter().map(FloatingAddress::address).collect(),
-    } {
-        let at = SocketAddr::new(ip, place.port);
-        sockets.push(bind_early(at).map_err(|why| format!("cannot listen on {at}: {why}"))?);
-    }
+    };
+    let places: Vec<_> = ips.into_iter().map(|ip| SocketAddr::new(ip, place.port)).collect();
+    let listeners = listen(sockets.clone(), places.clone()).await?;
     // One that was opened without its service.
     membership.files.close(volume).await;
-    let (cluster, place_of) = (membership.raft.state(), place.clone());
-    let starts = move || {
-        let listeners = sockets.iter().map(TcpListener::try_clone).collect::<Result<Vec<_>, _>>().ok()?;
+    let release: Arc<dyn Fn() + Send + Sync> = {
+        let (addresses, sockets, name) = (addresses.clone(), sockets.clone(), place.name.clone());
+        Arc::new(move || addresses.iter().for_each(|floating| take_away(floating, sockets.as_deref(), &name)))
+    };
+    let (cluster, place_of, held_by) = (membership.raft.state(), place.clone(), sockets.clone());
+    let start = move || {
+        let listeners = listeners.iter().map(TcpListener::try_clone).collect::<Result<Vec<_>, _>>().ok()?;
         listeners.iter().try_for_each(|listener| listener.set_nonblocking(true)).ok()?;
         Some(Start {
             volume,
@@ -166,9 +172,11 @@ async fn once(
             listeners,
             cluster: cluster.clone(),
             write_verifier: rand::rng().random(),
+            sockets: held_by.clone(),
         })
     };
-    membership.files.set_nfs(volume, Some(Box::new(starts)));
+    let binding = NfsBinding { start: Box::new(start), release: Arc::clone(&release) };
+    membership.files.set_nfs(volume, Some(binding));
     let files = match membership.files.get(&place.name, &handle).await {
         Ok(files) => files,
         // The role has just gone.
@@ -177,7 +185,7 @@ async fn once(
     };
     let mut announcing = Vec::new();
     for floating in &addresses {
-        match bring(floating).await {
+        match bring(floating, sockets.clone()).await {
             Ok(task) => announcing.push(task),
             Err(why) => warn!(volume = %place.name, "{floating}: {why}"),
         }
@@ -188,16 +196,44 @@ async fn once(
         () = cancel.cancelled() => {}
     }
     announcing.iter().for_each(JoinHandle::abort);
-    for floating in addresses {
-        let taken =
-            tokio::task::spawn_blocking(move || address::remove(&floating).map_err(|why| format!("{floating}: {why}")));
-        if let Ok(Err(why)) = taken.await {
-            warn!(volume = %place.name, "{why}");
+    let _ = tokio::task::spawn_blocking(move || release()).await;
+    membership.files.close(volume).await;
+    membership.files.set_nfs(volume, None);
+    if let Some(sockets) = sockets {
+        let is_floating = !addresses.is_empty();
+        for at in places {
+            // A supervisor that is gone keeps nothing.
+            let _ = sockets.drop_listener(at, is_floating);
         }
     }
-    membership.files.set_nfs(volume, None);
-    membership.files.close(volume).await;
     Ok(())
+}
+
+/// Listens, with the supervisor's help where there is one: what waits to be accepted outlives this process then.
+async fn listen(sockets: Option<Arc<SupervisorSockets>>, places: Vec<SocketAddr>) -> Result<Vec<TcpListener>, String> {
+    let listening = tokio::task::spawn_blocking(move || {
+        let one = |at: SocketAddr| {
+            let listener = match &sockets {
+                Some(sockets) => sockets.listen(at).map_err(|why| why.to_string()),
+                None => bind_early(at).map_err(|why| why.to_string()),
+            };
+            listener.map_err(|why| format!("cannot listen on {at}: {why}"))
+        };
+        places.into_iter().map(one).collect()
+    });
+    listening.await.map_err(|why| why.to_string())?
+}
+
+/// Takes an address away, if it is here.
+fn take_away(floating: &FloatingAddress, sockets: Option<&SupervisorSockets>, volume: &str) {
+    match address::remove(floating) {
+        Ok(_) => {
+            if let Some(Err(why)) = sockets.map(|sockets| sockets.address_gone(floating)) {
+                warn!(volume, "{floating}: {why}");
+            }
+        }
+        Err(why) => warn!(volume, "{floating} is not taken away: {why}"),
+    }
 }
 
 fn floating(configured: &Configured) -> Result<FloatingAddress, String> {
@@ -206,13 +242,37 @@ fn floating(configured: &Configured) -> Result<FloatingAddress, String> {
 }
 
 /// Puts an address on its interface, and goes on telling the neighbours.
-async fn bring(floating: &FloatingAddress) -> Result<JoinHandle<()>, String> {
+async fn bring(floating: &FloatingAddress, sockets: Option<Arc<SupervisorSockets>>) -> Result<JoinHandle<()>, String> {
     let wanted = floating.clone();
     let taken = tokio::task::spawn_blocking(move || {
+        if let Some(sockets) = &sockets {
+            sockets.address_comes(&wanted).map_err(|why| why.to_string())?;
+        }
         // Whoever listens does so already.
-        take_over(&wanted, Vec::new(), || Ok::<_, std::convert::Infallible>(()))
+        take_over(&wanted, Vec::new(), || Ok::<_, std::convert::Infallible>(())).map_err(|why| why.to_string())
     });
-    let taken = taken.await.map_err(|why| why.to_string())?;
-    let ((), follow_up) = taken.map_err(|why| why.to_string())?;
+    let ((), follow_up) = taken.await.map_err(|why| why.to_string())??;
     Ok(tokio::spawn(follow_up.run()))
+}
+
+/// Takes away addresses of volumes that are served elsewhere: a node that was killed together with its supervisor has left
+/// them behind.
+async fn clear_left_behind(state: &ClusterState, wanted: &BTreeMap<VolumeId, Place>) {
+    let others = state.volumes.values().filter(|volume| !wanted.contains_key(&volume.id));
+    let services = others.filter_map(|volume| Some((volume.name.clone(), volume.nfs.as_ref()?)));
+    let left: Vec<(String, FloatingAddress)> = services
+        .flat_map(|(name, service)| {
+            service.addresses.iter().map(move |configured| (name.clone(), floating(configured)))
+        })
+        .filter_map(|(name, floating)| Some((name, floating.ok()?)))
+        .collect();
+    let clearing = move || {
+        for (name, floating) in left {
+            if address::is_present(&floating).unwrap_or(false) {
+                warn!(volume = %name, "{floating} is here, though the volume is served elsewhere: taken away");
+                take_away(&floating, None, &name);
+            }
+        }
+    };
+    let _ = tokio::task::spawn_blocking(clearing).await;
 }

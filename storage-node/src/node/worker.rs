@@ -28,6 +28,7 @@ use crate::disk::{FenceFile, StoreError, StorePool};
 use crate::net::transport::Transport;
 use crate::peer::{Identity, PeerListener};
 use crate::raft::RaftError;
+use crate::supervisor::SupervisorSockets;
 use crate::supervisor::{Announcement, EXIT_FAILED, EXIT_FATAL, UP_LINE};
 use crate::volume::Shards;
 
@@ -72,6 +73,8 @@ impl WorkerArguments {
 #[derive(Debug, Default)]
 pub(crate) struct Announcer {
     supervised: bool,
+    /// What it keeps for this worker.
+    pub(crate) sockets: Option<Arc<SupervisorSockets>>,
     last: Mutex<Option<Announcement>>,
 }
 
@@ -156,7 +159,9 @@ fn run(arguments: WorkerArguments) -> anyhow::Result<End> {
         NodeKind::Witness => None,
     };
     let transport = Transport { insecure_plaintext: config.insecure_plaintext };
-    let announcer = Announcer { supervised: arguments.supervisor_pid != 0, last: Mutex::default() };
+    // Before there is any child, which would inherit it.
+    let sockets = SupervisorSockets::from_stdin().context("cannot reach the supervisor")?;
+    let announcer = Announcer { supervised: arguments.supervisor_pid != 0, sockets, last: Mutex::default() };
     let join_request = data_dir.join_request()?;
     let incarnation = Incarnation(rand::rng().random_range(1..=u64::MAX));
     let core = Arc::new(Core::new(

@@ -7,12 +7,13 @@
 
 mod connection;
 
+use std::any::Any;
 use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
 
 use block_device::BlockDevice;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 use tracing::{debug, warn};
@@ -26,6 +27,9 @@ pub const CONNECTIONS_MAX: usize = 4096;
 pub const REQUEST_BYTES_TOTAL_MAX: usize = 64 << 20;
 /// How long nothing is taken after taking has failed, as when there are no descriptors left.
 const ACCEPT_PAUSE: std::time::Duration = std::time::Duration::from_millis(100);
+
+/// Called for each connection that is taken; what it gives is kept as long as the connection. Errors: the connection is closed.
+pub type Hold = Rc<dyn Fn(&TcpStream) -> io::Result<Box<dyn Any>>>;
 
 /// Why serving has ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,6 +45,7 @@ pub enum Ended {
 pub async fn serve<D: BlockDevice + 'static>(
     service: Rc<Service<D>>,
     listener: TcpListener,
+    hold: Hold,
     mut stop: watch::Receiver<bool>,
 ) -> Ended {
     let budget = Arc::new(Semaphore::new(REQUEST_BYTES_TOTAL_MAX));
@@ -56,6 +61,13 @@ pub async fn serve<D: BlockDevice + 'static>(
             Some(_) = connections.join_next(), if !connections.is_empty() => reap(&mut requests),
             accepted = listener.accept() => match accepted {
                 Ok((stream, peer)) if connections.len() < CONNECTIONS_MAX => {
+                    let held = match hold(&stream) {
+                        Ok(held) => held,
+                        Err(error) => {
+                            warn!(%peer, "a connection is not kept: {error}");
+                            continue;
+                        }
+                    };
                     debug!(%peer, connection = next, "connected");
                     let connection = connection::Connection {
                         service: Rc::clone(&service),
@@ -65,7 +77,10 @@ pub async fn serve<D: BlockDevice + 'static>(
                         requests: Rc::clone(&requests),
                         gone: Rc::clone(&gone),
                     };
-                    connections.spawn_local(connection.run(stream));
+                    connections.spawn_local(async move {
+                        connection.run(stream).await;
+                        drop(held);
+                    });
                     next += 1;
                 }
                 Ok((_, peer)) => warn!(%peer, "more than {CONNECTIONS_MAX} connections: closed"),

@@ -77,14 +77,21 @@ impl NamespaceNetwork {
         command
     }
 
+    /// Moves the calling thread into the hub: what it makes from now on is there.
+    pub fn enter_hub(&self) -> io::Result<()> {
+        let namespace = File::open(format!("/run/netns/{}", self.hub))?;
+        setns(namespace, CloneFlags::CLONE_NEWNET).map_err(io::Error::from)
+    }
+
     /// Connects from the hub. The socket keeps its namespace, whichever thread uses it.
     pub fn connect_from_hub(&self, address: SocketAddr, limit: Duration) -> io::Result<TcpStream> {
-        let namespace = File::open(format!("/run/netns/{}", self.hub))?;
-        let connecting = std::thread::spawn(move || {
-            setns(namespace, CloneFlags::CLONE_NEWNET).map_err(io::Error::from)?;
-            TcpStream::connect_timeout(&address, limit)
-        });
-        connecting.join().unwrap_or_else(|_| Err(io::Error::other("the connecting thread panicked")))
+        std::thread::scope(|scope| {
+            let connecting = scope.spawn(|| {
+                self.enter_hub()?;
+                TcpStream::connect_timeout(&address, limit)
+            });
+            connecting.join().unwrap_or_else(|_| Err(io::Error::other("the connecting thread panicked")))
+        })
     }
 
     /// Cuts the link between some nodes in silence: they hear everyone but each other.

@@ -1,5 +1,5 @@
 //! The project's own commands: `cargo xtask check | test | sim | model | mutants | torture | crash-fs | interop-fs | fuzz-fs |
-//! posix | bench`.
+//! posix | kernel-client | bench`.
 //!
 //! Nothing here is linked into the product. The commands shell out to cargo, fio, qemu and the built binaries, so that what
 //! they measure and test is what a user runs.
@@ -8,7 +8,9 @@ mod bench;
 mod check;
 mod crash_fs;
 mod fuzz_fs;
+mod initramfs;
 mod interop_fs;
+mod kernel_client;
 mod model;
 mod mutants;
 mod posix;
@@ -52,6 +54,8 @@ enum Command {
     FuzzFs(fuzz_fs::FuzzFsOptions),
     /// Let the kernel and the filesystem engine work on the same images, and replay each other's logs.
     InteropFs(interop_fs::InteropFsOptions),
+    /// Fetch, and with `--uml` build, the Linux kernels that run as clients in the end-to-end tests.
+    KernelClient(kernel_client::KernelClientOptions),
     /// Measure, side by side with the peers.
     Bench(bench::BenchOptions),
 }
@@ -78,6 +82,7 @@ fn execute(command: &Command) -> Result<()> {
         Command::CrashFs(options) => crash_fs::run(options),
         Command::FuzzFs(options) => fuzz_fs::run(options),
         Command::InteropFs(options) => interop_fs::run(options),
+        Command::KernelClient(options) => kernel_client::run(options),
         Command::Bench(options) => bench::run(options),
     }
 }

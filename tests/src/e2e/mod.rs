@@ -6,6 +6,8 @@
 pub mod cli;
 pub mod cluster;
 pub mod floating;
+pub mod ganesha;
+pub mod kernel_client;
 pub mod namespace;
 pub mod nbd;
 pub mod network;

@@ -5,6 +5,8 @@ use std::io::Write;
 use std::path::PathBuf;
 use std::process::Command;
 
+use super::kernel_client::Kernel;
+
 /// The file that collects what was left out; `cargo xtask test` sets it and prints the list at its end.
 const SKIP_LOG: &str = "TANDEM_SKIP_LOG";
 
@@ -25,6 +27,12 @@ pub enum Need {
     Fuse,
     /// A Linux kernel can run as a program.
     UserModeLinux,
+    /// A Linux kernel can run in an emulated machine.
+    EmulatedKernel,
+    /// Either of both: `kernel_client::Kernel::choose` finds one.
+    KernelClient,
+    /// A file below the directory where packages are unpacked (`cargo xtask kernel-client`).
+    Unpacked(&'static str),
 }
 
 impl Need {
@@ -46,8 +54,11 @@ impl Need {
             Self::SmallDisk => super::small_disk::SmallDisk::unsupported(),
             Self::Fuse if !root => Some("mounting needs root".to_owned()),
             Self::Fuse => crate::torture::disk::unsupported(),
-            Self::UserModeLinux if find_program("linux.uml").is_none() => Some("linux.uml is not installed".to_owned()),
-            Self::UserModeLinux => super::uml::unsupported(),
+            Self::UserModeLinux => Kernel::UserMode.unsupported(),
+            Self::EmulatedKernel => Kernel::Emulated.unsupported(),
+            Self::KernelClient => Kernel::choose().err(),
+            Self::Unpacked(file) => (!super::kernel_client::packages().join(file).exists())
+                .then(|| format!("{file} is not unpacked (cargo xtask kernel-client fetches it)")),
         }
     }
 }

@@ -7,38 +7,14 @@ use std::fs;
 use std::net::Ipv4Addr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
 use std::time::Duration;
 
+use super::kernel_client::user_mode;
 use super::namespace::{GUEST_ADDRESS, NamespaceNetwork, TAP};
 use super::process::Process;
 
 const ATTACH: &str = include_str!("uml/nbd_attach.py");
 const GUEST: &str = include_str!("uml/guest.sh");
-
-/// What a kernel says that is built for processors with less floating-point state than this one (AMX, for instance): it
-/// boots, and cannot start any program.
-const TOO_MUCH_STATE: &str = "ptrace set fp regs failed";
-/// Seconds that a kernel gets to find that out.
-const PROBE_SECONDS: &str = "30";
-
-/// Why programs cannot run in a guest on this machine, or nothing.
-pub fn unsupported() -> Option<String> {
-    let mut command = Command::new("timeout");
-    command.args([PROBE_SECONDS, "linux.uml", "mem=64M", "root=/dev/root", "rootfstype=hostfs", "rootflags=/", "ro"]);
-    // It ends with its init, whatever that did.
-    command.args(["con=null", "con0=null,fd:1", "init=/bin/true"]).stdin(Stdio::null());
-    let output = match command.output() {
-        Ok(output) => output,
-        Err(error) => return Some(format!("linux.uml cannot be started: {error}")),
-    };
-    let said = String::from_utf8_lossy(&output.stdout);
-    said.contains(TOO_MUCH_STATE).then(|| {
-        format!(
-            "linux.uml cannot run programs on this processor, which has more state than it knows ({TOO_MUCH_STATE})"
-        )
-    })
-}
 
 /// A running guest.
 #[derive(Debug)]
@@ -65,7 +41,8 @@ impl Guest {
         fs::write(&init, GUEST)?;
         fs::set_permissions(&init, fs::Permissions::from_mode(0o755))?;
         let console = here.join("console");
-        let mut command = network.command_at_hub("linux.uml");
+        let program = user_mode::program().ok_or(std::io::ErrorKind::NotFound)?;
+        let mut command = network.command_at_hub(&program.to_string_lossy());
         command.args([
             "mem=256M",
             "root=/dev/root",
@@ -79,7 +56,8 @@ impl Guest {
         // What follows `--` is handed to init as its arguments.
         let guest = Ipv4Addr::from(GUEST_ADDRESS).to_string();
         command.arg("--").arg(&here).arg(&share).args([&guest, &server.0.to_string(), &server.1.to_string(), export]);
-        command.env("TMPDIR", &here);
+        // Where it keeps its memory, and its control socket.
+        command.env("TMPDIR", &here).env("HOME", &here);
         Ok(Self { process: Process::start(command, &console)?, share, console })
     }
 

@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
-use super::initramfs::WORK;
+use crate::initramfs::WORK;
 use crate::shell;
 
 /// Memory of a guest.
@@ -27,6 +27,7 @@ exec </dev/hvc0 >/dev/hvc0
 stty raw -echo
 name=$(sed 's/.*guest=\([a-z]*\).*/\1/' /proc/cmdline)
 hostname "$name"
+mkdir -p /var/lib/drbd
 cd /
 echo ready
 while read -r number; do

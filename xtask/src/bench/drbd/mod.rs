@@ -4,7 +4,6 @@
 //! see the host's files. Figures are those of an emulated processor; only the ratios mean anything.
 
 mod guest;
-mod initramfs;
 mod systems;
 
 use std::fs;
@@ -17,7 +16,7 @@ use serde_json::json;
 
 use super::fio;
 use super::report::{Report, Row, table};
-use crate::{shell, tools};
+use crate::{initramfs, kernel_client, shell, tools};
 use guest::{Guest, Machine, Place};
 use systems::{COMMAND_LIMIT, Drbd, Flushes, Guests, PRIMARY, SECONDARY, Tandem};
 
@@ -26,6 +25,9 @@ const MIB: u64 = 1 << 20;
 /// Depths and their job files in `benches/fio`.
 const JOBS: &[(u32, &str)] =
     &[(1, "randwrite-4k-qd1"), (4, "randwrite-4k-qd4"), (32, "randwrite-4k-qd32"), (128, "randwrite-4k-qd128")];
+
+/// The systems' own modules, with their parameters; a guest without them measures less.
+const SYSTEMS: &[(&str, &str)] = &[("drbd", "minor_count=1"), ("nbd", "nbds_max=1")];
 
 /// The disks of a guest, in order.
 const RAW_DISK: &str = "/dev/vda";
@@ -163,15 +165,8 @@ impl Stock {
     fn ensure(root: &Path) -> Result<Option<Self>> {
         let installed = ["fio", "kmod", "e2fsprogs", "iproute2", "nbd-client"];
         let mut missing: Vec<String> = tools::ensure(&installed)?.into_iter().map(str::to_owned).collect();
-        let release = match kept_kernel(root) {
-            Some(release) => release,
-            None => {
-                tools::update_lists();
-                let kernel = tools::newest_kernel().unwrap_or_else(|| "linux-image-VERSION-amd64".to_owned());
-                missing.extend(tools::unpack(&[&kernel], root)?);
-                kernel.trim_start_matches("linux-image-").to_owned()
-            }
-        };
+        let (release, no_kernel) = kernel_client::stock_kernel(root)?;
+        missing.extend(no_kernel);
         missing.extend(tools::unpack(&["qemu-system-x86", "busybox-static", "drbd-utils"], root)?);
         let optional = |name: &String| name == "drbd-utils" || name == "nbd-client";
         let fatal: Vec<&String> = missing.iter().filter(|name| !optional(name)).collect();
@@ -185,19 +180,12 @@ impl Stock {
     /// Builds what the guests start from; also names the modules that the kernel lacks.
     fn machine(&self, home: &Path) -> Result<(Machine, Vec<&'static str>)> {
         println!("guests: kernel {}, emulated", self.release);
-        let (archive, lacking) = initramfs::build(&self.root, &self.release)?;
+        let (archive, lacking) = initramfs::build(&self.root, &self.release, SYSTEMS)?;
         let initramfs = home.join("initramfs");
         fs::write(&initramfs, archive)?;
         let kernel = self.root.join("boot").join(format!("vmlinuz-{}", self.release));
         Ok((Machine { root: self.root.clone(), kernel, initramfs, home: home.to_owned() }, lacking))
     }
-}
-
-/// The kernel that an earlier run has unpacked.
-fn kept_kernel(root: &Path) -> Option<String> {
-    let names = fs::read_dir(root).ok()?.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned());
-    let kernel = |name: String| Some(name.strip_prefix(".linux-image-")?.strip_suffix(".unpacked")?.to_owned());
-    names.filter_map(kernel).max()
 }
 
 /// Two guests with both systems set up.
@@ -365,13 +353,5 @@ mod tests {
         let targets = [Target::Raw, Target::Drbd(Flushes::Off), Target::Tandem];
         assert_eq!(order(1, &targets), targets);
         assert_eq!(order(2, &targets), [Target::Tandem, Target::Drbd(Flushes::Off), Target::Raw]);
-    }
-
-    #[test]
-    fn a_kernel_is_kept_by_its_mark() {
-        let root = tempfile::tempdir().expect("temporary directory");
-        assert_eq!(kept_kernel(root.path()), None);
-        fs::write(root.path().join(".linux-image-6.12.9+deb12-amd64.unpacked"), "").expect("written");
-        assert_eq!(kept_kernel(root.path()).as_deref(), Some("6.12.9+deb12-amd64"));
     }
 }

@@ -10,26 +10,24 @@ use anyhow::{Context, Result, bail};
 
 use crate::shell;
 
-/// What a guest cannot do without, in the order in which it is loaded. CRC32C first: libcrc32c looks for an implementation
+/// What no guest can do without, in the order in which it is loaded. CRC32C first: libcrc32c looks for an implementation
 /// when it is loaded, and modules.dep does not tell.
 const MODULES: &[&str] = &["crc32c_generic", "virtio_net", "virtio_blk", "9pnet_virtio", "9p", "overlay", "ext4"];
 
-/// The systems' own modules, with their parameters; a guest without them measures less.
-const SYSTEMS: &[(&str, &str)] = &[("drbd", "minor_count=1"), ("nbd", "nbds_max=1")];
-
-/// Where the guest finds the directory that it shares with the host.
-pub(super) const WORK: &str = "/run/bench";
+/// Where the guest finds the directory that it shares with the host (the 9p mount tag `work`). The host's root has the tag
+/// `root`. When both are mounted, the guest becomes `sh WORK/agent`.
+pub(crate) const WORK: &str = "/run/bench";
 
 const MODE_DIRECTORY: u32 = 0o040_755;
 const MODE_PROGRAM: u32 = 0o100_755;
 const MODE_FILE: u32 = 0o100_644;
 
-/// Builds the archive from the unpacked packages in `root`, for the kernel of that release (`uname -r`). Gives the archive
-/// and the names of those of `SYSTEMS` that this kernel lacks.
+/// Builds the archive from the unpacked packages in `root`, for the kernel of that release (`uname -r`), with the modules
+/// `wanted` and their parameters. Gives the archive and the names of those of `wanted` that this kernel lacks.
 ///
 /// # Errors
-/// busybox, or a module of `MODULES`, is missing or cannot be unpacked.
-pub(super) fn build(root: &Path, release: &str) -> Result<(Vec<u8>, Vec<&'static str>)> {
+/// busybox, or a module that no guest can do without, is missing or cannot be unpacked.
+pub(crate) fn build<'a>(root: &Path, release: &str, wanted: &[(&'a str, &'a str)]) -> Result<(Vec<u8>, Vec<&'a str>)> {
     let busybox = root.join("bin/busybox");
     let modules = root.join("lib/modules").join(release);
     shell::output(Command::new("depmod").arg("-b").arg(root).arg(release))?;
@@ -41,7 +39,7 @@ pub(super) fn build(root: &Path, release: &str) -> Result<(Vec<u8>, Vec<&'static
         }
     }
     let mut lacking = Vec::new();
-    for (name, parameters) in SYSTEMS {
+    for (name, parameters) in wanted {
         match load_order(&dependencies, name) {
             Some(order) => {
                 let last = order.len() - 1;
@@ -67,7 +65,7 @@ pub(super) fn build(root: &Path, release: &str) -> Result<(Vec<u8>, Vec<&'static
     Ok((archive.finish(), lacking))
 }
 
-fn push_once(files: &mut Vec<(String, &'static str)>, entry: (String, &'static str)) {
+fn push_once<'a>(files: &mut Vec<(String, &'a str)>, entry: (String, &'a str)) {
     if files.iter().all(|(file, _)| *file != entry.0) {
         files.push(entry);
     }
@@ -110,7 +108,7 @@ $b mount -t tmpfs tmpfs /upper
 $b mkdir -p /upper/changes /upper/work
 $b mount -t overlay -o lowerdir=/lower,upperdir=/upper/changes,workdir=/upper/work overlay /root
 for d in proc sys dev; do $b mkdir -p /root/$d; $b mount --move /$d /root/$d; done
-$b mkdir -p /root/run /root/var/lib/drbd
+$b mkdir -p /root/run
 $b mount -t tmpfs tmpfs /root/run
 $b mkdir -p /root{WORK} /root/run/lock
 $b mount -t 9p -o trans=virtio,version=9p2000.L,msize=262144 work /root{WORK}

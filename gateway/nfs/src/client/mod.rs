@@ -13,6 +13,8 @@ pub mod files;
 pub mod number;
 pub mod request;
 pub mod result;
+#[cfg(test)]
+mod scripted;
 pub mod session;
 mod slots;
 pub mod statistics;

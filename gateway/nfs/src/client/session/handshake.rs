@@ -196,12 +196,14 @@ impl Session {
 
     /// Puts a request first in the queue of the next session; not if it may have been done and would be done twice.
     pub(super) fn put_again(&mut self, pending: Pending, may_be_done: bool) {
-        match pending.purpose {
-            Purpose::Reclaim | Purpose::Renew => {}
-            Purpose::Return => self.waiting.push_front(pending),
-            Purpose::User(_) if matches!(self.phase, Phase::Closing) => self.give_up(pending, RequestError::Closed),
-            Purpose::User(_) if may_be_done && pending.is_changing() => self.give_up(pending, RequestError::Uncertain),
-            Purpose::User(_) => self.waiting.push_front(pending),
+        match (pending.purpose, self.phase) {
+            (Purpose::Reclaim | Purpose::Renew, _) => {}
+            (_, Phase::Closing | Phase::Closed) => self.give_up(pending, RequestError::Closed),
+            (_, Phase::Refused(status)) => self.give_up(pending, RequestError::NoSession(status)),
+            (Purpose::User(_), _) if may_be_done && pending.is_changing() => {
+                self.give_up(pending, RequestError::Uncertain);
+            }
+            _ => self.waiting.push_front(pending),
         }
     }
 

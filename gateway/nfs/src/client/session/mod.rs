@@ -437,7 +437,10 @@ impl Session {
             Phase::Unknown => self.send_exchange_id(),
             Phase::Known(client, sequence) => self.send_create_session(client, sequence),
             Phase::Closing if self.sent.is_empty() => self.send_destroy(),
-            Phase::Ready if self.slots.is_worn_out() => self.begin_anew(),
+            Phase::Ready if self.slots.is_worn_out() => {
+                self.begin_anew();
+                self.pump();
+            }
             Phase::Ready => {
                 while self.slots.has_free()
                     && let Some(pending) = self.waiting.pop_front()

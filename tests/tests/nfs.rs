@@ -13,10 +13,13 @@ use gateway_nfs::client::files::{Files, FilesError};
 use gateway_nfs::client::statistics::Statistics;
 use gateway_nfs::rpc::auth::SysCredential;
 use tandem_tests::e2e::cluster::{ALPHA, BETA};
+use tandem_tests::e2e::kernel_client::{Kernel, KernelClient};
 use tandem_tests::e2e::network::Network;
 use tandem_tests::e2e::{Cluster, ClusterOptions, Need, eventually, require};
 
 const PORT: u16 = 2049;
+/// For programs of an emulated kernel on a busy machine.
+const KERNEL_LIMIT: Duration = Duration::from_secs(300);
 const PROGRESS_LIMIT: Duration = Duration::from_secs(60);
 /// How long a client waits without any answer before it gives up.
 const PATIENCE: Duration = Duration::from_secs(45);
@@ -224,4 +227,124 @@ fn a_lock_outlives_the_box_that_gave_it() {
     });
     assert_eq!(other.join().expect("no panic").expect("no error"), "mine");
     holder.join().expect("no panic").expect("no error reaches the holder");
+}
+
+/// What people do with files, from a Linux kernel: trees, permissions, locks, holes, attributes.
+const EXERCISE: &str = r#"
+mkdir -p /mnt/nfs
+mount.nfs "$server:/vol" /mnt/nfs -o "vers=$vers"
+grep " /mnt/nfs nfs4 .*vers=$vers," /proc/mounts
+cd /mnt/nfs
+mkdir "$vers"
+cd "$vers"
+head -c 3000000 /dev/urandom >data
+sum=$(sha256sum <data)
+sync data
+mkdir directory
+mv data directory/moved
+ln directory/moved linked
+ln -s directory/moved symbolic
+test "$sum" = "$(sha256sum <symbolic)"
+chmod 640 linked
+test "$(stat -c '%a %h %s' linked)" = "640 2 3000000"
+chown 1000:100 linked
+test "$(stat -c '%u %g' directory/moved)" = "1000 100"
+touch -d @1000000000 linked
+test "$(stat -c %Y linked)" = 1000000000
+truncate -s 1000 linked
+test "$(stat -c %s directory/moved)" = 1000
+flock linked true
+i=0
+while [ $i -lt 300 ]; do : >"directory/$i"; i=$((i + 1)); done
+test "$(ls directory | wc -l)" = 301
+rm directory/1*
+test "$(ls directory | wc -l)" = 190
+if mkdir directory; then exit 1; fi
+if rmdir directory; then exit 1; fi
+exec 5>open
+rm open
+echo kept >&5
+exec 5>&-
+test "$(df --output=fstype . | tail -1)" = nfs4
+cd /
+umount /mnt/nfs
+mount.nfs "$server:/vol" /mnt/nfs -o "vers=$vers"
+test "$(head -c 1000 /mnt/nfs/$vers/linked | sha256sum)" = "$(head -c 1000 /mnt/nfs/$vers/directory/moved | sha256sum)"
+ls -l /mnt/nfs /mnt/nfs/"$vers"
+rm -r /mnt/nfs/"$vers"
+umount /mnt/nfs
+"#;
+
+#[test]
+fn a_linux_kernel_mounts_a_volume_and_works_on_it() {
+    let name = "a_linux_kernel_mounts_a_volume_and_works_on_it";
+    if !require(name, &[Need::Namespaces, Need::KernelClient, Need::Program("mke2fs")]) {
+        return;
+    }
+    let cluster = served();
+    let kernel = Kernel::choose().expect("it was asked for");
+    let mut client = KernelClient::boot(kernel, cluster.network.namespaces(), cluster.home()).expect("a kernel");
+    for vers in ["4.2", "4.1"] {
+        let script = format!("vers={vers} server={}\n{EXERCISE}", cluster.network.floating_ip());
+        let outcome = client.run(&script, KERNEL_LIMIT);
+        assert_eq!(outcome.status, 0, "{vers}: {}\n{}", outcome.output, client.console());
+    }
+}
+
+#[test]
+fn a_linux_kernel_notices_no_switchover_and_no_dead_box() {
+    let name = "a_linux_kernel_notices_no_switchover_and_no_dead_box";
+    if !require(name, &[Need::Namespaces, Need::KernelClient, Need::Program("mke2fs")]) {
+        return;
+    }
+    let mut cluster = served();
+    let kernel = Kernel::choose().expect("it was asked for");
+    let mut client = KernelClient::boot(kernel, cluster.network.namespaces(), cluster.home()).expect("a kernel");
+    let script = format!(
+        r#"
+mkdir -p /mnt/nfs
+mount.nfs "{}:/vol" /mnt/nfs -o vers=4.2
+cd /mnt/nfs
+exec 9>lock
+flock -n 9
+i=0
+while [ ! -e "$SHARE/enough" ]; do
+    mkdir "d$i"
+    echo "$i" >"d$i/file"
+    mv "d$i/file" "d$i/moved"
+    rm "d$i/moved"
+    rmdir "d$i"
+    i=$((i + 1))
+    echo "round $i"
+done
+exec 9>&-
+cd /
+umount /mnt/nfs
+echo "rounds: $i"
+"#,
+        cluster.network.floating_ip()
+    );
+    let running = client.start(&script);
+    let mut seen = 0;
+    let mut progress = |client: &KernelClient| {
+        let target = seen + 5;
+        eventually(KERNEL_LIMIT, "the kernel's program gets on", || {
+            let output = client.output(running);
+            assert!(!output.contains("rror"), "{output}");
+            seen = output.lines().filter(|line| line.starts_with("round ")).count();
+            seen >= target
+        });
+    };
+    progress(&client);
+    cluster.switchover("vol", BETA);
+    progress(&client);
+    cluster.nodes[BETA].kill_worker();
+    progress(&client);
+    let serving = if cluster.wait_healthy("vol").primary == "alpha" { ALPHA } else { BETA };
+    cluster.network.namespaces().unplug(serving);
+    cluster.nodes[serving].kill();
+    progress(&client);
+    std::fs::write(client.share().join("enough"), "").expect("the shared directory");
+    let outcome = client.finish(running, KERNEL_LIMIT);
+    assert_eq!(outcome.status, 0, "{}\n{}", outcome.output, client.console());
 }

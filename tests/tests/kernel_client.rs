@@ -1,13 +1,14 @@
 //! Kernel clients, tried on a server that is not ours: what fails here is the harness, not the product.
 
 use std::fs;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::{Duration, Instant};
 
 use tandem_tests::e2e::ganesha::{self, EXPORT, Ganesha};
 use tandem_tests::e2e::kernel_client::{Kernel, KernelClient, LOCK_SERVICES};
 use tandem_tests::e2e::namespace::NamespaceNetwork;
 use tandem_tests::e2e::small_disk::SmallDisk;
-use tandem_tests::e2e::{Need, require};
+use tandem_tests::e2e::{Need, eventually, require};
 
 const SCRIPT_LIMIT: Duration = Duration::from_secs(240);
 const DISK_BYTES: u64 = 64 << 20;
@@ -81,4 +82,23 @@ fn user_mode_linux_mounts_every_version_of_nfs() {
     if require(name, &[Need::UserModeLinux, Need::SmallDisk]) && require(name, &ganesha::NEEDS) {
         exercise(Kernel::UserMode);
     }
+}
+
+#[test]
+fn a_script_that_does_not_end_fails_with_what_it_printed() {
+    let name = "a_script_that_does_not_end_fails_with_what_it_printed";
+    if !require(name, &[Need::Namespaces, Need::KernelClient]) {
+        return;
+    }
+    let home = tempfile::tempdir().expect("a directory");
+    let network = NamespaceNetwork::new(1);
+    let kernel = Kernel::choose().expect("one runs here");
+    let mut client = KernelClient::boot(kernel, &network, home.path()).expect("a kernel");
+    let script = client.start("echo before; sleep 100000");
+    eventually(SCRIPT_LIMIT, "the script begins", || client.output(script).contains("before"));
+    let finish = catch_unwind(AssertUnwindSafe(|| client.finish(script, Duration::from_millis(100))));
+    let said = finish.expect_err("it did not end");
+    let said = said.downcast_ref::<String>().expect("a text");
+    assert!(said.contains("it runs") && said.contains("before") && said.contains("console:"), "{said}");
+    assert!(client.is_running());
 }

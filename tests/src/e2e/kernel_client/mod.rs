@@ -1,7 +1,7 @@
 //! Real Linux kernels as clients: a guest on a tap device in the hub's namespace, which runs shell scripts for the test.
 //!
 //! There are two ways to one, and [`Kernel::choose`] takes the first that works here: user-mode Linux (boots in a second, runs
-//! natively), and a stock kernel under software emulation (boots in ten seconds or more, and is about twenty times slower).
+//! natively), and a stock kernel under software emulation (boots in ten seconds or more, and is some ten times slower).
 //! Either has the host's root as its own, so that every installed program is there, and writes only to `/run`, `/tmp`,
 //! `/mnt`, `/var/lib` and `$SHARE`. Scripts and their output pass through that shared directory.
 //!

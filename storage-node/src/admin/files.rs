@@ -254,7 +254,7 @@ impl From<FilesError> for OperationError {
         let text = why.to_string();
         match why {
             FilesError::Ended | FilesError::Busy => Self::Unavailable(text),
-            FilesError::Clients(_) | FilesError::NotEmpty(_) => Self::Refused(text),
+            FilesError::Clients(_) | FilesError::NotEmpty(_) | FilesError::Nfs(_) => Self::Refused(text),
             FilesError::NoFilesystem | FilesError::Refused { why: Refusal::NotFound, .. } => Self::NotFound(text),
             FilesError::Refused { why: Refusal::Exists, .. } => Self::AlreadyExists(text),
             FilesError::Refused { why: Refusal::BadName, .. } | FilesError::BadPath { .. } => Self::Invalid(text),

@@ -30,6 +30,9 @@ pub enum FilesError {
     /// It is not opened.
     #[error("the filesystem is not opened: {0}")]
     Open(OpenError),
+    /// Its NFS service does not begin.
+    #[error(transparent)]
+    Nfs(#[from] crate::nfs::StartError),
     /// It could not be made.
     #[error(transparent)]
     Make(#[from] MakeError),

@@ -132,13 +132,13 @@ async fn serve<D: BlockDevice + 'static>(
         let began = Instant::now();
         // What clients have open lives on: their service knows what that is.
         let begun = match nfs {
-            None => first.reclaim_orphans(&BTreeSet::new()).await,
+            None => first.reclaim_orphans(&BTreeSet::new()).await.map_err(|why| FilesError::at(b"", why)),
             Some(start) => match nfs::start(&first, start).await {
                 Ok((running, orphans)) => {
                     drop(started.send(running));
                     Ok(orphans)
                 }
-                Err(why) => Err(why),
+                Err(why) => Err(why.into()),
             },
         };
         match begun {
@@ -154,7 +154,7 @@ async fn serve<D: BlockDevice + 'static>(
                 info!(volume = %label, transactions, blocks, orphans, unfinished, log_ms, orphans_ms, "filesystem open");
                 drop(opened.send(Ok(recovered)));
             }
-            Err(why) => drop(opened.send(Err(FilesError::at(b"", why)))),
+            Err(why) => drop(opened.send(Err(why))),
         }
     });
     let drive = engine.drive();

@@ -25,6 +25,7 @@ use gateway_nfs::v4::context::OtherVolume;
 use proto::VolumeId;
 use replication::config::nfs::{ANONYMOUS_ID, Access, ExportRule, Squash};
 use replication::config::{ClusterState, VolumeConfig};
+use thiserror::Error;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tracing::{info, warn};
@@ -33,6 +34,8 @@ use crate::files::{now, real_time};
 use crate::net::address_text::{from_std, host_of, to_std};
 use crate::supervisor::SupervisorSockets;
 
+/// Bytes of the blocks that records of clients need.
+const RECORD_BLOCK_BYTES: u32 = 4096;
 /// Of a small volume the state of its clients takes this part at most.
 const RING_PART_OF_VOLUME: u64 = 32;
 /// And never less than this.
@@ -60,6 +63,20 @@ pub struct Start {
     pub sockets: Option<Arc<SupervisorSockets>>,
 }
 
+/// Why a service does not begin.
+#[derive(Debug, Error)]
+pub enum StartError {
+    /// Records of what clients have would not fit.
+    #[error(
+        "NFS needs a filesystem with blocks of {RECORD_BLOCK_BYTES} bytes, and this one has blocks of {0}; `tandem fs make` \
+         makes such a one"
+    )]
+    SmallBlocks(u32),
+    /// The filesystem.
+    #[error(transparent)]
+    Files(#[from] Failure),
+}
+
 /// A service that runs.
 pub struct Running {
     stop: watch::Sender<bool>,
@@ -85,13 +102,17 @@ fn number_of(volume: VolumeId) -> u64 {
 }
 
 /// Takes over what clients have, gives back what nobody has open any more, and serves. Gives how many files were given back, too.
-/// Errors: the filesystem's.
+/// Errors: as [`StartError`] says.
 pub async fn start<D: BlockDevice + 'static>(
     files: &Rc<Filesystem<D>>,
     start: Start,
-) -> Result<(Running, usize), Failure> {
+) -> Result<(Running, usize), StartError> {
     let Start { volume, name, size_bytes, listeners, cluster, write_verifier, sockets } = start;
     let began = Instant::now();
+    let block_bytes = files.statistics().block_size;
+    if block_bytes < RECORD_BLOCK_BYTES {
+        return Err(StartError::SmallBlocks(block_bytes));
+    }
     let ring_bytes = (size_bytes / RING_PART_OF_VOLUME).clamp(RING_BYTES_MIN, RING_BYTES_DEFAULT);
     let records = files.open_state_ring(ring_bytes).await?;
     let clock = real_time();

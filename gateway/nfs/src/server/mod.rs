@@ -28,6 +28,9 @@ pub const REQUEST_BYTES_TOTAL_MAX: usize = 64 << 20;
 /// How long nothing is taken after taking has failed, as when there are no descriptors left.
 const ACCEPT_PAUSE: std::time::Duration = std::time::Duration::from_millis(100);
 
+/// How often is looked at what time brings.
+const TEND_INTERVAL: std::time::Duration = std::time::Duration::from_secs(5);
+
 /// Called for each connection that is taken; what it gives is kept as long as the connection. Errors: the connection is closed.
 pub type Hold = Rc<dyn Fn(&TcpStream) -> io::Result<Box<dyn Any>>>;
 
@@ -54,8 +57,10 @@ pub async fn serve<D: BlockDevice + 'static>(
     let mut connections = JoinSet::new();
     let mut requests = Rc::new(std::cell::RefCell::new(JoinSet::new()));
     let mut next = 1;
+    let mut tend = tokio::time::interval(TEND_INTERVAL);
     loop {
         tokio::select! {
+            _ = tend.tick() => if service.tend().await.is_err() { return Ended::Gone },
             _ = stop.wait_for(|stop| *stop) => return Ended::Stopped,
             _ = is_gone.wait_for(|gone| *gone) => return Ended::Gone,
             Some(_) = connections.join_next(), if !connections.is_empty() => reap(&mut requests),

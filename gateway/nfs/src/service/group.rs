@@ -61,8 +61,8 @@ impl<D: BlockDevice + 'static> Service<D> {
     /// Runs operations from the next one on. Errors: nothing can be done any more.
     pub(super) async fn group(&self, run: &mut Run<'_>) -> Result<(), Gone> {
         let start = run.out.mark();
-        // Each time one operation is left out that was not before.
-        for _ in 0..=run.compound.steps.len() {
+        // Each time one operation is left out that was not before, or the one before it.
+        for _ in 0..=2 * run.compound.steps.len() {
             let mut attempt = Attempt::default();
             let changed = self.change(|handle, state| {
                 run.out.truncate(start);
@@ -95,7 +95,13 @@ impl<D: BlockDevice + 'static> Service<D> {
                     None => status_of(&failure),
                 },
             };
-            run.limit = Some(Limit { step: attempt.step, status, refusal: None });
+            // What fails where all that is recorded comes together (a full ring) has no step of its own: one after another is
+            // left out until it fits.
+            let step = match &run.limit {
+                Some(limit) if limit.step <= attempt.step => limit.step.saturating_sub(1).max(run.next),
+                _ => attempt.step,
+            };
+            run.limit = Some(Limit { step, status, refusal: None });
         }
         Err(Gone(Failure::TooLarge("the compound")))
     }
@@ -150,7 +156,12 @@ fn attempt_group(
         if halt.is_none() && run.out.len() > run.request.reply_bytes_max && !dispatch::may_change(operation) {
             halt = Some(Status::ReplyTooBig.into());
         }
-        let is_untouched = touches == context.files.touches() && (was_changed || !context.state.is_changed());
+        // Where others have changed the state before, one cannot see whether this one has, too.
+        let state_is_untouched = match was_changed {
+            false => !context.state.is_changed(),
+            true => !dispatch::may_change(operation),
+        };
+        let is_untouched = touches == context.files.touches() && state_is_untouched;
         match halt {
             None if context.effects.again => {
                 // What it did stays; it is done again from there.

@@ -148,6 +148,36 @@ impl<D: BlockDevice + 'static> Service<D> {
         state
     }
 
+    /// What time brings: to be called every few seconds. The grace period ends, and clients are forgotten that nobody waits for
+    /// any more. Errors: there will be no answers any more.
+    pub async fn tend(&self) -> Result<(), Gone> {
+        let moment = (self.world.moment)();
+        let grace_is_over = {
+            let state = self.state();
+            state.clients.in_grace() && state.clients.grace_is_over(moment)
+        };
+        if grace_is_over {
+            self.tended(|state| state.clients.end_grace()).await?;
+        }
+        let expired = self.state().clients.expired(moment);
+        for client in expired {
+            self.tended(|state| state.drop_client(client)).await?;
+        }
+        Ok(())
+    }
+
+    async fn tended(&self, op: impl Fn(&mut ServiceState)) -> Result<(), Gone> {
+        let changed = self.change(|_, state| {
+            op(state);
+            Ok(())
+        });
+        match changed.await {
+            Err(Failure::Device(error)) => Err(Gone(Failure::Device(error))),
+            // What could not be recorded now is another time.
+            Ok(_) | Err(_) => Ok(()),
+        }
+    }
+
     /// A connection is no more.
     pub fn connection_closed(&self, connection: ConnectionId) {
         self.state().clients.connection_closed(connection);

@@ -5,8 +5,8 @@ use std::rc::Rc;
 use block_device::RamDevice;
 
 use crate::world::{
-    Client, SEQUENCE_BYTES, get_handle, lock, lookup, make_directory, open, operation, put_handle, read, remove, run,
-    serve, volume, write,
+    Client, SEQUENCE_BYTES, close, get_handle, lock, lookup, make_directory, open, operation, put_handle, read, remove,
+    run, serve, volume, write,
 };
 
 const DENIED: u32 = 10_010;
@@ -99,5 +99,38 @@ fn a_compound_that_reads_behind_its_change_goes_on_behind_it() {
         take_over(&device, &mut [&mut client]).await;
         assert_eq!(client.again(&mixed).await.whole, first.whole);
         assert_eq!(client.call(&mixed).await.status, EXISTS);
+    });
+}
+
+#[test]
+fn a_state_ring_without_room_refuses_what_is_new_and_nothing_else() {
+    run(async {
+        let device = volume();
+        let mut client = Client::new(&serve(&device).await, "one").await;
+        let root = client.root().await;
+        assert_eq!(client.call(&[put_handle(&root), open("first", "file", true)]).await.status, 0);
+        let mut opened = Vec::new();
+        let refused = loop {
+            assert!(opened.len() < 5000, "the ring has no end");
+            let owner = format!("{:0>1000}", opened.len());
+            let answer = client.call(&[put_handle(&root), open(&owner, "file", false), get_handle()]).await;
+            if answer.status != 0 {
+                break answer;
+            }
+            opened.push(answer.body(&[SEQUENCE_BYTES, 0]).fixed::<16>().unwrap());
+        };
+        assert_eq!((refused.status, refused.count), (10_008, 3), "DELAY, for the OPEN");
+        let looked = client.call(&[put_handle(&root), lookup("file"), get_handle()]).await;
+        assert_eq!(looked.status, 0, "reading goes on");
+        let file = looked.body(&[SEQUENCE_BYTES, 0, 0]).opaque(128).unwrap();
+        take_over(&device, &mut [&mut client]).await;
+        for stateid in opened.iter().take(10) {
+            assert_eq!(client.call(&[put_handle(&file), close(stateid)]).await.status, 0, "closing goes on");
+        }
+        assert_eq!(
+            client.call(&[put_handle(&root), open("late", "file", false)]).await.status,
+            0,
+            "there is room again"
+        );
     });
 }

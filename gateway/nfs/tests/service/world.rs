@@ -29,7 +29,8 @@ pub(crate) fn volume() -> Rc<RamDevice> {
     let path = directory.path().join("image");
     std::fs::File::create(&path).unwrap().set_len(VOLUME_BYTES).unwrap();
     let search = format!("{}:/sbin:/usr/sbin", std::env::var("PATH").unwrap_or_default());
-    let made = Command::new("mke2fs").env("PATH", search).args(["-q", "-F", "-t", "ext4"]).arg(&path).status();
+    let made =
+        Command::new("mke2fs").env("PATH", search).args(["-q", "-F", "-t", "ext4", "-b", "4096"]).arg(&path).status();
     assert!(made.expect("this test needs mke2fs").success());
     Rc::new(RamDevice::from_image(&std::fs::read(&path).unwrap()))
 }

@@ -220,7 +220,7 @@ mod tests {
         head.u32(9);
         head.append(encoder);
         head.u32(4);
-        assert_eq!(head.len(), 24);
+        assert_eq!(head.len(), 28);
         assert_eq!(head.to_bytes(), b"\0\0\0\x09\0\0\0\x01\0\0\0\x04abcd\0\0\0\x02\0\0\0\x03\0\0\0\x04"[..]);
     }
 

@@ -28,7 +28,7 @@ use replication::config::{ClusterState, VolumeConfig};
 use thiserror::Error;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
-use tracing::{info, warn};
+use tracing::info;
 
 use crate::files::{now, real_time};
 use crate::net::address_text::{from_std, host_of, to_std};
@@ -75,6 +75,9 @@ pub enum StartError {
     /// The filesystem.
     #[error(transparent)]
     Files(#[from] Failure),
+    /// What clients connect to.
+    #[error("a listener cannot be used: {0}")]
+    Listener(#[from] io::Error),
 }
 
 /// A service that runs.
@@ -84,7 +87,7 @@ pub struct Running {
 }
 
 impl Running {
-    /// Waits until the service has nothing to say any more, or a listener ended.
+    /// Waits until the service has nothing to say any more.
     pub async fn ended(&mut self) {
         self.serving.join_next().await;
     }
@@ -135,16 +138,9 @@ pub async fn start<D: BlockDevice + 'static>(
         })
     });
     let (stop, stopped) = watch::channel(false);
+    let listeners = listeners.into_iter().map(tokio::net::TcpListener::from_std).collect::<Result<Vec<_>, _>>()?;
     let mut serving = JoinSet::new();
-    for listener in listeners {
-        match tokio::net::TcpListener::from_std(listener) {
-            Ok(listener) => {
-                let (service, hold) = (Rc::clone(&service), Rc::clone(&hold));
-                serving.spawn_local(server::serve(service, listener, hold, stopped.clone()));
-            }
-            Err(why) => warn!(volume = %name, "NFS: a listener is not used: {why}"),
-        }
-    }
+    serving.spawn_local(server::serve(service, listeners, hold, stopped));
     let took = began.elapsed().as_millis();
     info!(volume = %name, records = records.len(), ms = took as u64, "NFS served");
     Ok((Running { stop, serving }, orphans))

@@ -26,6 +26,7 @@ use crate::net::address_text::to_std;
 use crate::net::transport::bind_early;
 use crate::nfs::Start;
 use crate::supervisor::SupervisorSockets;
+use crate::volume::VolumeHandle;
 
 /// A service that ended, or could not begin, begins anew after this. Longer than a switchover takes, for which it ended.
 const PAUSE: Duration = Duration::from_secs(1);
@@ -155,10 +156,31 @@ async fn once(
     };
     let places: Vec<_> = ips.into_iter().map(|ip| SocketAddr::new(ip, place.port)).collect();
     let listeners = listen(sockets.clone(), places.clone()).await?;
+    let served = with_listeners(core, membership, (volume, handle), place, (listeners, &addresses), cancel).await;
+    if let Some(sockets) = sockets {
+        let is_floating = !addresses.is_empty();
+        for at in places {
+            // A supervisor that is gone keeps nothing.
+            let _ = sockets.drop_listener(at, is_floating);
+        }
+    }
+    served
+}
+
+/// The same, when it listens.
+async fn with_listeners(
+    core: &Arc<Core>,
+    membership: &Arc<Membership>,
+    (volume, handle): (VolumeId, VolumeHandle),
+    place: &Place,
+    (listeners, addresses): (Vec<TcpListener>, &[FloatingAddress]),
+    cancel: &CancellationToken,
+) -> Result<(), String> {
+    let sockets = core.announcer.sockets.clone();
     // One that was opened without its service.
     membership.files.close(volume).await;
     let release: Arc<dyn Fn() + Send + Sync> = {
-        let (addresses, sockets, name) = (addresses.clone(), sockets.clone(), place.name.clone());
+        let (addresses, sockets, name) = (addresses.to_vec(), sockets.clone(), place.name.clone());
         Arc::new(move || addresses.iter().for_each(|floating| take_away(floating, sockets.as_deref(), &name)))
     };
     let (cluster, place_of, held_by) = (membership.raft.state(), place.clone(), sockets.clone());
@@ -184,7 +206,7 @@ async fn once(
         Err(why) => return Err(why.to_string()),
     };
     let mut announcing = Vec::new();
-    for floating in &addresses {
+    for floating in addresses {
         match bring(floating, sockets.clone()).await {
             Ok(task) => announcing.push(task),
             Err(why) => warn!(volume = %place.name, "{floating}: {why}"),
@@ -198,14 +220,6 @@ async fn once(
     announcing.iter().for_each(JoinHandle::abort);
     let _ = tokio::task::spawn_blocking(move || release()).await;
     membership.files.close(volume).await;
-    membership.files.set_nfs(volume, None);
-    if let Some(sockets) = sockets {
-        let is_floating = !addresses.is_empty();
-        for at in places {
-            // A supervisor that is gone keeps nothing.
-            let _ = sockets.drop_listener(at, is_floating);
-        }
-    }
     Ok(())
 }
 
@@ -266,6 +280,9 @@ async fn clear_left_behind(state: &ClusterState, wanted: &BTreeMap<VolumeId, Pla
         })
         .filter_map(|(name, floating)| Some((name, floating.ok()?)))
         .collect();
+    if left.is_empty() {
+        return;
+    }
     let clearing = move || {
         for (name, floating) in left {
             if address::is_present(&floating).unwrap_or(false) {

@@ -15,7 +15,6 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tokio::task::JoinSet;
 use tracing::debug;
 
-use super::REQUEST_BYTES_TOTAL_MAX;
 use crate::rpc::call::is_reply;
 use crate::rpc::record::{self, MARK_BYTES, RecordReader};
 use crate::service::{Origin, REQUEST_BYTES_MAX, Service};
@@ -72,32 +71,22 @@ impl<D: BlockDevice + 'static> Connection<D> {
         let mut received = BytesMut::new();
         let slots = Arc::new(Semaphore::new(REQUESTS_MAX));
         loop {
-            // A record takes from the budget before there is room made for it.
-            let bytes = announced(&received).min(REQUEST_BYTES_TOTAL_MAX);
-            let room = acquire(&self.budget, bytes).await?;
-            let record = loop {
-                match records.next(&mut received) {
-                    Err(error) => return Err(io::Error::new(io::ErrorKind::InvalidData, error)),
-                    Ok(Some(record)) => break record,
-                    Ok(None) => {}
-                }
-                if received.is_empty() {
-                    // An idle connection keeps no room.
-                    received = BytesMut::new();
-                    stream.readable().await?;
-                }
-                received.reserve(READ_BYTES);
-                if stream.read_buf(&mut received).await? == 0 {
+            while received.len() < MARK_BYTES {
+                if !receive(&mut stream, &mut received).await? {
                     return Ok(());
                 }
-                if bytes == 0 {
-                    break Bytes::new();
+            }
+            // A record takes from the budget before there is room made for it.
+            let room = acquire(&self.budget, announced(&received)).await?;
+            let invalid = |error| io::Error::new(io::ErrorKind::InvalidData, error);
+            let record = loop {
+                if let Some(record) = records.next(&mut received).map_err(invalid)? {
+                    break record;
+                }
+                if !receive(&mut stream, &mut received).await? {
+                    return Ok(());
                 }
             };
-            if bytes == 0 {
-                // Now its length is known.
-                continue;
-            }
             if is_reply(&record) {
                 debug!(peer = %self.peer, "an answer that nobody asked for");
                 continue;
@@ -130,10 +119,23 @@ impl<D: BlockDevice + 'static> Connection<D> {
     }
 }
 
-/// Bytes of the record that begins here; 0 while that is not known.
+/// Waits for more bytes. False at the end of the stream.
+async fn receive(stream: &mut OwnedReadHalf, received: &mut BytesMut) -> io::Result<bool> {
+    if received.is_empty() {
+        // An idle connection keeps no room.
+        *received = BytesMut::new();
+        stream.readable().await?;
+    }
+    // Where there is room for the rest of a record already, more would only move what is there.
+    if received.capacity() == received.len() {
+        received.reserve(READ_BYTES);
+    }
+    Ok(stream.read_buf(received).await? > 0)
+}
+
+/// Bytes of the record, or of its first fragment, whose mark is here. Longer ones than can be are refused later.
 fn announced(received: &BytesMut) -> usize {
-    let Some(mark) = received.get(..MARK_BYTES) else { return 0 };
-    let mark = mark.iter().fold(0u32, |mark, byte| mark << 8 | u32::from(*byte));
+    let mark = received.iter().take(MARK_BYTES).fold(0u32, |mark, byte| mark << 8 | u32::from(*byte));
     ((mark & !(1 << 31)) as usize).clamp(1, REQUEST_BYTES_MAX)
 }
 

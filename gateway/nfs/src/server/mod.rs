@@ -8,11 +8,13 @@
 mod connection;
 
 use std::any::Any;
+use std::cell::RefCell;
 use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
 
 use block_device::BlockDevice;
+use futures_util::future::select_all;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
@@ -27,7 +29,6 @@ pub const CONNECTIONS_MAX: usize = 4096;
 pub const REQUEST_BYTES_TOTAL_MAX: usize = 64 << 20;
 /// How long nothing is taken after taking has failed, as when there are no descriptors left.
 const ACCEPT_PAUSE: std::time::Duration = std::time::Duration::from_millis(100);
-
 /// How often is looked at what time brings.
 const TEND_INTERVAL: std::time::Duration = std::time::Duration::from_secs(5);
 
@@ -45,9 +46,12 @@ pub enum Ended {
 
 /// Serves until `stop` turns true or the service has nothing to say any more. Runs on the service's thread
 /// (`tokio::task::LocalSet`). Connections are dropped at the end, and requests under way with them.
+///
+/// # Panics
+/// Without a listener.
 pub async fn serve<D: BlockDevice + 'static>(
     service: Rc<Service<D>>,
-    listener: TcpListener,
+    listeners: Vec<TcpListener>,
     hold: Hold,
     mut stop: watch::Receiver<bool>,
 ) -> Ended {
@@ -55,7 +59,7 @@ pub async fn serve<D: BlockDevice + 'static>(
     let (gone, mut is_gone) = watch::channel(false);
     let gone = Rc::new(gone);
     let mut connections = JoinSet::new();
-    let mut requests = Rc::new(std::cell::RefCell::new(JoinSet::new()));
+    let requests = Rc::new(RefCell::new(JoinSet::new()));
     let mut next = 1;
     let mut tend = tokio::time::interval(TEND_INTERVAL);
     loop {
@@ -63,8 +67,8 @@ pub async fn serve<D: BlockDevice + 'static>(
             _ = tend.tick() => if service.tend().await.is_err() { return Ended::Gone },
             _ = stop.wait_for(|stop| *stop) => return Ended::Stopped,
             _ = is_gone.wait_for(|gone| *gone) => return Ended::Gone,
-            Some(_) = connections.join_next(), if !connections.is_empty() => reap(&mut requests),
-            accepted = listener.accept() => match accepted {
+            Some(_) = connections.join_next(), if !connections.is_empty() => {}
+            (accepted, ..) = select_all(listeners.iter().map(|listener| Box::pin(listener.accept()))) => match accepted {
                 Ok((stream, peer)) if connections.len() < CONNECTIONS_MAX => {
                     let held = match hold(&stream) {
                         Ok(held) => held,
@@ -93,11 +97,6 @@ pub async fn serve<D: BlockDevice + 'static>(
             },
         }
     }
-}
-
-/// Forgets requests that have ended.
-fn reap(requests: &mut Rc<std::cell::RefCell<JoinSet<()>>>) {
-    while requests.borrow_mut().try_join_next().is_some() {}
 }
 
 async fn pause_after(error: io::Error) {

@@ -44,7 +44,7 @@ impl Primary {
         let (stop, stopped) = watch::channel(false);
         // Nobody keeps its connections for a successor: they break when it ends.
         let hold: server::Hold = Rc::new(|_| Ok(Box::new(())));
-        let server = spawn_local(server::serve(service, listener, hold, stopped));
+        let server = spawn_local(server::serve(service, vec![listener], hold, stopped));
         Self { device, address, stop, server }
     }
 

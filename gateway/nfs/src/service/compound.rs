@@ -7,6 +7,7 @@ use block_device::BlockDevice;
 use bytes::Bytes;
 use filesystem::TransactionId;
 use filesystem::engine::{Failure, Statistics};
+use tracing::error;
 
 use super::group::{Limit, put_head, status_of};
 use super::{Gone, Origin, Service, newest};
@@ -16,12 +17,12 @@ use crate::rpc::auth::Credential;
 use crate::state::refusal::Refusal;
 use crate::state::sequence::{Granted, Outcome, Sequence};
 use crate::state::slot::{self, RESULT_BYTES_MAX};
-use crate::v4::compound::{Compound, Operation, Step};
-use crate::v4::context::{OtherVolume, Position, Request};
+use crate::v4::compound::{Compound, Operation, SEQUENCE, Step};
+use crate::v4::context::{Others, Position, Request};
 use crate::v4::dispatch::{self, Kind};
 use crate::v4::operations::sequence::{self, Answer};
 use crate::v4::status::{self, Status};
-use crate::xdr::Encoder;
+use crate::xdr::{Encoder, Mark};
 
 /// Bytes before and behind the results: the RPC head, and status, tag and count.
 const REPLY_HEAD_BYTES: usize = 64;
@@ -46,8 +47,17 @@ pub(super) struct Run<'a> {
     pub(super) observed: Option<TransactionId>,
     /// Something was changed.
     pub(super) changed: bool,
-    /// Data of this file has to be on the device, and then the result is to be recorded.
-    pub(super) unrecorded: Option<FileId>,
+    /// Data has to be on the device, and then the result is to be recorded.
+    pub(super) unrecorded: Option<Unrecorded>,
+}
+
+/// What the last operation wrote and is not on the device yet.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Unrecorded {
+    /// Into this file.
+    pub(super) file: FileId,
+    /// Where its result begins, should it come to nothing.
+    pub(super) begin: Mark,
 }
 
 impl Run<'_> {
@@ -72,7 +82,7 @@ impl<D: BlockDevice + 'static> Service<D> {
     pub(super) async fn compound(
         &self,
         origin: Origin,
-        credential: &Credential,
+        (caller, credential): (&Caller, &Credential),
         compound: &Compound,
         body: &[u8],
     ) -> Result<Encoder, Gone> {
@@ -80,8 +90,7 @@ impl<D: BlockDevice + 'static> Service<D> {
             None => Ok(refused(compound, None, Status::OperationNotInSession, false)),
             Some(Step::Refuse(number, status)) => Ok(refused(compound, Some(*number), *status, true)),
             Some(Step::Do(Operation::Sequence(first))) => {
-                let caller = (self.world.caller)(origin.address, credential);
-                self.in_session(first, &caller, (compound, body), credential).await
+                self.in_session(first, caller, (compound, body), credential).await
             }
             Some(Step::Do(operation)) if compound.steps.len() == 1 => {
                 self.session_operation(origin, credential, compound, operation).await
@@ -130,27 +139,34 @@ impl<D: BlockDevice + 'static> Service<D> {
                     out.encoded(&result);
                     return Ok(out);
                 }
-                Outcome::Refuse(status) => return Ok(refused(compound, Some(53), status, true)),
+                Outcome::Refuse(status) => return Ok(refused(compound, Some(SEQUENCE), status, true)),
                 Outcome::Park => ended.await,
             }
         };
-        let others = (self.world.others)();
+        let resumed = match before.map(|reply| Position::from_bytes(reply.resume.clone()).map(|at| (reply, at))) {
+            None => None,
+            Some(Ok(resumed)) => Some(resumed),
+            Some(Err(error)) => {
+                // What was done must not be done again.
+                error!("the record of a request cannot be read, it is refused: {error}");
+                self.state().clients.finish(first.session, first.slot, None);
+                self.ended.notify_waiters();
+                return Ok(refused(compound, Some(SEQUENCE), Status::ServerFault, true));
+            }
+        };
+        let others = Others::new(&*self.world.others);
         let statistics = self.files.statistics();
         let (session, client) = (first.session, first.session.client);
         let request = self.request(caller, (session, client), compound, (&others, &statistics), granted);
         let mut out = Encoder::new();
         let mut start = (1, Position::default());
-        let resumed = before.and_then(|reply| {
-            let at = Position::from_bytes(reply.resume.clone()).ok()?;
-            Some((reply, at))
-        });
         match resumed {
             Some((reply, at)) => {
                 out.encoded(&reply.result);
                 start = (reply.operations_done as usize, at);
             }
             None => {
-                put_head(&mut out, 53, None);
+                put_head(&mut out, SEQUENCE, None);
                 let answer = self.sequence_answer(client, granted);
                 sequence::put(&mut out, first, &answer);
             }
@@ -170,7 +186,7 @@ impl<D: BlockDevice + 'static> Service<D> {
             unrecorded: None,
         };
         let ended = self.run(&mut run).await;
-        self.finish(run, session, granted, ended).await
+        self.finish(run, first, granted, ended).await
     }
 
     fn request<'a>(
@@ -178,7 +194,7 @@ impl<D: BlockDevice + 'static> Service<D> {
         caller: &'a Caller,
         (session, client): (SessionId, ClientId),
         compound: &Compound,
-        (others, statistics): (&'a [OtherVolume], &'a Statistics),
+        (others, statistics): (&'a Others<'a>, &'a Statistics),
         granted: Granted,
     ) -> Request<'a> {
         let head = REPLY_HEAD_BYTES + compound.tag.len().next_multiple_of(4);
@@ -213,10 +229,10 @@ impl<D: BlockDevice + 'static> Service<D> {
     async fn run(&self, run: &mut Run<'_>) -> Result<(), Gone> {
         let mut cleared = 0;
         while run.failed.is_none() && (run.next < run.compound.steps.len() || run.unrecorded.is_some()) {
-            if let Some(file) = run.unrecorded
-                && let Err(failure) = self.files.fsync(file.inode).await
+            if let Some(unrecorded) = run.unrecorded
+                && let Err(failure) = self.files.fsync(unrecorded.file.inode).await
             {
-                self.give_up_sync(run, failure)?;
+                give_up_sync(run, unrecorded, failure)?;
                 continue;
             }
             match run.compound.steps.get(run.next) {
@@ -233,16 +249,6 @@ impl<D: BlockDevice + 'static> Service<D> {
                 }
             }
         }
-        Ok(())
-    }
-
-    /// Data did not reach the device: the WRITE that it belongs to is answered so.
-    fn give_up_sync(&self, run: &mut Run<'_>, failure: Failure) -> Result<(), Gone> {
-        if let Failure::Device(error) = failure {
-            return Err(Gone(Failure::Device(error)));
-        }
-        run.unrecorded = None;
-        run.failed = Some(status_of(&failure));
         Ok(())
     }
 
@@ -273,10 +279,11 @@ impl<D: BlockDevice + 'static> Service<D> {
     async fn finish(
         &self,
         run: Run<'_>,
-        session: SessionId,
+        first: &sequence::Arguments,
         granted: Granted,
         ended: Result<(), Gone>,
     ) -> Result<Encoder, Gone> {
+        let session = first.session;
         let mut observed = run.observed;
         let mut ended = ended;
         if ended.is_ok() && !run.changed && granted.wants_record {
@@ -299,18 +306,31 @@ impl<D: BlockDevice + 'static> Service<D> {
         }
         let steps = run.next + usize::from(run.failed.is_some());
         let mut out = run.head(run.failed, steps);
-        let is_short = run.out.len() <= slot::RESULT_BYTES_MAX;
-        let kept = (ended.is_ok() && is_short).then(|| {
-            let mut kept = run.head(run.failed, steps);
-            kept.encoded(&run.out.bytes_until(run.out.mark()));
-            kept.to_bytes()
-        });
+        // What changed nothing can be done again, unless the client would have the same answer.
+        let is_kept = ended.is_ok() && (run.changed || first.cache_this) && run.out.len() <= slot::RESULT_BYTES_MAX;
+        let kept = is_kept.then(|| run.result_of(run.failed, run.out.bytes_until(run.out.mark()), steps));
         self.state().clients.finish(session, run.slot, kept);
         self.ended.notify_waiters();
         ended?;
         out.append(run.out);
         Ok(out)
     }
+}
+
+/// Data did not reach the device: the operation that wrote it is answered so.
+fn give_up_sync(run: &mut Run<'_>, unrecorded: Unrecorded, failure: Failure) -> Result<(), Gone> {
+    if let Failure::Device(error) = failure {
+        return Err(Gone(Failure::Device(error)));
+    }
+    let status = status_of(&failure);
+    run.unrecorded = None;
+    run.next -= 1;
+    run.out.truncate(unrecorded.begin);
+    if let Some(step) = run.compound.steps.get(run.next) {
+        put_head(&mut run.out, step.number(), Some(status));
+    }
+    run.failed = Some(status);
+    Ok(())
 }
 
 /// A result of one operation that was refused, or of none.

@@ -8,9 +8,8 @@ use block_device::BlockDevice;
 use filesystem::engine::{Failure, Handle};
 use filesystem::{Refusal as FilesRefusal, Stop};
 
-use super::compound::Run;
+use super::compound::{Run, Unrecorded};
 use super::{Gone, Service, newest};
-use crate::ids::FileId;
 use crate::state::refusal::Refusal;
 use crate::state::service::ServiceState;
 use crate::state::slot::Reply;
@@ -37,7 +36,8 @@ pub(super) struct Group {
     failed: Option<Status>,
     /// Somebody else has what the next operation wants.
     in_the_way: Option<Box<Refusal>>,
-    sync: Option<FileId>,
+    /// What was written last has to be on the device first.
+    unrecorded: Option<Unrecorded>,
 }
 
 /// Why a group has to run again.
@@ -80,10 +80,7 @@ impl<D: BlockDevice + 'static> Service<D> {
                     if group.effects.changing || !group.effects.unstable {
                         run.observed = newest(run.observed, observed);
                     }
-                    run.unrecorded = None;
-                    if let Some(file) = group.sync {
-                        run.unrecorded = Some(file);
-                    }
+                    run.unrecorded = group.unrecorded;
                     return Ok(());
                 }
                 Err(Failure::Device(error)) => return Err(Gone(Failure::Device(error))),
@@ -198,13 +195,14 @@ fn attempt_group(
         if dispatch::may_change(operation) {
             done = Done { steps: group.next, results: run.out.mark(), at: context.at };
         }
-        if context.effects.sync.is_some() {
+        if let Some(file) = context.effects.sync {
+            group.unrecorded = Some(Unrecorded { file, begin });
             break;
         }
     }
-    (group.at, group.effects, group.sync) = (context.at, context.effects, context.effects.sync);
+    (group.at, group.effects) = (context.at, context.effects);
     // What has to be on the device first is recorded behind that.
-    if group.effects.changing && group.sync.is_none() {
+    if group.effects.changing && group.unrecorded.is_none() {
         record_reply(run, &group, done, context.state);
     }
     Ok(group)

@@ -92,9 +92,8 @@ pub struct Gone(pub Failure);
 
 impl<D: BlockDevice + 'static> Service<D> {
     /// Takes over what the ring's records say, which the filesystem gave when its ring was opened; a ring without records is that
-    /// of a service that starts for the first time. Then gives back what nobody has open any more, and tells how many
-    /// files that were. `epoch` is one that the
-    /// service never had, for when there is no state: seconds since 1970 will do.
+    /// of a service that starts for the first time. Then gives back what nobody has open any more, and tells how many files that
+    /// were. `epoch` is one that the service never had, for when there is no state: seconds since 1970 will do.
     ///
     /// If the records do not fit together, the state is lost: clients are told so, may reclaim what they had, and for that time
     /// nobody gets anything new. Errors: the filesystem's.
@@ -217,8 +216,12 @@ impl<D: BlockDevice + 'static> Service<D> {
                     out.u32(0);
                 }
                 Ok(compound) => {
+                    let caller = (self.world.caller)(origin.address, &call.credential);
+                    if caller.refused {
+                        return Ok(Some(reply::denied(call.xid, AuthError::TooWeak).finish()));
+                    }
                     let body = decoder.between(compound.body_at, usize::MAX);
-                    let result = self.compound(origin, &call.credential, &compound, &body).await?;
+                    let result = self.compound(origin, (&caller, &call.credential), &compound, &body).await?;
                     reply::success(&mut out, call.xid);
                     out.append(result);
                 }
@@ -230,7 +233,7 @@ impl<D: BlockDevice + 'static> Service<D> {
 
     /// Runs an operation on the filesystem and the state together: what it changes of the state is recorded with what it changes
     /// of the files, and counts when that has joined a transaction. Gives what it gave, and the transaction that a reply has to
-    /// wait for: `observes` tells whether it has to wait for what it only saw.
+    /// wait for, also if it only saw what that makes durable.
     async fn change<T>(
         &self,
         mut op: impl FnMut(&mut filesystem::engine::Handle<'_>, &mut ServiceState) -> Result<T, Stop>,

@@ -4,13 +4,14 @@ use block_device::BlockDevice;
 use filesystem::engine::{Failure, Handle, Seek};
 use filesystem::{Stop, TransactionId};
 
-use super::compound::Run;
+use super::compound::{Run, Unrecorded};
 use super::group::{Limit, put_head, status_of};
 use super::{Gone, Service, newest};
 use crate::v4::compound::Operation;
 use crate::v4::context::{Context, Effects, Halt};
 use crate::v4::operations::{commit, copy, read};
 use crate::v4::status::Status;
+use crate::xdr::Mark;
 
 /// Bytes that COPY reads and writes at a time.
 const COPY_PIECE_BYTES: u64 = 1 << 20;
@@ -28,7 +29,7 @@ impl<D: BlockDevice + 'static> Service<D> {
                     Operation::Read(arguments) => self.read(run, arguments, false).await,
                     Operation::ReadPlus(arguments) => self.read(run, arguments, true).await,
                     Operation::Commit(arguments) => self.commit(run, arguments).await,
-                    Operation::Copy(arguments) => self.copy(run, arguments).await,
+                    Operation::Copy(arguments) => self.copy(run, arguments, begin).await,
                     _ => Err(Failed::Status(Status::ServerFault)),
                 }
             }
@@ -112,7 +113,7 @@ impl<D: BlockDevice + 'static> Service<D> {
         Ok(())
     }
 
-    async fn copy(&self, run: &mut Run<'_>, arguments: &copy::Arguments) -> Result<(), Failed> {
+    async fn copy(&self, run: &mut Run<'_>, arguments: &copy::Arguments, begin: Mark) -> Result<(), Failed> {
         let plan = self.begin(run, |context| copy::begin(context, arguments)).await?;
         let now = run.request.now;
         let mut copied = 0;
@@ -137,7 +138,7 @@ impl<D: BlockDevice + 'static> Service<D> {
             }
         }
         run.changed = true;
-        run.unrecorded = Some(plan.target);
+        run.unrecorded = Some(Unrecorded { file: plan.target, begin });
         copy::put(&mut run.out, copied, &self.facts.write_verifier);
         Ok(())
     }

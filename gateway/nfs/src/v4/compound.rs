@@ -15,6 +15,8 @@ use crate::xdr::{Decoder, XdrError};
 const TAG_BYTES_MAX: usize = 1024;
 /// Operations of one compound; sessions are granted fewer.
 pub const OPERATIONS_MAX: usize = 128;
+/// The number of SEQUENCE.
+pub const SEQUENCE: u32 = 53;
 /// What stands in a reply to an operation that does not exist.
 pub const ILLEGAL: u32 = 10_044;
 /// Lowest and highest numbers of operations, of 4.1 and of 4.2 with extended attributes.

@@ -1,6 +1,8 @@
 //! What the operations of one compound work on: the files as its transaction sees them, and the handles that one operation
 //! leaves to the next.
 
+use std::cell::OnceCell;
+
 use bytes::Bytes;
 use filesystem::engine::{Handle, Statistics};
 use filesystem::layout::file_kind::FileKind;
@@ -43,13 +45,31 @@ pub struct OtherVolume {
     pub location: Location,
 }
 
+/// Volumes of other services, asked for when somebody looks at the directory above them.
+pub struct Others<'a> {
+    ask: &'a dyn Fn() -> Vec<OtherVolume>,
+    found: OnceCell<Vec<OtherVolume>>,
+}
+
+impl<'a> Others<'a> {
+    /// Nobody has looked yet.
+    pub fn new(ask: &'a dyn Fn() -> Vec<OtherVolume>) -> Self {
+        Self { ask, found: OnceCell::new() }
+    }
+
+    /// All of them; the same as long as this lives.
+    pub fn get(&self) -> &[OtherVolume] {
+        self.found.get_or_init(self.ask)
+    }
+}
+
 /// What is the same for all operations of a compound.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy)]
 pub struct Request<'a> {
     /// The service.
     pub service: &'a ServiceFacts,
     /// Volumes of other services.
-    pub others: &'a [OtherVolume],
+    pub others: &'a Others<'a>,
     /// How full the filesystem is.
     pub statistics: &'a Statistics,
     /// Who asks.
@@ -345,7 +365,7 @@ impl Context<'_, '_> {
         let service = self.request.service;
         match self.handle()? {
             FileHandle::Referral(volume) => {
-                let other = self.request.others.iter().find(|other| other.volume == volume);
+                let other = self.request.others.get().iter().find(|other| other.volume == volume);
                 Ok((service.referral(volume), NOTHING_STORED, Some(other.ok_or(Status::Stale)?)))
             }
             _ => match self.target()? {

@@ -1,8 +1,8 @@
 //! What compounds do to files, and what they answer.
 
 use crate::world::{
-    Client, SEQUENCE_BYTES, close, commit, get_handle, lookup, make_directory, open, operation, put_handle, put_root,
-    read, remove, run, serve, volume, write,
+    Client, REFUSED, SEQUENCE_BYTES, close, commit, get_handle, lookup, make_directory, open, operation, put_handle,
+    put_root, read, remove, run, serve, volume, write,
 };
 
 const EXISTS: u32 = 17;
@@ -167,5 +167,30 @@ fn the_directory_above_shows_the_volume_and_cannot_be_changed() {
         let above = client.call(&[put_root(), lookup("vol"), up, get_handle()]).await;
         let top = client.call(&[put_root(), get_handle()]).await;
         assert_eq!(above.body(&[SEQUENCE_BYTES, 0, 0, 0]).opaque(128), top.body(&[SEQUENCE_BYTES, 0]).opaque(128));
+    });
+}
+
+#[test]
+fn whom_no_export_names_gets_no_answer_but_a_refusal() {
+    run(async {
+        let service = serve(&volume()).await;
+        let mut client = Client::new(&service, "one").await;
+        let root = client.root().await;
+        client.user = REFUSED;
+        let sequence = client.sequence;
+        let exchange = operation(42, |out| {
+            out.fixed(&[1; 8]);
+            out.opaque(b"another");
+            (0..3).for_each(|_| out.u32(0));
+        });
+        for operations in [[exchange], [put_handle(&root)]] {
+            let reply = client.send_raw(&operations).await;
+            // Denied, for the credential is too weak (RFC 5531 §9).
+            assert_eq!(&reply[4..], [0, 0, 0, 1, 0, 0, 0, 1, 0, 0, 0, 1, 0, 0, 0, 5], "{operations:?}");
+        }
+        // Once it may again, its session goes on where it was.
+        client.user = 0;
+        assert_eq!(client.sequence, sequence);
+        assert_eq!(client.call(&[put_handle(&root)]).await.status, 0);
     });
 }

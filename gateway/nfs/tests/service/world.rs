@@ -22,6 +22,8 @@ use gateway_nfs::xdr::{Decoder, Encoder};
 const VOLUME_BYTES: u64 = 16 << 20;
 const RING_BYTES: u64 = 1 << 20;
 pub(crate) const VOLUME: u64 = 7;
+/// A user whom the export refuses.
+pub(crate) const REFUSED: u32 = 666;
 
 /// A volume with an empty filesystem.
 pub(crate) fn volume() -> Rc<RamDevice> {
@@ -52,6 +54,7 @@ pub(crate) async fn serve(device: &Rc<RamDevice>) -> Rc<Service<Rc<RamDevice>>> 
         }),
         moment: Box::new(|| Moment(1_000_000)),
         caller: Box::new(|_, credential| match credential {
+            Credential::Sys(sys) if sys.user == REFUSED => Caller { refused: true, ..Caller::default() },
             Credential::Sys(sys) => {
                 Caller { user: sys.user, group: sys.group, groups: sys.groups.clone(), ..Caller::default() }
             }
@@ -278,6 +281,19 @@ impl Client {
     }
 
     pub(crate) async fn send(&self, operations: &[Vec<u8>]) -> Answer {
+        let reply = self.send_raw(operations).await;
+        let mut head = Decoder::new(reply.clone());
+        for expected in [self.xid.get(), 1, 0, 0, 0, 0] {
+            assert_eq!(head.u32(), Ok(expected), "an accepted reply");
+        }
+        let whole = reply.slice(head.position()..);
+        let (status, tag, count) = (head.u32().unwrap(), head.opaque(16).unwrap(), head.u32().unwrap());
+        assert_eq!(tag, &b"tag"[..]);
+        Answer { status, count, results: reply.slice(head.position()..), whole }
+    }
+
+    /// The same; gives the reply with its RPC head.
+    pub(crate) async fn send_raw(&self, operations: &[Vec<u8>]) -> Bytes {
         self.xid.set(self.xid.get() + 1);
         let mut out = Encoder::new();
         for word in [self.xid.get(), 0, 2, 100_003, 4, 1] {
@@ -298,15 +314,7 @@ impl Client {
         operations.iter().for_each(|operation| out.encoded(operation));
         let origin = Origin { connection: ConnectionId(1), address: IpAddr::V4(Ipv4Addr::LOCALHOST) };
         let reply = self.service.call(origin, out.to_bytes()).await.expect("the volume is there");
-        let reply = Bytes::from(reply.expect("a call has an answer").concat());
-        let mut head = Decoder::new(reply.clone());
-        for expected in [self.xid.get(), 1, 0, 0, 0, 0] {
-            assert_eq!(head.u32(), Ok(expected), "an accepted reply");
-        }
-        let whole = reply.slice(head.position()..);
-        let (status, tag, count) = (head.u32().unwrap(), head.opaque(16).unwrap(), head.u32().unwrap());
-        assert_eq!(tag, &b"tag"[..]);
-        Answer { status, count, results: reply.slice(head.position()..), whole }
+        Bytes::from(reply.expect("a call has an answer").concat())
     }
 
     /// The handle of the volume's root.

@@ -6,7 +6,7 @@ use filesystem::layout::timestamp::Timestamp;
 use super::{READABLE, SETTABLE, number as n};
 use crate::v4::bitmap::Bitmap;
 use crate::v4::status::Status;
-use crate::xdr::{Decoder, Encoder, XdrError};
+use crate::xdr::{Decoder, XdrError};
 
 /// Bytes of values that are taken; ACLs, which are not, would be the longest.
 const VALUES_BYTES_MAX: usize = 4096;
@@ -141,43 +141,44 @@ impl SetTime {
     }
 }
 
-impl Wishes {
-    /// As a client sends them.
-    pub fn encode(&self, encoder: &mut Encoder) {
-        self.named.encode(encoder);
-        let mut values = Encoder::new();
-        for number in self.named.iter() {
-            match number {
-                n::SIZE => values.u64(self.size.unwrap_or(0)),
-                n::MODE => values.u32(u32::from(self.mode.unwrap_or(0))),
-                n::OWNER => values.opaque(self.user.unwrap_or(0).to_string().as_bytes()),
-                n::OWNER_GROUP => values.opaque(self.group.unwrap_or(0).to_string().as_bytes()),
-                n::TIME_ACCESS_SET => put_set_time(&mut values, self.accessed),
-                n::TIME_MODIFY_SET => put_set_time(&mut values, self.modified),
-                n::MODE_UMASK => {
-                    values.u32(u32::from(self.mode.unwrap_or(0)));
-                    values.u32(u32::from(self.umask.unwrap_or(0)));
-                }
-                _ => {}
-            }
-        }
-        encoder.opaque(&values.to_bytes());
-    }
-}
-
-fn put_set_time(values: &mut Encoder, time: Option<SetTime>) {
-    match time {
-        Some(SetTime::To(time)) => {
-            values.u32(1);
-            super::encode::put_time(values, time);
-        }
-        _ => values.u32(0),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::xdr::Encoder;
+
+    /// As a client sends them.
+    impl Wishes {
+        fn encode(&self, encoder: &mut Encoder) {
+            self.named.encode(encoder);
+            let mut values = Encoder::new();
+            for number in self.named.iter() {
+                match number {
+                    n::SIZE => values.u64(self.size.unwrap_or(0)),
+                    n::MODE => values.u32(u32::from(self.mode.unwrap_or(0))),
+                    n::OWNER => values.opaque(self.user.unwrap_or(0).to_string().as_bytes()),
+                    n::OWNER_GROUP => values.opaque(self.group.unwrap_or(0).to_string().as_bytes()),
+                    n::TIME_ACCESS_SET => put_set_time(&mut values, self.accessed),
+                    n::TIME_MODIFY_SET => put_set_time(&mut values, self.modified),
+                    n::MODE_UMASK => {
+                        values.u32(u32::from(self.mode.unwrap_or(0)));
+                        values.u32(u32::from(self.umask.unwrap_or(0)));
+                    }
+                    _ => {}
+                }
+            }
+            encoder.opaque(&values.to_bytes());
+        }
+    }
+
+    fn put_set_time(values: &mut Encoder, time: Option<SetTime>) {
+        match time {
+            Some(SetTime::To(time)) => {
+                values.u32(1);
+                crate::v4::attributes::encode::put_time(values, time);
+            }
+            _ => values.u32(0),
+        }
+    }
 
     fn unread(numbers: &[u32], values: impl FnOnce(&mut Encoder)) -> Unread {
         let mut encoder = Encoder::new();

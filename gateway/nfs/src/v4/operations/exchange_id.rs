@@ -2,11 +2,10 @@
 
 use bytes::Bytes;
 
+use crate::state::client::OWNER_BYTES_MAX;
 use crate::state::exchange_id::{ClientGrant, ExchangeId, Protection};
 use crate::xdr::{Decoder, Encoder, XdrError};
 
-/// The longest name of a client (RFC 8881 `NFS4_OPAQUE_LIMIT`).
-pub const OWNER_BYTES_MAX: usize = 1024;
 /// The longest list of operations for state protection.
 const BITMAP_WORDS_MAX: usize = 8;
 /// Algorithms that a client may offer for state protection.

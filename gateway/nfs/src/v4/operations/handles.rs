@@ -21,7 +21,6 @@ impl PutArguments {
 
 /// PUTFH. Errors: [`Status::BadHandle`] for what never was one; [`Status::Stale`] for what is one no more.
 pub fn put(context: &mut Context<'_, '_>, arguments: &PutArguments) -> Result<(), Halt> {
-    expect_exported(context)?;
     let handle = FileHandle::from_bytes(&arguments.0).ok_or(Status::BadHandle)?;
     if !matches!(handle, FileHandle::Referral(_)) {
         context.target_of(handle)?;
@@ -32,18 +31,8 @@ pub fn put(context: &mut Context<'_, '_>, arguments: &PutArguments) -> Result<()
 
 /// PUTROOTFH, and PUTPUBFH, which is the same here.
 pub fn put_root(context: &mut Context<'_, '_>) -> Result<(), Halt> {
-    expect_exported(context)?;
     context.go_to(FileHandle::Root);
     Ok(())
-}
-
-/// All that is done to files begins with a handle that is put: whoever may not get one, may do nothing. Errors:
-/// [`Status::Access`].
-fn expect_exported(context: &Context<'_, '_>) -> Result<(), Halt> {
-    match context.request.caller.refused {
-        true => Err(Status::Access.into()),
-        false => Ok(()),
-    }
 }
 
 /// GETFH.

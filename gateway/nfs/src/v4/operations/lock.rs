@@ -3,7 +3,7 @@
 use bytes::Bytes;
 
 use crate::ids::Stateid;
-use crate::state::holder::Holder;
+use crate::state::holder::{Holder, OWNER_BYTES_MAX};
 use crate::state::lock::LockRequest;
 use crate::state::ranges::{ByteRange, HeldRange, LockKind};
 use crate::state::refusal::{Denied, Refusal};
@@ -12,9 +12,6 @@ use crate::v4::context::{Context, Halt};
 use crate::v4::stateid;
 use crate::v4::status::Status;
 use crate::xdr::{Decoder, Encoder, XdrError};
-
-/// The longest name of an owner (RFC 8881 `NFS4_OPAQUE_LIMIT`).
-pub const OWNER_BYTES_MAX: usize = 1024;
 
 /// `nfs_lock_type4`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

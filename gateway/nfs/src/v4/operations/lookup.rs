@@ -53,7 +53,7 @@ fn volume_named(context: &mut Context<'_, '_>, name: &[u8]) -> Result<FileHandle
         let root = volume_root(context)?;
         return Ok(context.handle_of(root));
     }
-    let other = request.others.iter().find(|other| other.name == name).ok_or(Status::NoEntry)?;
+    let other = request.others.get().iter().find(|other| other.name == name).ok_or(Status::NoEntry)?;
     Ok(FileHandle::Referral(other.volume))
 }
 

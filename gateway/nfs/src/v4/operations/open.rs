@@ -68,10 +68,8 @@ pub enum Delegation {
     Read(Stateid),
 }
 
-/// `OPEN4_RESULT_LOCKTYPE_POSIX`, and that lock waiters are called (`MAY_NOTIFY_LOCK`).
+/// `OPEN4_RESULT_LOCKTYPE_POSIX`.
 pub const RESULT_POSIX_LOCKS: u32 = 4;
-/// See [`RESULT_POSIX_LOCKS`].
-pub const RESULT_MAY_NOTIFY_LOCK: u32 = 0x20;
 /// `WND4_RESOURCE`.
 pub const WHY_NOT_RESOURCE: u32 = 2;
 /// `WND4_CONTENTION`: the answer says whether we shall tell when that is over.

@@ -152,7 +152,8 @@ fn put_volumes(
 ) -> Result<(usize, bool), Halt> {
     let request = context.request;
     let (service, minor) = (request.service, request.minor);
-    let mut volumes: Vec<_> = request.others.iter().map(|other| (other.volume, &other.name, Some(other))).collect();
+    let mut volumes: Vec<_> =
+        request.others.get().iter().map(|other| (other.volume, &other.name, Some(other))).collect();
     volumes.push((service.volume, &service.name, None));
     volumes.sort_unstable_by_key(|(volume, ..)| position(*volume));
     let mut count = 0;

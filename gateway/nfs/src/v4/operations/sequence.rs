@@ -40,15 +40,6 @@ impl Arguments {
             cache_this: decoder.bool()?,
         })
     }
-
-    /// As a client sends it.
-    pub fn encode(&self, out: &mut Encoder) {
-        out.fixed(&self.session.to_bytes());
-        for word in [self.sequence, self.slot, self.highest_slot] {
-            out.u32(word);
-        }
-        out.bool(self.cache_this);
-    }
 }
 
 /// Puts the answer.

@@ -2,7 +2,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
-use std::net::TcpListener;
+use std::net::{IpAddr, Ipv4Addr, TcpListener};
 use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -14,6 +14,11 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tempfile::TempDir;
 
+/// A service has one port on all boxes, so each box has an address of its own.
+const NFS_ADDRESSES: [Ipv4Addr; 3] =
+    [Ipv4Addr::new(127, 0, 0, 1), Ipv4Addr::new(127, 0, 0, 2), Ipv4Addr::new(127, 0, 0, 3)];
+/// Ports that are tried for it.
+const NFS_PORTS_TRIED_MAX: usize = 64;
 /// An orderly stop of one machine may take so long; then it is killed.
 const STOP_PATIENCE: Duration = Duration::from_secs(4);
 
@@ -77,6 +82,8 @@ pub(super) struct Machine {
     pub(super) admin: String,
     /// Its NBD listener; unused on the witness.
     pub(super) nbd: String,
+    /// Where it serves NFS; unused on the witness.
+    pub(super) nfs: IpAddr,
     log: PathBuf,
     child: Child,
 }
@@ -97,7 +104,9 @@ impl Machines {
         for (index, (name, role)) in
             [("box-a", "node"), ("box-b", "node"), ("witness", "witness")].into_iter().enumerate()
         {
-            let machine = Machine::start(&program, directory, name, role, &ports[index * 3..index * 3 + 3])?;
+            let ports = &ports[index * 3..index * 3 + 3];
+            let nfs = IpAddr::V4(NFS_ADDRESSES[index]);
+            let machine = Machine::start(&program, directory, name, role, (ports, nfs))?;
             machines.all.push(machine);
         }
         Ok(machines)
@@ -140,11 +149,17 @@ impl Drop for Machines {
 }
 
 impl Machine {
-    fn start(program: &Path, directory: &Path, name: &'static str, role: &str, ports: &[u16]) -> anyhow::Result<Self> {
+    fn start(
+        program: &Path,
+        directory: &Path,
+        name: &'static str,
+        role: &str,
+        (ports, nfs): (&[u16], IpAddr),
+    ) -> anyhow::Result<Self> {
         let home = directory.join(name);
         fs::create_dir(&home).with_context(|| format!("cannot make {}", home.display()))?;
         let config = home.join("tandem.toml");
-        fs::write(&config, configuration(name, ports))?;
+        fs::write(&config, configuration(name, ports, nfs))?;
         let log = home.join("log");
         let output = File::create(&log)?;
         let child = Command::new(program)
@@ -159,7 +174,7 @@ impl Machine {
             .spawn()
             .with_context(|| format!("cannot start {name}"))?;
         let address = |port: u16| format!("127.0.0.1:{port}");
-        Ok(Machine { name, admin: address(ports[1]), nbd: address(ports[2]), log, child })
+        Ok(Machine { name, admin: address(ports[1]), nbd: address(ports[2]), nfs, log, child })
     }
 
     /// True until its supervisor has ended.
@@ -194,10 +209,10 @@ pub(super) fn kill_process(pid: u32) -> anyhow::Result<()> {
     kill(Pid::from_raw(pid), Signal::SIGKILL).context("cannot kill the worker")
 }
 
-fn configuration(name: &str, ports: &[u16]) -> String {
+fn configuration(name: &str, ports: &[u16], nfs: IpAddr) -> String {
     format!(
         "name = \"{name}\"\ndata_dir = \"data\"\n\n[listen]\npeer = \"127.0.0.1:{}\"\nadmin = \"127.0.0.1:{}\"\nnbd = \
-         \"127.0.0.1:{}\"\n",
+         \"127.0.0.1:{}\"\nnfs = \"{nfs}\"\n",
         ports[0], ports[1], ports[2]
     )
 }
@@ -206,6 +221,18 @@ fn configuration(name: &str, ports: &[u16]) -> String {
 fn free_ports(count: usize) -> io::Result<Vec<u16>> {
     let held: Vec<TcpListener> = (0..count).map(|_| TcpListener::bind("127.0.0.1:0")).collect::<io::Result<_>>()?;
     held.iter().map(|listener| Ok(listener.local_addr()?.port())).collect()
+}
+
+/// A port that was free a moment ago on every address where the service may be.
+pub(super) fn free_nfs_port() -> anyhow::Result<u16> {
+    for _ in 0..NFS_PORTS_TRIED_MAX {
+        let first = TcpListener::bind((NFS_ADDRESSES[0], 0))?;
+        let port = first.local_addr()?.port();
+        if NFS_ADDRESSES[1..].iter().all(|address| TcpListener::bind((*address, port)).is_ok()) {
+            return Ok(port);
+        }
+    }
+    bail!("no port is free on 127.0.0.1 and on 127.0.0.2")
 }
 
 fn allows_direct_io(directory: &Path) -> bool {
@@ -262,9 +289,10 @@ mod tests {
 
     #[test]
     fn the_configuration_of_a_machine_is_valid() {
-        let text = configuration("box-a", &[7400, 7401, 10809]);
+        let text = configuration("box-a", &[7400, 7401, 10809], IpAddr::V4(NFS_ADDRESSES[1]));
         let value: toml::Table = text.parse().unwrap();
         assert_eq!(value["name"].as_str(), Some("box-a"));
         assert_eq!(value["listen"]["nbd"].as_str(), Some("127.0.0.1:10809"));
+        assert_eq!(value["listen"]["nfs"].as_str(), Some("127.0.0.2"));
     }
 }

@@ -6,6 +6,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, bail};
 use proto::admin as pb;
 use proto::admin::cluster_client::ClusterClient;
+use proto::admin::files_client::FilesClient;
+use proto::admin::nfs_client::NfsClient;
 use proto::admin::node_client::NodeClient;
 use proto::admin::volume_client::VolumeClient;
 use tokio::sync::Mutex;
@@ -30,7 +32,7 @@ pub(super) struct Control {
     pub(super) transport: Transport,
     /// Admin addresses of all nodes.
     pub(super) addresses: Vec<String>,
-    /// The demo's volume.
+    /// The volume that it speaks of.
     pub(super) volume: String,
 }
 
@@ -84,6 +86,53 @@ impl Control {
             volume.replicas.iter().any(|replica| replica.serving)
         })
         .await?;
+        Ok(())
+    }
+
+    /// Makes a filesystem on the volume.
+    pub(super) async fn make_filesystem(&self) -> anyhow::Result<()> {
+        let request = pb::MakeFilesystemRequest { volume: self.volume.clone(), force: false };
+        let parts = self.any(|channel| {
+            let request = request.clone();
+            async move { FilesClient::new(channel).make(request).await }
+        });
+        let mut parts = parts.await.context("fs make")?.into_inner();
+        // The last message has no stage.
+        while let Some(part) = parts.message().await.map_err(words).context("fs make")? {
+            if part.stage.is_empty() {
+                return Ok(());
+            }
+        }
+        bail!("fs make: the node ended while it made the filesystem")
+    }
+
+    /// Serves the volume's files on this port of whichever box is primary, to clients of this machine.
+    pub(super) async fn serve_nfs(&self, port: u16) -> anyhow::Result<()> {
+        let request = pb::ServeNfsRequest {
+            volume: self.volume.clone(),
+            own_address: true,
+            port: port.into(),
+            ..Default::default()
+        };
+        self.any(|channel| {
+            let request = request.clone();
+            async move { NfsClient::new(channel).serve(request).await }
+        })
+        .await
+        .context("nfs serve")?;
+        let rule = pb::ExportRule {
+            client: "127.0.0.0/8".to_owned(),
+            access: pb::ExportAccess::ReadWrite.into(),
+            squash: pb::ExportSquash::None.into(),
+            ..Default::default()
+        };
+        let request = pb::AddExportRequest { volume: self.volume.clone(), rule: Some(rule) };
+        self.any(|channel| {
+            let request = request.clone();
+            async move { NfsClient::new(channel).add_export(request).await }
+        })
+        .await
+        .context("export add")?;
         Ok(())
     }
 
@@ -172,6 +221,8 @@ fn words(status: tonic::Status) -> anyhow::Error {
 #[derive(Debug)]
 pub(super) struct Locator {
     control: Control,
+    /// Another volume may be served elsewhere.
+    volume_id: String,
     /// Admin address and NBD address of each box.
     boxes: Vec<(String, String)>,
     found: Mutex<Found>,
@@ -185,9 +236,9 @@ struct Found {
 }
 
 impl Locator {
-    /// Looks among these boxes.
-    pub(super) fn new(control: Control, boxes: Vec<(String, String)>) -> Self {
-        Locator { control, boxes, found: Mutex::new(Found::default()) }
+    /// Looks for the volume of this id among these boxes.
+    pub(super) fn new(control: Control, volume_id: String, boxes: Vec<(String, String)>) -> Self {
+        Locator { control, volume_id, boxes, found: Mutex::new(Found::default()) }
     }
 
     /// The NBD address of the box that serves, found after the one of `stale` (0: none yet) proved wrong; with the number
@@ -225,7 +276,9 @@ impl Locator {
         .await;
         match answer {
             Ok(Ok(status)) => {
-                status.into_inner().replicas.iter().any(|local| local.view.as_ref().is_some_and(|view| view.serving))
+                let replicas = status.into_inner().replicas;
+                let mut of_volume = replicas.iter().filter(|local| local.volume_id == self.volume_id);
+                of_volume.any(|local| local.view.as_ref().is_some_and(|view| view.serving))
             }
             _ => {
                 found.channels.remove(&index);

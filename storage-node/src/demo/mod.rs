@@ -1,10 +1,11 @@
 //! `tandem demo`: a proof on one machine that acknowledged writes survive a switchover and a crash.
 //!
-//! Two storage nodes and a witness run as real processes on loopback; clients write over NBD and keep a ledger of what
-//! was acknowledged; at the end every acknowledged block is read back from both copies.
+//! Two storage nodes and a witness run as real processes on loopback; clients write over NBD, others make files over NFS, and
+//! both keep a ledger of what was acknowledged; at the end every acknowledged block and file is read back from both copies.
 
 mod boxes;
 mod control;
+mod files;
 mod ledger;
 mod load;
 mod nbd;
@@ -22,7 +23,7 @@ use scenario::{Findings, play};
 use timeline::Timeline;
 
 /// Runs the demo: about `seconds` of load, in `keep` (which stays) or in a temporary directory. The exit code is 0 only
-/// if every acknowledged block is on both copies. Processes and temporary files are gone afterwards; after a failure the
+/// if every acknowledged block and file is on both copies. Processes and temporary files are gone afterwards; after a failure the
 /// directory stays, and its path is told.
 pub fn main(seconds: u64, keep: Option<PathBuf>) -> ExitCode {
     let directory = match WorkDirectory::new(keep) {

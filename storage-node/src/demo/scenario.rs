@@ -1,6 +1,7 @@
 //! The demo's steps: a cluster, a volume, load, a switchover, a crash, a resync, and the proof.
 
 use std::collections::BTreeSet;
+use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -9,17 +10,23 @@ use anyhow::{Context, bail};
 use proto::admin as pb;
 use proto::{BLOCK_BYTES, BlockRange};
 
-use super::boxes::{Machines, kill_process};
+use super::boxes::{Machines, free_nfs_port, kill_process};
 use super::control::{Control, Locator};
+use super::files::{self, FileLoad, Place, Promised};
 use super::ledger::{BLOCK, Ledger};
 use super::load::{CLIENTS, Load, Session};
 use super::timeline::Timeline;
+use crate::files::mke2fs;
 use crate::net::transport::Transport;
 
-/// Name of the demo's volume.
+/// Name of the volume whose blocks are used.
 const VOLUME: &str = "demo";
 /// Its size.
 const VOLUME_BYTES: u64 = 256 << 20;
+/// Name of the volume whose files are used.
+const FILES_VOLUME: &str = "files";
+/// Its size.
+const FILES_VOLUME_BYTES: u64 = 256 << 20;
 /// Processes come up, and a store is made, within this.
 const START_PATIENCE: Duration = Duration::from_secs(30);
 /// The dead node is back and in sync within this.
@@ -48,20 +55,64 @@ pub(super) struct Findings {
     pub(super) resync_blocks: u64,
     /// The first losses, in words.
     pub(super) losses: Vec<String>,
+    /// Of files over NFS; none where no filesystem could be made.
+    pub(super) files: Option<FileFindings>,
+}
+
+/// What the demo found of files; those that are lost count with the blocks.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct FileFindings {
+    /// Files that clients were promised, at the end.
+    pub(super) acknowledged: u64,
+    /// Of these, files that were read back intact from both copies.
+    pub(super) verified: u64,
+    /// The longest that an operation waited around the planned switchover.
+    pub(super) switchover_ms: u128,
+    /// And around the crash.
+    pub(super) failover_ms: u128,
 }
 
 impl Findings {
     /// The demo's last line.
     pub(super) fn line(&self) -> String {
-        format!(
-            "demo: acknowledged={} verified={} lost={} switchover_ms={} failover_ms={} resync_blocks={}",
-            self.acknowledged, self.verified, self.lost, self.switchover_ms, self.failover_ms, self.resync_blocks
-        )
+        let Self { acknowledged, verified, lost, switchover_ms, failover_ms, resync_blocks, .. } = self;
+        let mut line = format!(
+            "demo: acknowledged={acknowledged} verified={verified} lost={lost} switchover_ms={switchover_ms} \
+             failover_ms={failover_ms} resync_blocks={resync_blocks}"
+        );
+        if let Some(FileFindings { acknowledged, verified, switchover_ms, failover_ms }) = &self.files {
+            line += &format!(
+                " files={acknowledged} files_verified={verified} nfs_switchover_ms={switchover_ms} nfs_failover_ms={failover_ms}"
+            );
+        }
+        line
     }
 
     /// Nothing was lost, and everything was looked at.
     pub(super) fn good(&self) -> bool {
-        self.lost == 0 && self.verified == self.acknowledged && self.acknowledged > 0
+        let files_are_good =
+            self.files.as_ref().is_none_or(|files| files.verified == files.acknowledged && files.acknowledged > 0);
+        self.lost == 0 && self.verified == self.acknowledged && self.acknowledged > 0 && files_are_good
+    }
+}
+
+/// All clients.
+struct Loads {
+    blocks: Load,
+    files: Option<FileLoad>,
+}
+
+impl Loads {
+    /// Lets time pass. Ends early, with the reason, when a client gives up.
+    async fn run_for(&mut self, time: Duration) -> anyhow::Result<()> {
+        self.blocks.run_for(time).await?;
+        self.files.as_mut().map_or(Ok(()), FileLoad::first_failure)
+    }
+
+    /// The longest waits since this was asked last, in milliseconds.
+    fn take_longest_waits(&self, ledger: &Ledger) -> (u128, Option<u128>) {
+        let files = self.files.as_ref().map(|files| files.take_longest_wait().as_millis());
+        (ledger.take_longest_wait().as_millis(), files)
     }
 }
 
@@ -69,6 +120,8 @@ impl Findings {
 struct Stage<'a> {
     machines: &'a Machines,
     control: Control,
+    /// Of the volume with files; none where no filesystem can be made.
+    files: Option<Control>,
     locator: Arc<Locator>,
     ledger: Arc<Ledger>,
     timeline: Timeline,
@@ -86,29 +139,32 @@ pub(super) async fn play(
         addresses: machines.all.iter().map(|machine| machine.admin.clone()).collect(),
         volume: VOLUME.to_owned(),
     };
+    timeline.step(&format!(
+        "three machines start as processes of their own: box-a, box-b, witness ({})",
+        directory.display()
+    ));
+    control.await_nodes(START_PATIENCE).await?;
+    control.build_cluster().await?;
+    timeline.step("they form a cluster; the witness only votes, so that two of three can always decide");
+    let _watchers = timeline.watch(&control);
+    control.create_volume(VOLUME_BYTES, START_PATIENCE).await?;
     let boxes = machines.boxes().iter().map(|machine| (machine.admin.clone(), machine.nbd.clone())).collect();
-    let stage = Stage {
+    let volume_id = control.show().await?.summary.unwrap_or_default().id;
+    let mut stage = Stage {
         machines,
-        locator: Arc::new(Locator::new(control.clone(), boxes)),
+        files: None,
+        locator: Arc::new(Locator::new(control.clone(), volume_id, boxes)),
         control,
         ledger: Arc::new(Ledger::new(VOLUME_BYTES / BLOCK_BYTES)),
         timeline: timeline.clone(),
     };
-    stage.timeline.step(&format!(
-        "three machines start as processes of their own: box-a, box-b, witness ({})",
-        directory.display()
-    ));
-    stage.control.await_nodes(START_PATIENCE).await?;
-    stage.control.build_cluster().await?;
-    stage.timeline.step("they form a cluster; the witness only votes, so that two of three can always decide");
-    let _watchers = stage.timeline.watch(&stage.control);
-    stage.control.create_volume(VOLUME_BYTES, START_PATIENCE).await?;
     let size = stage.session().size_bytes().await?;
     if size != VOLUME_BYTES {
         bail!("the export is {size} bytes long instead of {VOLUME_BYTES}");
     }
     stage.timeline.step("volume \"demo\" (256 MiB) is there, one copy on each box; every write goes to both");
-    stage.under_load(Duration::from_secs(seconds)).await
+    let place = stage.serve_files().await?;
+    stage.under_load(Duration::from_secs(seconds), place).await
 }
 
 impl Stage<'_> {
@@ -116,38 +172,91 @@ impl Stage<'_> {
         Session::new(self.control.transport.clone(), self.locator.clone(), VOLUME.to_owned())
     }
 
-    async fn under_load(&self, time: Duration) -> anyhow::Result<Findings> {
+    /// A second volume, with a filesystem, served over NFS.
+    async fn serve_files(&mut self) -> anyhow::Result<Option<Place>> {
+        if !mke2fs::is_installed() {
+            self.timeline.step("no files over NFS: mke2fs is not installed (Debian: apt install e2fsprogs)");
+            return Ok(None);
+        }
+        let control = Control { volume: FILES_VOLUME.to_owned(), ..self.control.clone() };
+        control.create_volume(FILES_VOLUME_BYTES, START_PATIENCE).await?;
+        control.make_filesystem().await?;
+        let port = free_nfs_port()?;
+        control.serve_nfs(port).await?;
+        let addresses = self.machines.boxes().iter().map(|machine| SocketAddr::new(machine.nfs, port)).collect();
+        self.timeline.step("volume \"files\" (256 MiB) is there, with an ext4 filesystem, and served over NFS");
+        self.files = Some(control);
+        Ok(Some(Place { addresses, volume: FILES_VOLUME.to_owned() }))
+    }
+
+    async fn under_load(&self, time: Duration, place: Option<Place>) -> anyhow::Result<Findings> {
         let begun = Instant::now();
         let mut findings = Findings::default();
-        let mut load = Load::start(&self.control.transport, &self.locator, VOLUME, &self.ledger);
+        let blocks = Load::start(&self.control.transport, &self.locator, VOLUME, &self.ledger);
         self.timeline.step(&format!("{CLIENTS} NBD clients write and check random blocks, 4 to 64 KiB at a time"));
+        let files = match place {
+            None => None,
+            Some(place) => Some(FileLoad::start(place).await?),
+        };
+        if files.is_some() {
+            findings.files = Some(FileFindings::default());
+            let clients = files::CLIENTS;
+            self.timeline
+                .step(&format!("{clients} NFS clients make, rename, link and remove files, and one holds a lock"));
+        }
+        let mut load = Loads { blocks, files };
         load.run_for(time / 4).await?;
-        findings.switchover_ms = self.switchover(&mut load, time / 4).await?;
-        findings.failover_ms = self.crash(&mut load, time / 4).await?;
+        let (blocks, files) = self.switchover(&mut load, time / 4).await?;
+        findings.switchover_ms = blocks;
+        findings.files.iter_mut().for_each(|found| found.switchover_ms = files.unwrap_or_default());
+        let (blocks, files) = self.crash(&mut load, time / 4).await?;
+        findings.failover_ms = blocks;
+        findings.files.iter_mut().for_each(|found| found.failover_ms = files.unwrap_or_default());
         self.await_resync(&mut load).await?;
         findings.resync_blocks = self.timeline.resync_blocks();
         load.run_for(time.saturating_sub(begun.elapsed()).max(Duration::from_secs(1))).await?;
-        load.stop().await?;
+        let Loads { blocks, files } = load;
+        blocks.stop().await?;
         self.timeline.step(&format!("load ends: {} writes were acknowledged", self.ledger.writes()));
-        findings.verified = self.verify_both().await?;
-        findings.acknowledged = self.ledger.acknowledged_blocks();
-        (findings.lost, findings.losses) = self.ledger.losses();
+        let promised = match files {
+            None => None,
+            Some(files) => {
+                let operations = files.operations();
+                let promised = files.stop().await?;
+                self.timeline.step(&format!(
+                    "{operations} operations on files were answered, none with an error, and the lock was held all the time"
+                ));
+                Some(promised)
+            }
+        };
+        self.verify_all(&mut findings, promised).await?;
         Ok(findings)
     }
 
-    async fn switchover(&self, load: &mut Load, then: Duration) -> anyhow::Result<u128> {
+    async fn switchover(&self, load: &mut Loads, then: Duration) -> anyhow::Result<(u128, Option<u128>)> {
         let before = self.primary().await?;
         self.timeline.step(&format!("planned switchover, as for maintenance of {}:", before.node_name));
-        self.ledger.take_longest_wait();
-        let reply = self.control.switchover().await?;
+        load.take_longest_waits(&self.ledger);
+        let name = self.switch_volumes().await?;
         load.run_for(then.max(SETTLE)).await?;
-        let waited = self.ledger.take_longest_wait().as_millis();
-        self.timeline.step(&format!("{} is primary now; no client waited longer than {waited} ms", reply.primary_name));
+        let waited = load.take_longest_waits(&self.ledger);
+        self.timeline.step(&format!("{name} is primary now; {}", waits(waited)));
         Ok(waited)
     }
 
+    /// Hands all volumes to the box that has not been primary. Gives its name.
+    async fn switch_volumes(&self) -> anyhow::Result<String> {
+        let reply = self.control.switchover().await?;
+        if let Some(files) = &self.files
+            && files.switchover().await?.primary_name != reply.primary_name
+        {
+            bail!("the volumes went to different boxes");
+        }
+        Ok(reply.primary_name)
+    }
+
     /// Kills the primary's worker without warning.
-    async fn crash(&self, load: &mut Load, then: Duration) -> anyhow::Result<u128> {
+    async fn crash(&self, load: &mut Loads, then: Duration) -> anyhow::Result<(u128, Option<u128>)> {
         let primary = self.primary().await?;
         let machine = self
             .machines
@@ -157,52 +266,84 @@ impl Stage<'_> {
             .context("the primary is none of the boxes")?;
         let pid = self.control.node_status(&machine.admin).await?.worker_pid;
         self.timeline.expect_resync();
-        self.ledger.take_longest_wait();
+        load.take_longest_waits(&self.ledger);
         kill_process(pid)?;
         self.timeline.step(&format!("kill -9 of {}, the primary, under load (process {pid}):", machine.name));
         load.run_for(then.max(SETTLE)).await?;
-        let waited = self.ledger.take_longest_wait().as_millis();
+        let waited = load.take_longest_waits(&self.ledger);
         let now = self.primary().await?;
-        self.timeline.step(&format!("{} serves; no client waited longer than {waited} ms", now.node_name));
+        self.timeline.step(&format!("{} serves; {}", now.node_name, waits(waited)));
         Ok(waited)
     }
 
     /// Waits, under load, until both copies are in sync again.
-    async fn await_resync(&self, load: &mut Load) -> anyhow::Result<()> {
+    async fn await_resync(&self, load: &mut Loads) -> anyhow::Result<()> {
         let deadline = Instant::now() + RESYNC_PATIENCE;
-        loop {
-            if let Ok(volume) = self.control.show().await {
-                let peers = volume.replicas.iter().filter(|replica| replica.serving).flat_map(|replica| &replica.peers);
-                peers.for_each(|peer| self.timeline.note_resync(peer.resync_done_blocks));
-                if volume.replicas.iter().all(|replica| replica.in_sync && replica.reachable) {
-                    self.timeline.step("the node that died is back by itself, and both copies are in sync again");
-                    return Ok(());
-                }
-                if Instant::now() > deadline {
-                    let health = volume.summary.and_then(|summary| summary.health).unwrap_or_default();
-                    bail!("no resync within {RESYNC_PATIENCE:?}; the cluster says: {}", health.text);
-                }
-            } else if Instant::now() > deadline {
-                bail!("no node tells about the volume");
+        for control in std::iter::once(&self.control).chain(&self.files) {
+            while !self.is_in_sync(control, deadline).await? {
+                load.run_for(RESYNC_LOOK).await?;
             }
-            load.run_for(RESYNC_LOOK).await?;
         }
+        self.timeline.step("the node that died is back by itself, and both copies are in sync again");
+        Ok(())
+    }
+
+    /// Errors: it is late.
+    async fn is_in_sync(&self, control: &Control, deadline: Instant) -> anyhow::Result<bool> {
+        let is_late = Instant::now() > deadline;
+        let Ok(volume) = control.show().await else {
+            return if is_late { bail!("no node tells about volume {}", control.volume) } else { Ok(false) };
+        };
+        let peers = volume.replicas.iter().filter(|replica| replica.serving).flat_map(|replica| &replica.peers);
+        peers.for_each(|peer| self.timeline.note_resync(peer.resync_done_blocks));
+        let is_in_sync = volume.replicas.iter().all(|replica| replica.in_sync && replica.reachable);
+        if !is_in_sync && is_late {
+            let health = volume.summary.and_then(|summary| summary.health).unwrap_or_default();
+            bail!("no resync of {} within {RESYNC_PATIENCE:?}; the cluster says: {}", control.volume, health.text);
+        }
+        Ok(is_in_sync)
     }
 
     /// Reads everything from one box, switches over, reads everything from the other.
-    async fn verify_both(&self) -> anyhow::Result<u64> {
-        let first = self.primary().await?;
-        let on_first = self.verify(&first.node_name).await?;
-        let reply = self.control.switchover().await?;
-        if reply.primary_name == first.node_name {
+    async fn verify_all(&self, findings: &mut Findings, promised: Option<Promised>) -> anyhow::Result<()> {
+        let first = self.primary().await?.node_name;
+        let on_first = self.verify(&first).await?;
+        let files_on_first = self.verify_files(findings, promised.as_ref(), &first).await?;
+        let second = self.switch_volumes().await?;
+        if second == first {
             bail!("the switchover went nowhere");
         }
         let serving = |volume: &pb::ShowVolumeReply| {
-            volume.replicas.iter().any(|replica| replica.serving && replica.node_name == reply.primary_name)
+            volume.replicas.iter().any(|replica| replica.serving && replica.node_name == second)
         };
         self.control.await_volume("the other box serves", START_PATIENCE, serving).await?;
-        let on_second = self.verify(&reply.primary_name).await?;
-        Ok(on_first.intersection(&on_second).count() as u64)
+        let on_second = self.verify(&second).await?;
+        let files_on_second = self.verify_files(findings, promised.as_ref(), &second).await?;
+        findings.verified = on_first.intersection(&on_second).count() as u64;
+        findings.acknowledged = self.ledger.acknowledged_blocks();
+        if let (Some(found), Some(promised)) = (&mut findings.files, promised) {
+            found.acknowledged = promised.files();
+            found.verified = files_on_first.min(files_on_second);
+        }
+        let (lost, losses) = self.ledger.losses();
+        findings.lost += lost;
+        findings.losses.extend(losses);
+        Ok(())
+    }
+
+    /// Reads every file. Gives how many are as they were promised.
+    async fn verify_files(
+        &self,
+        findings: &mut Findings,
+        promised: Option<&Promised>,
+        place: &str,
+    ) -> anyhow::Result<u64> {
+        let Some(promised) = promised else { return Ok(0) };
+        let verified = promised.verify(place).await?;
+        self.timeline.step(&format!("{place}: {} of {} files are intact", verified.intact, promised.files()));
+        findings.lost += verified.lost;
+        findings.losses.extend(verified.losses);
+        Ok(verified.intact)
     }
 
     /// Reads the whole volume; the blocks that hold an acknowledged write, intact.
@@ -234,6 +375,12 @@ impl Stage<'_> {
     }
 }
 
+/// The longest waits, in words.
+fn waits((blocks, files): (u128, Option<u128>)) -> String {
+    let of_files = files.map(|files| format!(", and none of NFS longer than {files} ms")).unwrap_or_default();
+    format!("no client waited longer than {blocks} ms{of_files}")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -247,11 +394,19 @@ mod tests {
             switchover_ms: 31,
             failover_ms: 250,
             resync_blocks: 99,
-            losses: Vec::new(),
+            ..Findings::default()
         };
         assert_eq!(
             findings.line(),
             "demo: acknowledged=10 verified=10 lost=0 switchover_ms=31 failover_ms=250 resync_blocks=99"
+        );
+        assert!(findings.good());
+        let files = FileFindings { acknowledged: 5, verified: 5, switchover_ms: 41, failover_ms: 260 };
+        let findings = Findings { files: Some(files), ..findings };
+        assert_eq!(
+            findings.line(),
+            "demo: acknowledged=10 verified=10 lost=0 switchover_ms=31 failover_ms=250 resync_blocks=99 files=5 \
+             files_verified=5 nfs_switchover_ms=41 nfs_failover_ms=260"
         );
         assert!(findings.good());
     }
@@ -261,7 +416,10 @@ mod tests {
         let good = Findings { acknowledged: 10, verified: 10, ..Findings::default() };
         assert!(good.good());
         assert!(!Findings { lost: 1, ..good.clone() }.good());
-        assert!(!Findings { verified: 9, ..good }.good());
+        assert!(!Findings { verified: 9, ..good.clone() }.good());
+        let files = FileFindings { acknowledged: 5, verified: 4, ..FileFindings::default() };
+        assert!(!Findings { files: Some(files), ..good.clone() }.good());
+        assert!(!Findings { files: Some(FileFindings::default()), ..good }.good());
         assert!(!Findings::default().good());
     }
 }

@@ -89,7 +89,8 @@ impl Timeline {
                 if change.phase() == pb::Phase::Active && self.is_new(&event.volume, change.version) =>
             {
                 self.report(&format!(
-                    "on record: {} is primary, in sync: {} (epoch {})",
+                    "on record for \"{}\": {} is primary, in sync: {} (epoch {})",
+                    event.volume,
                     change.primary_name,
                     change.in_sync.join(" and "),
                     change.epoch
@@ -98,7 +99,8 @@ impl Timeline {
             Some(Kind::Resync(resync)) => {
                 self.note_resync(resync.sent_blocks);
                 if resync.done {
-                    self.report(&format!("resync of {} done, {} blocks sent", resync.node_name, resync.sent_blocks));
+                    let (volume, node) = (&event.volume, &resync.node_name);
+                    self.report(&format!("resync of \"{volume}\" on {node} done, {} blocks sent", resync.sent_blocks));
                 }
             }
             Some(Kind::DiskDetached(detached)) if detached.failed => {

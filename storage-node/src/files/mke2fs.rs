@@ -84,6 +84,11 @@ pub(super) fn tool(name: &str) -> Command {
     command
 }
 
+/// True if a filesystem can be made on this machine.
+pub fn is_installed() -> bool {
+    tool("mke2fs").arg("-V").stdout(Stdio::null()).stderr(Stdio::null()).status().is_ok()
+}
+
 /// A filesystem in a sparse file without a name.
 #[derive(Debug)]
 pub struct FreshImage {

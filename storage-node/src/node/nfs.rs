@@ -4,12 +4,12 @@
 //! A change of a service's place (addresses, port) ends it and begins it anew; its rules are looked at for each request, and so
 //! hold at once (`crate::nfs`).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::time::Duration;
 
-use proto::VolumeId;
+use proto::{NodeId, VolumeId};
 use rand::Rng;
 use replication::config::nfs::{FloatingAddress as Configured, NfsService};
 use replication::config::{ClusterState, Phase, VolumeConfig};
@@ -54,6 +54,7 @@ pub(super) async fn run(core: Arc<Core>, membership: Arc<Membership>) {
     let mut interval = tokio::time::interval(PASS_INTERVAL);
     interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut serving: BTreeMap<VolumeId, Serving> = BTreeMap::new();
+    let mut given_up = BTreeSet::new();
     loop {
         tokio::select! {
             changed = state.changed() => if changed.is_err() { break },
@@ -73,6 +74,7 @@ pub(super) async fn run(core: Arc<Core>, membership: Arc<Membership>) {
             }
         }
         clear_left_behind(&now, &wanted).await;
+        give_up_listeners(&core, (membership.identity.node, &now), &wanted, &mut given_up);
         for (volume, place) in wanted {
             serving.entry(volume).or_insert_with(|| {
                 let cancel = CancellationToken::new();
@@ -292,4 +294,30 @@ async fn clear_left_behind(state: &ClusterState, wanted: &BTreeMap<VolumeId, Pla
         }
     };
     let _ = tokio::task::spawn_blocking(clearing).await;
+}
+
+/// Gives up what the supervisor listens to for a run of this node that has died, where another node is primary now. Clients that
+/// know both nodes by their own addresses would wait here for somebody to take their connections. While this node is the one on
+/// record, they do well to wait: it serves again in a moment.
+fn give_up_listeners(
+    core: &Core,
+    (me, state): (NodeId, &ClusterState),
+    wanted: &BTreeMap<VolumeId, Place>,
+    given_up: &mut BTreeSet<SocketAddr>,
+) {
+    let Some(sockets) = &core.announcer.sockets else { return };
+    let own = |port: u16| SocketAddr::new(core.config.nfs_listen(), port);
+    let elsewhere: BTreeSet<_> = state
+        .volumes
+        .values()
+        .filter(|volume| volume.primary != me)
+        .filter_map(|volume| volume.nfs.as_ref().filter(|service| service.addresses.is_empty()))
+        .map(|service| own(service.port))
+        .filter(|at| !wanted.values().any(|place| place.addresses.is_empty() && own(place.port) == *at))
+        .collect();
+    for at in elsewhere.difference(given_up) {
+        // A supervisor that is gone keeps nothing.
+        let _ = sockets.drop_listener(*at, false);
+    }
+    *given_up = elsewhere;
 }

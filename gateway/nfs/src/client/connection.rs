@@ -59,6 +59,8 @@ pub struct Options {
     pub channel: Channel,
     /// How long an attempt at a connection may take.
     pub connect_time: Duration,
+    /// Other addresses of the same service, for one that has no floating address: they are tried in turn.
+    pub alternatives: Vec<SocketAddr>,
     /// How long a connection may be silent while something is asked for.
     pub silence: Duration,
     /// Pause before the next attempt at a connection: it doubles from the first to the last.
@@ -85,6 +87,7 @@ impl Default for Options {
                 requests_max: 64,
             },
             connect_time: Duration::from_millis(500),
+            alternatives: Vec::new(),
             silence: Duration::from_secs(5),
             pauses: (Duration::from_millis(10), Duration::from_millis(500)),
             patience: Some(Duration::from_secs(60)),
@@ -261,11 +264,14 @@ impl Shell {
     async fn run(mut self) {
         let (first, last) = self.options.pauses;
         let mut pause = first;
+        let addresses: Vec<_> = std::iter::once(self.address).chain(self.options.alternatives.clone()).collect();
+        let mut untried = addresses.iter().cycle().skip(1).copied();
+        let (mut address, mut failed) = (self.address, 0);
         loop {
             if self.waiting.is_empty() && self.commands.is_empty() {
                 self.progress = Instant::now();
             }
-            let end = match timeout(self.options.connect_time, TcpStream::connect(self.address)).await {
+            let end = match timeout(self.options.connect_time, TcpStream::connect(address)).await {
                 Ok(Ok(stream)) => {
                     self.session.connected();
                     let end = self.serve(stream).await;
@@ -281,7 +287,13 @@ impl Shell {
             }
             if end == End::Broken(true) {
                 // It was a good one: the next may be there at once.
-                pause = first;
+                (pause, failed) = (first, 0);
+            } else {
+                failed += 1;
+                address = untried.next().unwrap_or(self.address);
+                if failed % addresses.len() != 0 {
+                    continue;
+                }
             }
             sleep(pause).await;
             pause = (pause * 2).min(last);

@@ -105,6 +105,31 @@ async fn a_connection_that_breaks_before_the_reply_is_made_again_and_the_request
 }
 
 #[tokio::test]
+async fn a_service_without_a_floating_address_is_found_where_it_went() {
+    let other = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let alternatives = vec![other.local_addr().unwrap()];
+    let (client, line, listener) = connected(Options { alternatives, ..options() }).await;
+    let call = spawn_call(&client, client.request().savefh());
+    drop((line, listener));
+    let mut line = Line::accept(&other).await;
+    assert_eq!(line.answer_well().await.first, op::BIND_CONN_TO_SESSION);
+    let asked = line.asked().await;
+    line.send(asked.done()).await;
+    call.await.unwrap().unwrap();
+    // And back.
+    let first = other.local_addr().unwrap();
+    drop((line, other));
+    let other = TcpListener::bind(first).await.unwrap();
+    let call = spawn_call(&client, client.request().savefh());
+    let mut line = Line::accept(&other).await;
+    assert_eq!(line.answer_well().await.first, op::BIND_CONN_TO_SESSION);
+    let asked = line.asked().await;
+    line.send(asked.done()).await;
+    call.await.unwrap().unwrap();
+    assert_eq!(client.statistics().await.unwrap().sessions, 1);
+}
+
+#[tokio::test]
 async fn answers_out_of_order_and_twice_reach_their_callers_once() {
     let (client, mut line, _listener) = connected(options()).await;
     let calls: Vec<_> = (0..SLOTS).map(|_| spawn_call(&client, reading(&client))).collect();

@@ -52,7 +52,7 @@ async fn open<D: BlockDevice + 'static>(device: D, ring_bytes: u64) -> (Rc<Files
     let mounted = Rc::new(mounted);
     let driver = Rc::clone(&mounted);
     tokio::task::spawn_local(async move { driver.drive().await });
-    let records = mounted.open_state_ring(ring_bytes).await.expect("a ring");
+    let records = mounted.open_state_ring(ring_bytes).await.expect("a ring").records;
     (mounted, records)
 }
 
@@ -464,4 +464,44 @@ fn a_file_that_a_record_says_is_open_outlives_its_last_name_and_a_crash() {
     });
     image.write(&volume.to_vec());
     image.assert_clean();
+}
+
+/// Starts once on a volume and closes it. Gives the volume, and what the ring tells of others.
+fn start(volume: &[u8]) -> (Vec<u8>, u64) {
+    let device = Rc::new(RamDevice::from_image(volume));
+    let disturbed = wait(async {
+        let (mounted, _) = Filesystem::open(Rc::clone(&device), &options()).await.expect("it opens");
+        let mounted = Rc::new(mounted);
+        let driver = Rc::clone(&mounted);
+        let driving = tokio::task::spawn_local(async move { driver.drive().await });
+        let ring = mounted.open_state_ring(100 << 10).await.expect("a ring");
+        mounted.stop();
+        driving.await.expect("it ends");
+        mounted.close().await.expect("sound");
+        ring.disturbed
+    });
+    (device.to_vec(), disturbed)
+}
+
+#[test]
+fn the_ring_knows_who_else_had_the_filesystem_in_between() {
+    let image = Image::new(4096, 256, SHAPES[0].1);
+    let (mut volume, mut disturbed) = start(&image.bytes());
+    assert_eq!(disturbed, 0, "it is new");
+    (volume, disturbed) = start(&volume);
+    assert_eq!(disturbed, 0, "nobody but us");
+    let by_others = [("e2fsck", vec!["-f", "-y"], 3), ("tune2fs", vec!["-C", "7"], 5)];
+    for (tool, arguments, start_after) in by_others {
+        image.write(&volume);
+        let path = image.path_text();
+        image::run(tool, &[&arguments[..], &[&path]].concat());
+        (volume, disturbed) = start(&image.bytes());
+        assert_eq!(disturbed, start_after, "{tool}");
+        (volume, disturbed) = start(&volume);
+        assert_eq!(disturbed, start_after, "after {tool}: it is told at each start, and only once counted");
+    }
+    // Looking at it changes nothing.
+    image.write(&volume);
+    image::run("e2fsck", &["-f", "-n", &image.path_text()]);
+    assert_eq!(start(&image.bytes()).1, 5);
 }

@@ -28,5 +28,5 @@ pub use filesystem::{Done, Failure, Filesystem};
 pub use handle::Handle;
 pub use namespace::{Created, NewFile, Place, Rename};
 pub use open::{OpenError, Options, Recovered};
-pub use state_ring::{RingUsage, is_hidden_name};
+pub use state_ring::{OpenedRing, RingUsage, is_hidden_name};
 pub use statistics::Statistics;

@@ -133,11 +133,13 @@ impl<D: BlockDevice> Filesystem<D> {
             let journal = JournalSuperblock::decode(&first, filesystem.geometry.block_size, map.block_count())?;
             let outcome = filesystem.scan_log(journal, &map).await?;
             recovered = filesystem.replay(&outcome, &map, options.read_only).await?;
+            filesystem.find_ring().await?;
             if !options.read_only {
                 filesystem.begin(outcome, map).await?;
             }
+        } else {
+            filesystem.find_ring().await?;
         }
-        filesystem.find_ring().await?;
         Ok((filesystem, recovered))
     }
 
@@ -315,10 +317,14 @@ impl<D: BlockDevice> Filesystem<D> {
         }
         self.write_journal_superblock().await?;
         let now = (self.clock)();
+        // A filesystem with a state ring knows by these who else had it (`state_ring::header::MountMark`).
+        let is_noted = self.state.borrow().ring.is_none();
         let mark = |superblock: &mut Superblock| {
             superblock.set_needs_recovery(true);
-            superblock.set_mount_count(superblock.mount_count().saturating_add(1));
-            superblock.set_mount_time(now.into());
+            if is_noted {
+                superblock.set_mount_count(superblock.mount_count().saturating_add(1));
+                superblock.set_mount_time(now.into());
+            }
         };
         Ok(self.write_superblock(mark).await?)
     }

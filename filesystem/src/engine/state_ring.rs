@@ -18,7 +18,7 @@ use crate::layout::timestamp::Timestamp;
 use crate::layout::{Corrupt, Structure};
 use crate::map::{FileMap, Mapping};
 use crate::state_ring::append::Appender;
-use crate::state_ring::header::RingHeader;
+use crate::state_ring::header::{MountMark, RingHeader};
 use crate::state_ring::index::{RingChanges, RingIndex};
 use crate::state_ring::scan::RingScan;
 use crate::state_ring::{Record, RecordId, RingBlocks, RingShape};
@@ -67,6 +67,16 @@ pub struct RingUsage {
     pub per_mille: u32,
     /// Blocks that were written since the ring was made: how often it went round.
     pub blocks_written: u64,
+}
+
+/// A ring that was opened.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct OpenedRing {
+    /// The records that count, in the order in which they were first appended.
+    pub records: Vec<Record>,
+    /// Changes whenever somebody else has had the filesystem mounted for writing, or has repaired it: what the records say of it
+    /// may not hold then. 0 while nobody has.
+    pub disturbed: u64,
 }
 
 /// True for the name of what gateways hide, as if it were not there: the ring's directory, and what else a node keeps at the
@@ -274,12 +284,11 @@ impl<D: BlockDevice> Filesystem<D> {
     }
 
     /// Opens the state ring, or makes one of `bytes` bytes if there is none; one that was not whole when a crash came is
-    /// made whole. Counts this start. Gives the records that count, in the order in which they were first appended. To be
-    /// called once, before operations begin and orphans are reclaimed; [`Self::drive`] has to be polled meanwhile.
+    /// made whole. Counts this start. To be called once, before operations begin and orphans are reclaimed; [`Self::drive`] has to be polled meanwhile.
     ///
     /// Errors: no space; [`Refusal::WrongKind`] when something else is in its place; [`Refusal::Reserved`] when it is open;
     /// what is broken.
-    pub async fn open_state_ring(&self, bytes: u64) -> Result<Vec<Record>, Failure> {
+    pub async fn open_state_ring(&self, bytes: u64) -> Result<OpenedRing, Failure> {
         if self.state.borrow().ring.as_ref().is_some_and(|ring| ring.open.is_some()) {
             return Err(Refusal::Reserved.into());
         }
@@ -291,7 +300,8 @@ impl<D: BlockDevice> Filesystem<D> {
             Some(header) => (header, self.run(|handle| handle.ring_places(file)).await?.value, false),
             None => {
                 let shape = RingShape::of_file(self.geometry.block_size as usize, bytes);
-                (RingHeader { shape, starts: 0 }, self.make_ring(file, shape).await?, true)
+                let header = RingHeader { shape, starts: 0, mark: MountMark::default(), disturbed: 0 };
+                (header, self.make_ring(file, shape).await?, true)
             }
         };
         // A new one is zeros, part of which may not be at home yet.
@@ -299,7 +309,7 @@ impl<D: BlockDevice> Filesystem<D> {
             true => (RingIndex::empty(header.shape), Vec::new()),
             false => self.scan_ring(header.shape, &places).await?,
         };
-        let header = RingHeader { starts: header.starts.saturating_add(1).min(STARTS_MAX), ..header };
+        let header = header.next(self.mount_mark(), STARTS_MAX);
         let write = |handle: &mut Handle<'_>| {
             header.encode(handle.block_mut(places.block(FileBlock(0))?)?);
             Ok(())
@@ -311,7 +321,17 @@ impl<D: BlockDevice> Filesystem<D> {
         let mut state = self.state.borrow_mut();
         state.ring = Some(Ring { directory, file, open: Some(OpenRing { index, places }) });
         state.version_floor = header.starts << CHANGES_BITS;
-        Ok(records)
+        Ok(OpenedRing { records, disturbed: header.disturbed })
+    }
+
+    fn mount_mark(&self) -> MountMark {
+        let state = self.state.borrow();
+        let superblock = &state.superblock;
+        MountMark {
+            mounts: superblock.mount_count(),
+            mounted: superblock.mount_time().0,
+            checked: superblock.check_time().0,
+        }
     }
 
     /// How full the state ring is; None when none is open.

@@ -1,5 +1,5 @@
-//! The first block of the ring's file: its measures, and how often the filesystem was started. It is written last when the ring
-//! is made, so that a ring with a header is whole.
+//! The first block of the ring's file: its measures, how often the filesystem was started, and whether somebody else had it in
+//! between. It is written last when the ring is made, so that a ring with a header is whole.
 
 use zerocopy::little_endian::{U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
@@ -10,7 +10,19 @@ use crate::layout::{Corrupt, Structure};
 
 /// "TDRH".
 const MAGIC: u32 = 0x4852_4454;
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
+
+/// What everybody else who mounts a filesystem for writing, or repairs it, changes in its superblock, and we do not once it has
+/// a ring: so a mark that is not the one that the ring knows tells of such a one.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct MountMark {
+    /// Mounts since the last check.
+    pub mounts: u16,
+    /// Time of the last one, in seconds since 1970.
+    pub mounted: u64,
+    /// Time of the last check, likewise.
+    pub checked: u64,
+}
 
 /// What it says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,6 +31,10 @@ pub struct RingHeader {
     pub shape: RingShape,
     /// Starts of the filesystem with this ring.
     pub starts: u64,
+    /// As it was at the last of these starts.
+    pub mark: MountMark,
+    /// The last start before which somebody else had the filesystem; 0 if nobody ever had.
+    pub disturbed: u64,
 }
 
 #[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
@@ -29,8 +45,11 @@ struct Raw {
     version: U32,
     block_bytes: U32,
     blocks: U32,
-    reserved: U32,
+    mounts: U32,
     starts: U64,
+    mounted: U64,
+    checked: U64,
+    disturbed: U64,
 }
 
 impl RingHeader {
@@ -51,7 +70,16 @@ impl RingHeader {
             return Err(broken("its measures cannot be"));
         }
         let shape = RingShape { block_bytes: block.len(), blocks: raw.blocks.get() };
-        Ok(Some(Self { shape, starts: raw.starts.get() }))
+        let mounts = u16::try_from(raw.mounts.get()).map_err(|_| broken("it tells of too many mounts"))?;
+        let mark = MountMark { mounts, mounted: raw.mounted.get(), checked: raw.checked.get() };
+        Ok(Some(Self { shape, starts: raw.starts.get(), mark, disturbed: raw.disturbed.get() }))
+    }
+
+    /// At one more start, with what the superblock says then.
+    pub fn next(&self, mark: MountMark, starts_max: u64) -> Self {
+        let starts = self.starts.saturating_add(1).min(starts_max);
+        let disturbed = if self.starts > 0 && mark != self.mark { starts } else { self.disturbed };
+        Self { shape: self.shape, starts, mark, disturbed }
     }
 
     /// Into the whole block.
@@ -63,8 +91,11 @@ impl RingHeader {
             version: VERSION.into(),
             block_bytes: (self.shape.block_bytes as u32).into(),
             blocks: self.shape.blocks.into(),
-            reserved: 0.into(),
+            mounts: u32::from(self.mark.mounts).into(),
             starts: self.starts.into(),
+            mounted: self.mark.mounted.into(),
+            checked: self.mark.checked.into(),
+            disturbed: self.disturbed.into(),
         };
         raw.checksum = raw.sum().into();
         block.iter_mut().zip(raw.as_bytes()).for_each(|(to, from)| *to = *from);
@@ -82,14 +113,36 @@ impl Raw {
 mod tests {
     use super::*;
 
+    const SHAPE: RingShape = RingShape { block_bytes: 1024, blocks: 99 };
+
+    #[test]
+    fn a_start_behind_a_foreign_mount_or_repair_is_noted_until_the_next_one() {
+        let mark = MountMark { mounts: 1, mounted: 100, checked: 50 };
+        let first = RingHeader { shape: SHAPE, starts: 0, mark: MountMark::default(), disturbed: 0 }.next(mark, 9);
+        assert_eq!((first.starts, first.disturbed), (1, 0), "a new ring has seen nothing");
+        let second = first.next(mark, 9);
+        assert_eq!((second.starts, second.disturbed), (2, 0));
+        for other in [
+            MountMark { mounts: 2, ..mark },
+            MountMark { mounted: 101, ..mark },
+            MountMark { mounts: 0, checked: 60, ..mark },
+        ] {
+            let third = second.next(other, 9);
+            assert_eq!((third.starts, third.disturbed), (3, 3));
+            assert_eq!(third.next(other, 9).disturbed, 3, "it is remembered");
+            assert_eq!(third.next(mark, 9).disturbed, 4);
+        }
+    }
+
     #[test]
     fn it_comes_back_and_every_flipped_bit_of_it_is_found() {
-        let header = RingHeader { shape: RingShape { block_bytes: 1024, blocks: 99 }, starts: 5 };
+        let mark = MountMark { mounts: 3, mounted: 1 << 33, checked: 9 };
+        let header = RingHeader { shape: SHAPE, starts: 5, mark, disturbed: 4 };
         let mut block = vec![0; 1024];
         assert_eq!(RingHeader::decode(&block), Ok(None));
         header.encode(&mut block);
         assert_eq!(RingHeader::decode(&block), Ok(Some(header)));
-        for bit in 0..32 * 8 {
+        for bit in 0..size_of::<Raw>() * 8 {
             let mut flipped = block.clone();
             flipped[bit / 8] ^= 1 << (bit % 8);
             assert!(RingHeader::decode(&flipped).is_err(), "bit {bit}");

@@ -14,6 +14,9 @@ mod compound;
 mod group;
 mod outside;
 mod sessions;
+mod start;
+
+pub use start::Beginning;
 
 use std::cell::{RefCell, RefMut};
 use std::net::IpAddr;
@@ -23,10 +26,8 @@ use block_device::BlockDevice;
 use bytes::Bytes;
 use filesystem::engine::{Failure, Filesystem};
 use filesystem::layout::timestamp::Timestamp;
-use filesystem::state_ring::Record;
 use filesystem::{Stop, TransactionId};
 use tokio::sync::Notify;
-use tracing::error;
 
 use crate::access::Caller;
 use crate::ids::Moment;
@@ -48,9 +49,6 @@ const PROCEDURE_COMPOUND: u32 = 1;
 
 /// The most bytes of a request: as many as a session grants, and the head of a call.
 pub const REQUEST_BYTES_MAX: usize = crate::state::session::MESSAGE_BYTES_MAX as usize + 4096;
-
-/// Records that are deleted in one transaction.
-const FORGOTTEN_AT_ONCE: usize = 64;
 
 /// Where a request comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -91,55 +89,6 @@ pub struct Service<D> {
 pub struct Gone(pub Failure);
 
 impl<D: BlockDevice + 'static> Service<D> {
-    /// Takes over what the ring's records say, which the filesystem gave when its ring was opened; a ring without records is that
-    /// of a service that starts for the first time. Then gives back what nobody has open any more, and tells how many files that
-    /// were. `epoch` is one that the service never had, for when there is no state: seconds since 1970 will do.
-    ///
-    /// If the records do not fit together, the state is lost: clients are told so, may reclaim what they had, and for that time
-    /// nobody gets anything new. Errors: the filesystem's.
-    pub async fn start(
-        files: Rc<Filesystem<D>>,
-        records: &[Record],
-        epoch: u32,
-        facts: ServiceFacts,
-        world: World,
-    ) -> Result<(Self, usize), Failure> {
-        let moment = (world.moment)();
-        let verifier = u64::from_be_bytes(facts.write_verifier);
-        let (state, lost) = match records {
-            [] => (ServiceState::fresh(epoch, verifier, moment), false),
-            records => match ServiceState::restore(records, moment) {
-                Ok(state) => (state, false),
-                Err(why) => {
-                    error!("the state of the service's clients is lost, they have to reclaim what they had: {why}");
-                    (ServiceState::lost(epoch, verifier, moment), true)
-                }
-            },
-        };
-        let service = Self { files, state: RefCell::new(state), facts, world, ended: Notify::new() };
-        if lost {
-            service.forget_records(records).await?;
-        }
-        let open: Vec<_> = service.state().files.open_files();
-        for file in &open {
-            service.files.hold(file.inode);
-        }
-        let keep = open.iter().map(|file| file.inode).collect();
-        let orphans = service.files.reclaim_orphans(&keep).await?;
-        Ok((service, orphans))
-    }
-
-    /// Deletes the records of a state that is lost, a few in each transaction.
-    async fn forget_records(&self, records: &[Record]) -> Result<(), Failure> {
-        for some in records.chunks(FORGOTTEN_AT_ONCE) {
-            let forget = |handle: &mut filesystem::engine::Handle<'_>| {
-                some.iter().try_for_each(|record| handle.delete_record(record.id).map(drop))
-            };
-            self.files.run(forget).await?;
-        }
-        Ok(())
-    }
-
     /// The state as it counts: what an operation has left in it that did not, is taken back.
     fn state(&self) -> RefMut<'_, ServiceState> {
         let mut state = self.state.borrow_mut();

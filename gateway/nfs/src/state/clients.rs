@@ -123,6 +123,11 @@ impl Clients {
         Ok(all)
     }
 
+    /// What the clients that are confirmed call themselves.
+    pub fn owner_names(&self) -> BTreeSet<Bytes> {
+        self.owners.iter().map(|(name, _)| name.clone()).collect()
+    }
+
     fn empty(counters: Counters, lease_ms: u64, grace: Grace) -> Self {
         Self {
             counters,

@@ -13,6 +13,7 @@ pub mod create_session;
 pub mod delegation;
 pub mod exchange_id;
 pub mod files;
+pub mod foundation;
 pub mod grace;
 pub mod holder;
 pub mod index;

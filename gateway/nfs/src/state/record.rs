@@ -28,6 +28,8 @@ pub const V3_REPLY: u16 = 8;
 pub const MONITOR: u16 = 9;
 /// The newest callback of a slot of a back channel; by session number and slot.
 pub const CALLBACK_SLOT: u16 = 10;
+/// What all others depend on; one record.
+pub const FOUNDATION: u16 = 20;
 
 /// The longest payload: fits a block of 4 KiB with what the ring puts before it.
 pub const PAYLOAD_BYTES_MAX: usize = 3_900;

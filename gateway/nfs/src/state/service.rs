@@ -3,6 +3,7 @@
 
 use std::collections::BTreeSet;
 
+use bytes::Bytes;
 use filesystem::state_ring::{Record, RecordId};
 use thiserror::Error;
 
@@ -40,9 +41,10 @@ impl ServiceState {
         Self { clients, files: FileStates::new(epoch) }
     }
 
-    /// Of a service whose state is lost, in an epoch that it never had: whoever was a client may reclaim what it had.
-    pub fn lost(epoch: u32, verifier: u64, now: Moment) -> Self {
-        Self { clients: Clients::fresh(epoch, verifier, LEASE_MS, None, now), files: FileStates::new(epoch) }
+    /// Of a service whose state is lost, in an epoch that it never had: whoever was a client may reclaim what it had. `former`:
+    /// what these called themselves, if that is known.
+    pub fn lost(epoch: u32, verifier: u64, former: Option<BTreeSet<Bytes>>, now: Moment) -> Self {
+        Self { clients: Clients::fresh(epoch, verifier, LEASE_MS, former, now), files: FileStates::new(epoch) }
     }
 
     /// As the records say. Errors: they do not fit together; the state is lost then.

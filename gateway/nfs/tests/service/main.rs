@@ -2,6 +2,7 @@
 //! another service goes on from what the device holds.
 
 mod client;
+mod doubt;
 mod takeover;
 mod tree;
 mod world;

@@ -14,8 +14,9 @@ use filesystem::layout::timestamp::Timestamp;
 use gateway_nfs::access::Caller;
 use gateway_nfs::ids::Moment;
 use gateway_nfs::rpc::auth::Credential;
-use gateway_nfs::service::{Origin, Service, World};
+use gateway_nfs::service::{Beginning, Origin, Service, World};
 use gateway_nfs::state::back_channel::ConnectionId;
+use gateway_nfs::state::foundation::Foundation;
 use gateway_nfs::v4::attributes::facts::ServiceFacts;
 use gateway_nfs::xdr::{Decoder, Encoder};
 
@@ -39,13 +40,22 @@ pub(crate) fn volume() -> Rc<RamDevice> {
 
 /// What a box does when it begins to serve the volume.
 pub(crate) async fn serve(device: &Rc<RamDevice>) -> Rc<Service<Rc<RamDevice>>> {
+    serve_upon(device, Foundation::default(), 1).await
+}
+
+/// The same, with what the state depends on, and an epoch for one that is lost.
+pub(crate) async fn serve_upon(
+    device: &Rc<RamDevice>,
+    foundation: Foundation,
+    epoch: u32,
+) -> Rc<Service<Rc<RamDevice>>> {
     let clock = || CommitTime { seconds: 1_700_000_000, nanoseconds: 0 };
     let options = Options { cache_bytes_max: 4 << 20, data_bytes_max: 4 << 20, read_only: false, clock };
     let (files, _) = Filesystem::open(Rc::clone(device), &options).await.expect("it opens");
     let files = Rc::new(files);
     let driver = Rc::clone(&files);
     tokio::task::spawn_local(async move { driver.drive().await });
-    let records = files.open_state_ring(RING_BYTES).await.expect("a ring");
+    let records = files.open_state_ring(RING_BYTES).await.expect("a ring").records;
     let ticks = Cell::new(0);
     let world = World {
         now: Box::new(move || {
@@ -71,7 +81,8 @@ pub(crate) async fn serve(device: &Rc<RamDevice>) -> Rc<Service<Rc<RamDevice>>> 
         write_verifier: [9; 8],
         since: Timestamp { seconds: 1_700_000_000, nanoseconds: 0 },
     };
-    let (service, _) = Service::start(files, &records, 1, facts, world).await.expect("it starts");
+    let beginning = Beginning { records, foundation, epoch };
+    let (service, _) = Service::start(files, beginning, facts, world).await.expect("it starts");
     Rc::new(service)
 }
 
@@ -224,6 +235,19 @@ pub(crate) struct Client {
 impl Client {
     /// With a session that lasts, and nothing to reclaim.
     pub(crate) async fn new(service: &Rc<Service<Rc<RamDevice>>>, name: &'static str) -> Self {
+        let mut client = Self::connect(service, name).await;
+        client.complete().await;
+        client
+    }
+
+    /// Says that there is nothing more to reclaim.
+    pub(crate) async fn complete(&mut self) {
+        let complete = operation(58, |out| out.bool(false));
+        assert_eq!(self.call(&[complete]).await.status, 0);
+    }
+
+    /// With a session that lasts.
+    pub(crate) async fn connect(service: &Rc<Service<Rc<RamDevice>>>, name: &'static str) -> Self {
         let service = Rc::clone(service);
         let mut client = Self { service, name, session: [0; 16], sequence: 0, user: 0, xid: Cell::new(0) };
         let exchange = operation(42, |out| {
@@ -256,8 +280,6 @@ impl Client {
         client.session = body.fixed().unwrap();
         body.u32().unwrap();
         assert_eq!(body.u32(), Ok(1), "the session lasts");
-        let complete = operation(58, |out| out.bool(false));
-        assert_eq!(client.call(&[complete]).await.status, 0);
         client
     }
 

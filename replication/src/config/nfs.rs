@@ -171,6 +171,8 @@ impl ExportRules {
 pub struct NfsService {
     /// Compare-and-swap version of the service; unlike [`proto::ConfigVersion`] no replica looks at it.
     pub version: ServiceVersion,
+    /// The version with which it began; another one after it was stopped. Never above `version`.
+    pub since: ServiceVersion,
     /// Where it is reached, the first one told to clients that are sent here. None: on the own address of the primary.
     pub addresses: Vec<FloatingAddress>,
     /// TCP port.

@@ -10,7 +10,7 @@ use filesystem::layout::timestamp::Timestamp;
 use proto::VolumeId;
 use proto::admin as pb;
 use proto::admin::put_file_part;
-use replication::config::Phase;
+use replication::config::{Phase, VolumeConfig};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
@@ -52,6 +52,17 @@ impl FilesService {
         Ok(config.id)
     }
 
+    /// The volume, if nobody uses its files over NFS: whatever closes its filesystem would get in their way, and they in its.
+    fn unserved_volume(&self, name: &str, what: &str) -> Result<VolumeId, OperationError> {
+        let volume = self.volume(name)?;
+        match self.context.state().volumes.get(&volume).filter(|config| config.nfs.is_some()) {
+            None => Ok(volume),
+            Some(VolumeConfig { name, .. }) => Err(OperationError::Refused(format!(
+                "{name} is served over NFS, and cannot be {what} meanwhile; when its clients can do without it: tandem nfs stop {name}"
+            ))),
+        }
+    }
+
     /// Runs a job on the volume's open filesystem.
     async fn run<T, J, F>(&self, volume: &str, job: J) -> Result<T, OperationError>
     where
@@ -72,7 +83,7 @@ impl pb::files_server::Files for FilesService {
 
     async fn make(&self, request: Request<pb::MakeFilesystemRequest>) -> Result<Response<Self::MakeStream>, Status> {
         let request = request.into_inner();
-        let volume = self.volume(&request.volume)?;
+        let volume = self.unserved_volume(&request.volume, "given a new filesystem")?;
         let operations = self.context.operations.clone();
         let (parts, stream) = mpsc::channel(PARTS_QUEUED_MAX);
         let (progress, mut told) = mpsc::channel(PROGRESS_QUEUED_MAX);
@@ -103,7 +114,7 @@ impl pb::files_server::Files for FilesService {
         &self,
         request: Request<pb::CheckFilesystemRequest>,
     ) -> Result<Response<pb::CheckFilesystemReply>, Status> {
-        let volume = self.volume(&request.into_inner().volume)?;
+        let volume = self.unserved_volume(&request.into_inner().volume, "checked")?;
         let checked = self.context.operations.check_filesystem(volume).await;
         let (verdict, not_opened) = checked.map_err(OperationError::from)?;
         Ok(Response::new(pb::CheckFilesystemReply {
@@ -119,7 +130,7 @@ impl pb::files_server::Files for FilesService {
         &self,
         request: Request<pb::CloseFilesystemRequest>,
     ) -> Result<Response<pb::CloseFilesystemReply>, Status> {
-        let volume = self.volume(&request.into_inner().volume)?;
+        let volume = self.unserved_volume(&request.into_inner().volume, "closed")?;
         match self.context.operations.close_files(volume).await {
             true => Ok(Response::new(pb::CloseFilesystemReply {})),
             false => Err(OperationError::Timeout("it is still being closed; see the node's log".into()).into()),

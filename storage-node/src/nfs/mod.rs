@@ -10,14 +10,15 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use block_device::BlockDevice;
-use filesystem::engine::{Failure, Filesystem};
+use filesystem::engine::{Failure, Filesystem, OpenedRing};
 use filesystem::layout::timestamp::Timestamp;
 use filesystem::state_ring::RING_BYTES_DEFAULT;
 use gateway_nfs::access::Caller;
 use gateway_nfs::ids::Moment;
 use gateway_nfs::rpc::auth::{Credential, SysCredential};
 use gateway_nfs::server::{self, Ended, Hold};
-use gateway_nfs::service::{Service, World};
+use gateway_nfs::service::{Beginning, Service, World};
+use gateway_nfs::state::foundation::Foundation;
 use gateway_nfs::state::lease::LEASE_MS;
 use gateway_nfs::v4::attributes::encode::Location;
 use gateway_nfs::v4::attributes::facts::ServiceFacts;
@@ -117,8 +118,14 @@ pub async fn start<D: BlockDevice + 'static>(
         return Err(StartError::SmallBlocks(block_bytes));
     }
     let ring_bytes = (size_bytes / RING_PART_OF_VOLUME).clamp(RING_BYTES_MIN, RING_BYTES_DEFAULT);
-    let records = files.open_state_ring(ring_bytes).await?;
+    let OpenedRing { records, disturbed } = files.open_state_ring(ring_bytes).await?;
     let clock = real_time();
+    let beginning = Beginning {
+        foundation: foundation(&cluster.borrow(), volume, disturbed),
+        epoch: clock.seconds as u32,
+        records,
+    };
+    let count = beginning.records.len();
     let facts = ServiceFacts {
         volume: number_of(volume),
         name: name.clone().into_bytes(),
@@ -129,7 +136,7 @@ pub async fn start<D: BlockDevice + 'static>(
         since: Timestamp { seconds: clock.seconds as i64, nanoseconds: clock.nanoseconds },
     };
     let world = world(volume, cluster, began);
-    let (service, orphans) = Service::start(Rc::clone(files), &records, clock.seconds as u32, facts, world).await?;
+    let (service, orphans) = Service::start(Rc::clone(files), beginning, facts, world).await?;
     let service = Rc::new(service);
     let hold: Hold = Rc::new(move |stream| {
         Ok(match &sockets {
@@ -142,8 +149,16 @@ pub async fn start<D: BlockDevice + 'static>(
     let mut serving = JoinSet::new();
     serving.spawn_local(server::serve(service, listeners, hold, stopped));
     let took = began.elapsed().as_millis();
-    info!(volume = %name, records = records.len(), ms = took as u64, "NFS served");
+    info!(volume = %name, records = count, ms = took as u64, "NFS served");
     Ok((Running { stop, serving }, orphans))
+}
+
+/// What the records of clients depend on.
+fn foundation(state: &ClusterState, volume: VolumeId, disturbed: u64) -> Foundation {
+    let config = state.volumes.get(&volume);
+    let service = config.and_then(|config| config.nfs.as_ref()).map_or(0, |service| service.since.0);
+    let loss = config.and_then(|config| config.loss_possible).map_or(0, |epoch| epoch.0);
+    Foundation { service, loss, disturbed }
 }
 
 fn world(volume: VolumeId, cluster: watch::Receiver<Arc<ClusterState>>, began: Instant) -> World {

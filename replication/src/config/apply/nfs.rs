@@ -12,6 +12,7 @@ impl ClusterState {
     pub(super) fn apply_nfs(&mut self, volume: VolumeId, expect: ServiceVersion, command: &NfsCommand) -> Guard {
         let config = self.volumes.get(&volume).ok_or("no such volume")?;
         let service = config.nfs.as_ref();
+        let since = service.map(|service| service.since);
         require(config.nfs_version() == expect, "the volume's NFS service has changed meanwhile; look at it again")?;
         let changed = match command {
             NfsCommand::Serve { addresses, port } => {
@@ -36,7 +37,8 @@ impl ClusterState {
         };
         self.nfs_version = self.nfs_version.next();
         let version = self.nfs_version;
-        let changed = changed.map(|(addresses, port, exports)| NfsService { version, addresses, port, exports });
+        let since = since.unwrap_or(version);
+        let changed = changed.map(|(addresses, port, exports)| NfsService { version, since, addresses, port, exports });
         if let Some(config) = self.volumes.get_mut(&volume) {
             config.nfs = changed;
         }
@@ -63,6 +65,7 @@ impl ClusterState {
             volume.nfs.as_ref().is_none_or(|service| {
                 let versions = ServiceVersion(1)..=self.nfs_version;
                 versions.contains(&service.version)
+                    && (ServiceVersion(1)..=service.version).contains(&service.since)
                     && NfsService::check_place(&service.addresses, service.port).is_ok()
                     && self.require_free(volume.id, &service.addresses, service.port).is_ok()
             })

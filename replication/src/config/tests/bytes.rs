@@ -340,12 +340,14 @@ fn services_that_no_command_could_have_made_are_refused_in_a_snapshot() {
     refused(&|state| of(state, V).port = 0);
     refused(&|state| of(state, V).version = ServiceVersion(4));
     refused(&|state| of(state, V).version = ServiceVersion(0));
+    refused(&|state| of(state, V).since = ServiceVersion(0));
+    refused(&|state| of(state, V).since = ServiceVersion(4));
     refused(&|state| of(state, VolumeId(8)).addresses = vec![floating("10.0.0.50", 24)]);
     refused(&|state| of(state, V).addresses.clear());
     refused(&|state| of(state, V).addresses[0].prefix_length = 0);
-    // The last entry is the second volume's service; its id is 16 bytes before the version.
+    // The last entry is the second volume's service; its id is 16 bytes before the versions.
     let mut bytes = world_with_services().state.to_snapshot();
-    let id_at = bytes.len() - (16 + 8 + 4 + 2 + 4);
+    let id_at = bytes.len() - (16 + 8 + 8 + 4 + 2 + 4);
     assert_eq!(bytes[id_at], 8);
     bytes[id_at] = 9;
     assert_eq!(ClusterState::from_snapshot(&bytes), Err(ApplyError::Malformed), "a service of no volume");

@@ -84,6 +84,7 @@ fn a_service_is_made_moved_given_rules_and_ended_and_no_replica_hears_of_it() {
     world.nfs_ok(V, serve(&[]));
     let expected = NfsService {
         version: ServiceVersion(1),
+        since: ServiceVersion(1),
         addresses: Vec::new(),
         port: NFS_PORT,
         exports: ExportRules::default(),
@@ -96,10 +97,12 @@ fn a_service_is_made_moved_given_rules_and_ended_and_no_replica_hears_of_it() {
     world.nfs_ok(V, NfsCommand::Serve { addresses: addresses.to_vec(), port: 4000 });
     let moved = world.service(V);
     assert_eq!((moved.addresses.as_slice(), moved.port, moved.exports.as_slice().len()), (&addresses[..], 4000, 2));
+    assert_eq!((moved.version, moved.since), (ServiceVersion(3), ServiceVersion(1)), "it is the same service");
     world.nfs_ok(V, NfsCommand::Stop);
     assert_eq!((&world.config().nfs, world.config().version), (&None, version));
     world.nfs_ok(V, serve(&[]));
     assert_eq!(world.service(V).version, ServiceVersion(5), "the versions of the first service are not used again");
+    assert_eq!(world.service(V).since, ServiceVersion(5), "it is another service");
     assert!(world.service(V).exports.as_slice().is_empty(), "its rules went with it");
 }
 

@@ -78,7 +78,7 @@ wire_enum!(Access { 0 => ReadOnly {}, 1 => ReadWrite {} });
 wire_enum!(Squash { 0 => Root {}, 1 => All {}, 2 => None {} });
 wire_struct!(FloatingAddress { address, prefix_length, interface });
 wire_struct!(ExportRule { client, access, squash, anonymous_uid, anonymous_gid });
-wire_struct!(NfsService { version, addresses, port, exports });
+wire_struct!(NfsService { version, since, addresses, port, exports });
 wire_enum!(NfsCommand {
     1 => Serve { addresses, port },
     2 => Stop {},

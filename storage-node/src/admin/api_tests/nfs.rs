@@ -1,6 +1,7 @@
 //! The Nfs service over real connections: what a request makes of the replicated state, and what it says when it does not.
 
 use proto::ServiceVersion;
+use proto::admin::files_client::FilesClient;
 use proto::admin::nfs_client::NfsClient;
 use replication::config::{NfsCommand, Outcome};
 
@@ -235,4 +236,25 @@ async fn services_are_listed_shown_and_watched() {
     let ended = events.message().await.unwrap().unwrap();
     assert!(matches!(&ended.kind, Some(Kind::Nfs(nfs)) if nfs.version == 3 && nfs.service.is_none()), "{ended:?}");
     assert_eq!(first.exports("").await.len(), 1);
+}
+
+#[tokio::test]
+async fn what_closes_the_filesystem_is_refused_while_the_volume_is_served() {
+    let (first, _second) = two_volumes().await;
+    let close = |volume: &str| {
+        let request = pb::CloseFilesystemRequest { volume: volume.into() };
+        async { FilesClient::new(first.channel().await).close(request).await }
+    };
+    assert!(close("vm").await.is_ok());
+    first.serve(at("vm", &["10.0.0.50"])).await.unwrap();
+    let refused = close("vm").await.unwrap_err();
+    assert_eq!(refused.code(), tonic::Code::FailedPrecondition);
+    assert!(refused.message().contains("tandem nfs stop vm"), "{refused}");
+    let check = pb::CheckFilesystemRequest { volume: "vm".into() };
+    let refused = FilesClient::new(first.channel().await).check(check).await.unwrap_err();
+    assert!(refused.message().contains("cannot be checked"), "{refused}");
+    let make = pb::MakeFilesystemRequest { volume: "vm".into(), force: true };
+    let refused = FilesClient::new(first.channel().await).make(make).await.unwrap_err();
+    assert!(refused.message().contains("given a new filesystem"), "{refused}");
+    assert!(close("home").await.is_ok(), "the other one is not served");
 }

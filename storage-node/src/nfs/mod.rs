@@ -6,7 +6,7 @@
 use std::io;
 use std::net::TcpListener;
 use std::rc::Rc;
-use std::sync::Arc;
+use std::sync::{Arc, mpsc};
 use std::time::Instant;
 
 use block_device::BlockDevice;
@@ -32,6 +32,7 @@ use tokio::task::JoinSet;
 use tracing::info;
 
 use crate::files::{now, real_time};
+use crate::net::address::ClientConnection;
 use crate::net::address_text::{from_std, host_of, to_std};
 use crate::supervisor::SupervisorSockets;
 
@@ -62,6 +63,8 @@ pub struct Start {
     pub write_verifier: u64,
     /// Who keeps connections, so that they do not end with this process.
     pub sockets: Option<Arc<SupervisorSockets>>,
+    /// Told when the service has begun: the connections of the node that served before.
+    pub former: mpsc::Sender<Vec<ClientConnection>>,
 }
 
 /// Why a service does not begin.
@@ -111,7 +114,7 @@ pub async fn start<D: BlockDevice + 'static>(
     files: &Rc<Filesystem<D>>,
     start: Start,
 ) -> Result<(Running, usize), StartError> {
-    let Start { volume, name, size_bytes, listeners, cluster, write_verifier, sockets } = start;
+    let Start { volume, name, size_bytes, listeners, cluster, write_verifier, sockets, former } = start;
     let began = Instant::now();
     let block_bytes = files.statistics().block_size;
     if block_bytes < RECORD_BLOCK_BYTES {
@@ -138,6 +141,10 @@ pub async fn start<D: BlockDevice + 'static>(
     let world = world(volume, cluster, began);
     let (service, orphans) = Service::start(Rc::clone(files), beginning, facts, world).await?;
     let service = Rc::new(service);
+    let connections = service.take_former_connections().into_iter();
+    let connections = connections.map(|ends| ClientConnection { client: ends.client, service: ends.service }).collect();
+    // Whoever does not listen any more does not want this service.
+    let _ = former.send(connections);
     let hold: Hold = Rc::new(move |stream| {
         Ok(match &sockets {
             Some(sockets) => Box::new(sockets.hold(stream).map_err(io::Error::other)?),

@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{SocketAddr, TcpListener};
-use std::sync::Arc;
+use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
 use proto::{NodeId, VolumeId};
@@ -21,7 +21,7 @@ use super::core::Core;
 use super::membership::Membership;
 use crate::files::error::FilesError;
 use crate::files::registry::NfsBinding;
-use crate::net::address::{self, FloatingAddress, take_over};
+use crate::net::address::{self, ClientConnection, FloatingAddress, take_over};
 use crate::net::address_text::to_std;
 use crate::net::transport::bind_early;
 use crate::nfs::Start;
@@ -186,6 +186,7 @@ async fn with_listeners(
         Arc::new(move || addresses.iter().for_each(|floating| take_away(floating, sockets.as_deref(), &name)))
     };
     let (cluster, place_of, held_by) = (membership.raft.state(), place.clone(), sockets.clone());
+    let (tell_former, former) = mpsc::channel();
     let start = move || {
         let listeners = listeners.iter().map(TcpListener::try_clone).collect::<Result<Vec<_>, _>>().ok()?;
         listeners.iter().try_for_each(|listener| listener.set_nonblocking(true)).ok()?;
@@ -197,6 +198,7 @@ async fn with_listeners(
             cluster: cluster.clone(),
             write_verifier: rand::rng().random(),
             sockets: held_by.clone(),
+            former: tell_former.clone(),
         })
     };
     let binding = NfsBinding { start: Box::new(start), release: Arc::clone(&release) };
@@ -208,8 +210,12 @@ async fn with_listeners(
         Err(why) => return Err(why.to_string()),
     };
     let mut announcing = Vec::new();
+    // None from a service that began before somebody asked for it here.
+    let former: Vec<_> = former.try_iter().flatten().collect();
     for floating in addresses {
-        match bring(floating, sockets.clone()).await {
+        let is_its = |client: &&ClientConnection| client.service.ip().to_canonical() == floating.address();
+        let clients = former.iter().filter(is_its).copied().collect();
+        match bring(floating, clients, sockets.clone()).await {
             Ok(task) => announcing.push(task),
             Err(why) => warn!(volume = %place.name, "{floating}: {why}"),
         }
@@ -257,15 +263,19 @@ fn floating(configured: &Configured) -> Result<FloatingAddress, String> {
     FloatingAddress::new(to_std(*address), *prefix_length, interface).map_err(|why| why.to_string())
 }
 
-/// Puts an address on its interface, and goes on telling the neighbours.
-async fn bring(floating: &FloatingAddress, sockets: Option<Arc<SupervisorSockets>>) -> Result<JoinHandle<()>, String> {
+/// Puts an address on its interface, and goes on telling the neighbours, and the clients of the node that had it before.
+async fn bring(
+    floating: &FloatingAddress,
+    clients: Vec<ClientConnection>,
+    sockets: Option<Arc<SupervisorSockets>>,
+) -> Result<JoinHandle<()>, String> {
     let wanted = floating.clone();
     let taken = tokio::task::spawn_blocking(move || {
         if let Some(sockets) = &sockets {
             sockets.address_comes(&wanted).map_err(|why| why.to_string())?;
         }
         // Whoever listens does so already.
-        take_over(&wanted, Vec::new(), || Ok::<_, std::convert::Infallible>(())).map_err(|why| why.to_string())
+        take_over(&wanted, clients, || Ok::<_, std::convert::Infallible>(())).map_err(|why| why.to_string())
     });
     let ((), follow_up) = taken.await.map_err(|why| why.to_string())??;
     Ok(tokio::spawn(follow_up.run()))

@@ -20,7 +20,7 @@ use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 use tracing::{debug, warn};
 
-use crate::service::Service;
+use crate::service::{Endpoints, Service};
 use crate::state::back_channel::ConnectionId;
 
 /// Connections of a service; more are taken and closed at once.
@@ -78,6 +78,9 @@ pub async fn serve<D: BlockDevice + 'static>(
                         }
                     };
                     debug!(%peer, connection = next, "connected");
+                    if let Ok(local) = stream.local_addr() {
+                        service.connection_opened(ConnectionId(next), Endpoints { client: peer, service: local });
+                    }
                     let connection = connection::Connection {
                         service: Rc::clone(&service),
                         id: ConnectionId(next),

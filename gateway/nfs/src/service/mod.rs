@@ -11,11 +11,13 @@
 //! transaction counts before anybody else runs.
 
 mod compound;
+mod connections;
 mod group;
 mod outside;
 mod sessions;
 mod start;
 
+pub use connections::Endpoints;
 pub use start::Beginning;
 
 use std::cell::{RefCell, RefMut};
@@ -78,6 +80,7 @@ pub struct World {
 pub struct Service<D> {
     files: Rc<Filesystem<D>>,
     state: RefCell<ServiceState>,
+    connections: RefCell<connections::Connections>,
     facts: ServiceFacts,
     world: World,
     /// A request has ended: retries of it that wait may have their answer.
@@ -111,7 +114,7 @@ impl<D: BlockDevice + 'static> Service<D> {
         for client in expired {
             self.tended(|state| state.drop_client(client)).await?;
         }
-        Ok(())
+        self.note_connections().await
     }
 
     async fn tended(&self, op: impl Fn(&mut ServiceState)) -> Result<(), Gone> {
@@ -124,11 +127,6 @@ impl<D: BlockDevice + 'static> Service<D> {
             // What could not be recorded now is another time.
             Ok(_) | Err(_) => Ok(()),
         }
-    }
-
-    /// A connection is no more.
-    pub fn connection_closed(&self, connection: ConnectionId) {
-        self.state().clients.connection_closed(connection);
     }
 
     /// Answers a message. None: it is none that has an answer, and its connection is of no use. Errors: there will be no

@@ -14,10 +14,11 @@ use filesystem::state_ring::Record;
 use tokio::sync::Notify;
 use tracing::{error, warn};
 
+use super::connections::Connections;
 use super::{Service, World};
 use crate::ids::Moment;
 use crate::state::foundation::{Doubt, FOUNDATION_RECORD, Foundation};
-use crate::state::record::Payload;
+use crate::state::record::{CONNECTION, FOUNDATION, Payload};
 use crate::state::service::ServiceState;
 use crate::v4::attributes::facts::ServiceFacts;
 
@@ -65,7 +66,8 @@ impl<D: BlockDevice + 'static> Service<D> {
             Known::Nothing => ServiceState::fresh(epoch, verifier, moment),
             Known::Former(former) => ServiceState::lost(epoch, verifier, former, moment),
         };
-        let service = Self { files, state: RefCell::new(state), facts, world, ended: Notify::new() };
+        let connections = RefCell::new(Connections::of_records(&records));
+        let service = Self { files, state: RefCell::new(state), connections, facts, world, ended: Notify::new() };
         if is_forgotten {
             service.forget_records(&records).await?;
         }
@@ -103,7 +105,8 @@ fn known(records: &[Record], foundation: Foundation, moment: Moment) -> Known {
     }
     let noted = records.iter().find(|record| record.id == FOUNDATION_RECORD);
     let noted = noted.map(|record| Foundation::from_payload(&record.payload)).and_then(Result::ok);
-    let of_state: Vec<_> = records.iter().filter(|record| record.id != FOUNDATION_RECORD).cloned().collect();
+    let is_of_state = |record: &&Record| ![FOUNDATION, CONNECTION].contains(&record.id.kind);
+    let of_state: Vec<_> = records.iter().filter(is_of_state).cloned().collect();
     let doubt = foundation.doubt(noted);
     // A service that came no further than its note, so it had no clients.
     if of_state.is_empty() && doubt.is_none_or(Doubt::names_are_sound) {

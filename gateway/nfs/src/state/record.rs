@@ -30,6 +30,8 @@ pub const MONITOR: u16 = 9;
 pub const CALLBACK_SLOT: u16 = 10;
 /// What all others depend on; one record.
 pub const FOUNDATION: u16 = 20;
+/// A connection; by a number that another one may have later.
+pub const CONNECTION: u16 = 21;
 
 /// The longest payload: fits a block of 4 KiB with what the ring puts before it.
 pub const PAYLOAD_BYTES_MAX: usize = 3_900;

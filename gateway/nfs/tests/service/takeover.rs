@@ -3,6 +3,8 @@
 use std::rc::Rc;
 
 use block_device::RamDevice;
+use gateway_nfs::service::Endpoints;
+use gateway_nfs::state::back_channel::ConnectionId;
 
 use crate::world::{
     Client, SEQUENCE_BYTES, close, get_handle, lock, lookup, make_directory, open, operation, put_handle, read, remove,
@@ -132,5 +134,43 @@ fn a_state_ring_without_room_refuses_what_is_new_and_nothing_else() {
             0,
             "there is room again"
         );
+    });
+}
+
+#[test]
+fn the_next_primary_knows_the_connections_of_the_one_before_and_forgets_them() {
+    run(async {
+        let device = volume();
+        let service = serve(&device).await;
+        let mut client = Client::new(&service, "one").await;
+        let root = client.root().await;
+        assert_eq!(service.take_former_connections(), []);
+        let ends = |port| Endpoints { client: ([10, 0, 0, 9], port).into(), service: ([10, 0, 0, 50], 2049).into() };
+        for number in 0..200 {
+            service.connection_opened(ConnectionId(number), ends(number as u16));
+        }
+        service.connection_closed(ConnectionId(3));
+        service.tend().await.unwrap();
+        // Whatever waits until it is durable.
+        assert_eq!(client.call(&[put_handle(&root), make_directory("a")]).await.status, 0);
+        service.connection_closed(ConnectionId(4));
+        let late = Rc::new(RamDevice::from_image(&device.to_vec()));
+        let known = serve(&late).await.take_former_connections();
+        assert!(known.contains(&ends(4)), "what was not written yet is nudged in vain");
+        service.tend().await.unwrap();
+        assert_eq!(client.call(&[put_handle(&root), make_directory("b")]).await.status, 0);
+        let device = Rc::new(RamDevice::from_image(&device.to_vec()));
+        let service = serve(&device).await;
+        client.service = Rc::clone(&service);
+        let mut known = service.take_former_connections();
+        known.sort_by_key(|ends| ends.client.port());
+        let expected: Vec<_> = (0..200).filter(|port| ![3, 4].contains(port)).map(ends).collect();
+        assert_eq!(known, expected);
+        assert_eq!(service.take_former_connections(), [], "told once");
+        service.connection_opened(ConnectionId(1), ends(7777));
+        service.tend().await.unwrap();
+        assert_eq!(client.call(&[put_handle(&root), make_directory("c")]).await.status, 0);
+        let device = Rc::new(RamDevice::from_image(&device.to_vec()));
+        assert_eq!(serve(&device).await.take_former_connections(), [ends(7777)], "the others are gone");
     });
 }

@@ -32,6 +32,7 @@ const TOOLS: &[Tool] = &[
     Tool { package: "e2fsprogs", probe: Probe::Program("mkfs.ext4") },
     Tool { package: "nbd-client", probe: Probe::Program("nbd-client") },
     Tool { package: "iproute2", probe: Probe::Program("ip") },
+    Tool { package: "libnfs-utils", probe: Probe::Program("nfs-ls") },
 ];
 
 /// Peers that only a measurement wants: installed only if named.

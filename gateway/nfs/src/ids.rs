@@ -48,6 +48,11 @@ pub struct Stateid {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Moment(pub u64);
 
+impl ClientId {
+    /// Whoever is no client of NFSv4: no epoch is 0, so it is given to nobody.
+    pub const NOBODY: Self = Self(0);
+}
+
 impl Moment {
     /// So many milliseconds later.
     pub fn plus(self, milliseconds: u64) -> Self {

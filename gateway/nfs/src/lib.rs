@@ -1,6 +1,7 @@
 //! NFS for the files of a volume: NFSv4.1 and 4.2, NFSv3 with its companions.
 //!
-//! `xdr` and `rpc` know the encoding and the calls, `v4` and `v3` the protocols, one operation or procedure a file. `state` is
+//! `xdr` and `rpc` know the encoding and the calls, `v4` and `v3` the protocols, one operation or procedure a file, `mount` how
+//! clients of NFSv3 begin. `state` is
 //! what a service knows of its clients: sessions, opens, locks; pure, and kept with records in the filesystem's state ring so
 //! that a takeover loses nothing of it. `ids` names what all of them speak of.
 #![forbid(unsafe_code)]
@@ -8,9 +9,11 @@
 pub mod access;
 pub mod client;
 pub mod ids;
+pub mod mount;
 pub mod rpc;
 pub mod server;
 pub mod service;
 pub mod state;
+pub mod v3;
 pub mod v4;
 pub mod xdr;

@@ -33,7 +33,7 @@ use tracing::info;
 
 use crate::files::{now, real_time};
 use crate::net::address::ClientConnection;
-use crate::net::address_text::{from_std, host_of, to_std};
+use crate::net::address_text::{client_text, from_std, host_of, to_std};
 use crate::supervisor::SupervisorSockets;
 
 /// Bytes of the blocks that records of clients need.
@@ -169,7 +169,7 @@ fn foundation(state: &ClusterState, volume: VolumeId, disturbed: u64) -> Foundat
 }
 
 fn world(volume: VolumeId, cluster: watch::Receiver<Arc<ClusterState>>, began: Instant) -> World {
-    let for_callers = cluster.clone();
+    let (for_callers, for_exports) = (cluster.clone(), cluster.clone());
     World {
         now: Box::new(now),
         moment: Box::new(move || Moment(u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX))),
@@ -180,6 +180,7 @@ fn world(volume: VolumeId, cluster: watch::Receiver<Arc<ClusterState>>, began: I
             caller(rule, credential)
         }),
         others: Box::new(move || others(&cluster.borrow(), volume)),
+        exports: Box::new(move || exports(&for_exports.borrow(), volume)),
     }
 }
 
@@ -199,6 +200,13 @@ fn caller(rule: Option<&ExportRule>, credential: &Credential) -> Caller {
         _ => sys.groups.iter().map(|group| rule.group(*group)).collect(),
     };
     Caller { user: rule.user(sys.user), group: rule.group(sys.group), groups, read_only, refused: false }
+}
+
+/// Whom the exports of a volume name.
+fn exports(state: &ClusterState, volume: VolumeId) -> Vec<String> {
+    let service = state.volumes.get(&volume).and_then(|volume| volume.nfs.as_ref());
+    let rules = service.map(|service| service.exports.as_slice().iter());
+    rules.into_iter().flatten().map(|rule| client_text(rule.client)).collect()
 }
 
 /// The cluster's other volumes that are served, and where.

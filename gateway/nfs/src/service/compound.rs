@@ -26,8 +26,8 @@ use crate::xdr::{Encoder, Mark};
 
 /// Bytes before and behind the results: the RPC head, and status, tag and count.
 const REPLY_HEAD_BYTES: usize = 64;
-/// Times that somebody in the way is got out of it, for one compound.
-const CLEARED_MAX: u32 = 64;
+/// Times that somebody in the way is got out of it, for one request.
+pub(super) const CLEARED_MAX: u32 = 64;
 
 /// A compound under way.
 pub(super) struct Run<'a> {
@@ -253,7 +253,7 @@ impl<D: BlockDevice + 'static> Service<D> {
     }
 
     /// Gets out of the way whoever has something that he has only by courtesy. False if nobody is.
-    async fn clear(&self, refusal: &Refusal) -> Result<bool, Gone> {
+    pub(super) async fn clear(&self, refusal: &Refusal) -> Result<bool, Gone> {
         let holder = match refusal {
             Refusal::Share { by, .. } => by,
             Refusal::Lock(denied) => &denied.by,

@@ -61,8 +61,9 @@ impl<D: BlockDevice + 'static> Service<D> {
     /// Runs operations from the next one on. Errors: nothing can be done any more.
     pub(super) async fn group(&self, run: &mut Run<'_>) -> Result<(), Gone> {
         let start = run.out.mark();
-        // Each time one operation is left out that was not before, or the one before it.
-        for _ in 0..=2 * run.compound.steps.len() {
+        let mut may_make_room = true;
+        // Each time one operation is left out that was not before, or the one before it; and once room is made.
+        for _ in 0..=2 * run.compound.steps.len() + 1 {
             let mut attempt = Attempt::default();
             let changed = self.change(|handle, state| {
                 run.out.truncate(start);
@@ -84,6 +85,12 @@ impl<D: BlockDevice + 'static> Service<D> {
                     return Ok(());
                 }
                 Err(Failure::Device(error)) => return Err(Gone(Failure::Device(error))),
+                // What clients hold matters more than old replies of NFSv3.
+                Err(Failure::Refused(FilesRefusal::StateRingFull))
+                    if std::mem::take(&mut may_make_room) && self.make_room().await? =>
+                {
+                    continue;
+                }
                 Err(failure) => match attempt.refused.take() {
                     Some((status, refusal)) => {
                         run.limit = Some(Limit { step: attempt.step, status, refusal });

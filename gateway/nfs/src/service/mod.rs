@@ -13,9 +13,12 @@
 mod compound;
 mod connections;
 mod group;
+mod mount;
 mod outside;
 mod sessions;
 mod start;
+mod v3;
+mod v4;
 
 pub use connections::Endpoints;
 pub use start::Beginning;
@@ -33,21 +36,19 @@ use tokio::sync::Notify;
 
 use crate::access::Caller;
 use crate::ids::Moment;
+use crate::mount::list::Mounts;
+use crate::mount::{PROGRAM as MOUNT_PROGRAM, VERSION as MOUNT_VERSION};
 use crate::rpc::auth::Credential;
 use crate::rpc::call::{Call, NoCall};
 use crate::rpc::reply::{self, AuthError, Unaccepted};
 use crate::state::back_channel::ConnectionId;
 use crate::state::service::ServiceState;
 use crate::v4::attributes::facts::ServiceFacts;
-use crate::v4::compound::{BadCompound, Compound};
 use crate::v4::context::OtherVolume;
 use crate::xdr::{Decoder, Encoder};
 
 /// RPC program of NFS.
 const NFS_PROGRAM: u32 = 100_003;
-const NFS_VERSION: u32 = 4;
-const PROCEDURE_NULL: u32 = 0;
-const PROCEDURE_COMPOUND: u32 = 1;
 
 /// The most bytes of a request: as many as a session grants, and the head of a call.
 pub const REQUEST_BYTES_MAX: usize = crate::state::session::MESSAGE_BYTES_MAX as usize + 4096;
@@ -74,6 +75,8 @@ pub struct World {
     pub caller: Callers,
     /// Volumes that are served elsewhere.
     pub others: Box<dyn Fn() -> Vec<OtherVolume>>,
+    /// The client networks that the exports of this volume name, as people write them.
+    pub exports: Box<dyn Fn() -> Vec<String>>,
 }
 
 /// The service of a volume.
@@ -83,8 +86,19 @@ pub struct Service<D> {
     connections: RefCell<connections::Connections>,
     facts: ServiceFacts,
     world: World,
+    mounts: RefCell<Mounts>,
     /// A request has ended: retries of it that wait may have their answer.
     ended: Notify,
+}
+
+/// What a call is answered.
+enum Answer {
+    /// Its result.
+    Result(Encoder),
+    /// There is none, and why.
+    Unaccepted(Unaccepted),
+    /// The caller is not believed.
+    Denied(AuthError),
 }
 
 /// There is nothing to be said any more: the volume is not ours, or cannot be read and written.
@@ -141,41 +155,26 @@ impl<D: BlockDevice + 'static> Service<D> {
                 return Ok(Some(reply::denied(xid, AuthError::BadCredential).finish()));
             }
         };
-        let refuse = |why| Ok(Some(reply::unaccepted(call.xid, why).finish()));
-        if call.program != NFS_PROGRAM {
-            return refuse(Unaccepted::ProgramUnavailable);
-        }
-        if call.version != NFS_VERSION {
-            return refuse(Unaccepted::VersionMismatch(NFS_VERSION, NFS_VERSION));
-        }
-        if let Credential::Other(_) = call.credential {
-            return Ok(Some(reply::denied(call.xid, AuthError::TooWeak).finish()));
-        }
-        let mut out = Encoder::new();
-        match call.procedure {
-            PROCEDURE_NULL => reply::success(&mut out, call.xid),
-            PROCEDURE_COMPOUND => match Compound::decode(&mut decoder) {
-                Err(BadCompound::Garbage) => return refuse(Unaccepted::GarbageArguments),
-                Err(BadCompound::Refuse(tag, status)) => {
-                    reply::success(&mut out, call.xid);
-                    out.u32(status.code());
-                    out.opaque(&tag);
-                    out.u32(0);
-                }
-                Ok(compound) => {
-                    let caller = (self.world.caller)(origin.address, &call.credential);
-                    if caller.refused {
-                        return Ok(Some(reply::denied(call.xid, AuthError::TooWeak).finish()));
-                    }
-                    let body = decoder.between(compound.body_at, usize::MAX);
-                    let result = self.compound(origin, (&caller, &call.credential), &compound, &body).await?;
-                    reply::success(&mut out, call.xid);
-                    out.append(result);
-                }
-            },
-            _ => return refuse(Unaccepted::ProcedureUnavailable),
-        }
-        Ok(Some(out.finish()))
+        let answer = match (call.program, call.version) {
+            _ if matches!(call.credential, Credential::Other(_)) => Answer::Denied(AuthError::TooWeak),
+            (NFS_PROGRAM, v4::VERSION) => self.call_v4(origin, &call, decoder).await?,
+            (NFS_PROGRAM, v3::VERSION) => self.call_v3(origin, &call, decoder).await?,
+            (NFS_PROGRAM, _) => Answer::Unaccepted(Unaccepted::VersionMismatch(v3::VERSION, v4::VERSION)),
+            (MOUNT_PROGRAM, MOUNT_VERSION) => self.call_mount(origin, &call, decoder).await?,
+            (MOUNT_PROGRAM, _) => Answer::Unaccepted(Unaccepted::VersionMismatch(MOUNT_VERSION, MOUNT_VERSION)),
+            _ => Answer::Unaccepted(Unaccepted::ProgramUnavailable),
+        };
+        let reply = match answer {
+            Answer::Unaccepted(why) => reply::unaccepted(call.xid, why),
+            Answer::Denied(why) => reply::denied(call.xid, why),
+            Answer::Result(result) => {
+                let mut out = Encoder::new();
+                reply::success(&mut out, call.xid);
+                out.append(result);
+                out
+            }
+        };
+        Ok(Some(reply.finish()))
     }
 
     /// Runs an operation on the filesystem and the state together: what it changes of the state is recorded with what it changes

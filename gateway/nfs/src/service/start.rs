@@ -67,7 +67,8 @@ impl<D: BlockDevice + 'static> Service<D> {
             Known::Former(former) => ServiceState::lost(epoch, verifier, former, moment),
         };
         let connections = RefCell::new(Connections::of_records(&records));
-        let service = Self { files, state: RefCell::new(state), connections, facts, world, ended: Notify::new() };
+        let (state, mounts) = (RefCell::new(state), RefCell::default());
+        let service = Self { files, state, connections, facts, world, mounts, ended: Notify::new() };
         if is_forgotten {
             service.forget_records(&records).await?;
         }

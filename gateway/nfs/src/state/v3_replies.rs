@@ -115,6 +115,14 @@ impl V3Replies {
         self.in_progress.remove(&request);
     }
 
+    /// Makes room in the ring: the oldest replies, at most `max` of them, are not kept any more. Gives how many it were.
+    pub fn forget_oldest(&mut self, max: usize) -> usize {
+        let oldest = self.replies.iter().filter(|(_, reply)| !self.in_progress.contains(&reply.request));
+        let oldest: Vec<_> = oldest.map(|(number, _)| *number).take(max).collect();
+        oldest.iter().for_each(|number| self.drop_reply(*number));
+        oldest.len()
+    }
+
     /// Number of replies.
     pub fn len(&self) -> usize {
         self.replies.len()
@@ -289,6 +297,24 @@ mod tests {
         }
         assert_eq!((replies.len(), ring.len(), replies.counts.len()), (REPLIES_MAX, REPLIES_MAX, REPLIES_MAX));
         assert_eq!(restored(&ring).len(), REPLIES_MAX);
+    }
+
+    #[test]
+    fn room_is_made_by_forgetting_the_oldest_that_are_not_under_way() {
+        let (mut replies, mut ring) = (V3Replies::default(), BTreeMap::new());
+        for xid in 0..10 {
+            run(&mut replies, request(1, xid), &mut ring);
+        }
+        // One that has joined a transaction and is not durable yet.
+        let late = request(2, 0);
+        assert_eq!(replies.begin(late), V3Outcome::Execute);
+        assert!(replies.finish_changing(late, reply(late)));
+        replies.commit();
+        assert_eq!(replies.forget_oldest(3), 3);
+        assert_eq!(replies.begin(request(1, 2)), V3Outcome::Execute, "forgotten");
+        assert_eq!(replies.begin(request(1, 3)), V3Outcome::Replay(reply(request(1, 3))));
+        assert_eq!(replies.forget_oldest(100), 7);
+        assert_eq!((replies.len(), replies.begin(late)), (1, V3Outcome::Park));
     }
 
     #[test]

@@ -5,4 +5,5 @@ mod client;
 mod doubt;
 mod takeover;
 mod tree;
+mod v3;
 mod world;

@@ -11,13 +11,16 @@ use bytes::Bytes;
 use filesystem::engine::{Filesystem, Options};
 use filesystem::journal::CommitTime;
 use filesystem::layout::timestamp::Timestamp;
+use filesystem::state_ring::Record;
 use gateway_nfs::access::Caller;
 use gateway_nfs::ids::Moment;
 use gateway_nfs::rpc::auth::Credential;
 use gateway_nfs::service::{Beginning, Origin, Service, World};
 use gateway_nfs::state::back_channel::ConnectionId;
 use gateway_nfs::state::foundation::Foundation;
+use gateway_nfs::v4::attributes::encode::Location;
 use gateway_nfs::v4::attributes::facts::ServiceFacts;
+use gateway_nfs::v4::context::OtherVolume;
 use gateway_nfs::xdr::{Decoder, Encoder};
 
 const VOLUME_BYTES: u64 = 16 << 20;
@@ -25,6 +28,8 @@ const RING_BYTES: u64 = 1 << 20;
 pub(crate) const VOLUME: u64 = 7;
 /// A user whom the export refuses.
 pub(crate) const REFUSED: u32 = 666;
+/// A superuser whom the export lets only read.
+pub(crate) const READER: u32 = 667;
 
 /// A volume with an empty filesystem.
 pub(crate) fn volume() -> Rc<RamDevice> {
@@ -49,13 +54,30 @@ pub(crate) async fn serve_upon(
     foundation: Foundation,
     epoch: u32,
 ) -> Rc<Service<Rc<RamDevice>>> {
+    begin(device, foundation, epoch, |records| records).await
+}
+
+/// The same, with what is left of the records.
+pub(crate) async fn serve_from(
+    device: &Rc<RamDevice>,
+    left: impl FnOnce(Vec<Record>) -> Vec<Record>,
+) -> Rc<Service<Rc<RamDevice>>> {
+    begin(device, Foundation::default(), 1, left).await
+}
+
+async fn begin(
+    device: &Rc<RamDevice>,
+    foundation: Foundation,
+    epoch: u32,
+    left: impl FnOnce(Vec<Record>) -> Vec<Record>,
+) -> Rc<Service<Rc<RamDevice>>> {
     let clock = || CommitTime { seconds: 1_700_000_000, nanoseconds: 0 };
     let options = Options { cache_bytes_max: 4 << 20, data_bytes_max: 4 << 20, read_only: false, clock };
     let (files, _) = Filesystem::open(Rc::clone(device), &options).await.expect("it opens");
     let files = Rc::new(files);
     let driver = Rc::clone(&files);
     tokio::task::spawn_local(async move { driver.drive().await });
-    let records = files.open_state_ring(RING_BYTES).await.expect("a ring").records;
+    let records = left(files.open_state_ring(RING_BYTES).await.expect("a ring").records);
     let ticks = Cell::new(0);
     let world = World {
         now: Box::new(move || {
@@ -65,12 +87,14 @@ pub(crate) async fn serve_upon(
         moment: Box::new(|| Moment(1_000_000)),
         caller: Box::new(|_, credential| match credential {
             Credential::Sys(sys) if sys.user == REFUSED => Caller { refused: true, ..Caller::default() },
+            Credential::Sys(sys) if sys.user == READER => Caller { read_only: true, ..Caller::default() },
             Credential::Sys(sys) => {
                 Caller { user: sys.user, group: sys.group, groups: sys.groups.clone(), ..Caller::default() }
             }
             _ => Caller { user: 65_534, group: 65_534, ..Caller::default() },
         }),
-        others: Box::new(Vec::new),
+        others: Box::new(|| vec![elsewhere()]),
+        exports: Box::new(|| vec!["192.0.2.0/24".to_owned(), "2001:db8::/32".to_owned()]),
     };
     let facts = ServiceFacts {
         volume: VOLUME,
@@ -84,6 +108,12 @@ pub(crate) async fn serve_upon(
     let beginning = Beginning { records, foundation, epoch };
     let (service, _) = Service::start(files, beginning, facts, world).await.expect("it starts");
     Rc::new(service)
+}
+
+/// A volume that another service has.
+fn elsewhere() -> OtherVolume {
+    let location = Location { servers: vec!["192.0.2.9".to_owned()], path: vec![b"far".to_vec()] };
+    OtherVolume { volume: VOLUME + 1, name: b"far".to_vec(), location }
 }
 
 /// Runs a test to its end.

@@ -41,7 +41,7 @@ const CHANGE_IS_MONOTONIC: u32 = 0;
 /// Handles are good for ever (RFC 8881 §4.2.3, `FH4_PERSISTENT`).
 const HANDLES_PERSIST: u32 = 0;
 /// Links that ext4 gives a file.
-const LINKS_MAX: u32 = 65_000;
+pub const LINKS_MAX: u32 = 65_000;
 
 /// `nfs_ftype4` of a kind.
 pub fn type_number(kind: FileKind) -> u32 {

@@ -88,7 +88,8 @@ pub fn run(context: &mut Context<'_, '_>, arguments: &Arguments, out: &mut Encod
     Ok(())
 }
 
-fn check_target(target: &[u8]) -> Result<(), Status> {
+/// What can be the target of a symbolic link.
+pub fn check_target(target: &[u8]) -> Result<(), Status> {
     match target {
         [] => Err(Status::Invalid),
         _ if target.len() > name::LINK_BYTES_MAX => Err(Status::NameTooLong),

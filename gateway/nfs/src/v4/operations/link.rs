@@ -6,6 +6,7 @@ use filesystem::layout::file_kind::FileKind;
 
 use super::put_change;
 use super::rename::on_one_filesystem;
+use crate::ids::FileId;
 use crate::v4::context::{Context, Halt, Target};
 use crate::v4::name;
 use crate::v4::status::Status;
@@ -36,22 +37,24 @@ pub fn run(context: &mut Context<'_, '_>, arguments: &Arguments, out: &mut Encod
     }
     let (directory, _) = context.directory_to_change()?;
     name::check(name)?;
-    expect_no_entry(context, directory, name)?;
-    context.expect_undelegated(file)?;
     let before = context.change_of(directory)?;
-    context.files.link(file.inode, Place { directory: directory.inode, name }, context.request.now)?;
-    context.effects.changing = true;
+    link(context, file, directory, name)?;
     let after = context.change_of(directory)?;
     put_change(out, before, after);
     Ok(())
 }
 
+/// Gives a file, which is no directory, another name in a directory that the caller may change.
+pub fn link(context: &mut Context<'_, '_>, file: FileId, directory: FileId, name: &[u8]) -> Result<(), Halt> {
+    expect_no_entry(context, directory, name)?;
+    context.expect_undelegated(file)?;
+    context.files.link(file.inode, Place { directory: directory.inode, name }, context.request.now)?;
+    context.effects.changing = true;
+    Ok(())
+}
+
 /// Looked at before anything is changed, so that a refusal leaves nothing to be taken back. Errors: [`Status::Exists`].
-pub(super) fn expect_no_entry(
-    context: &mut Context<'_, '_>,
-    directory: crate::ids::FileId,
-    name: &[u8],
-) -> Result<(), Halt> {
+pub fn expect_no_entry(context: &mut Context<'_, '_>, directory: FileId, name: &[u8]) -> Result<(), Halt> {
     if filesystem::engine::is_hidden_name(directory.inode, name) {
         return Err(Status::Access.into());
     }

@@ -1,9 +1,7 @@
 //! What OPEN does (RFC 8881 §18.16.3): finds or makes the file, looks whether the caller may, and opens it.
 
-use filesystem::engine::AttributeChanges;
 use filesystem::layout::file_kind::FileKind;
 use filesystem::layout::inode::Inode;
-use filesystem::layout::timestamp::Timestamp;
 
 use super::create::{New, make};
 use super::open::{Arguments, Claim, Creation, Delegation, RESULT_POSIX_LOCKS, WHY_NOT_CONTENTION, WHY_NOT_RESOURCE};
@@ -18,6 +16,7 @@ use crate::v4::attributes::number;
 use crate::v4::attributes::set::Wishes;
 use crate::v4::bitmap::Bitmap;
 use crate::v4::context::{Context, Halt, expect_directory};
+use crate::v4::exclusive;
 use crate::v4::name;
 use crate::v4::stateid;
 use crate::v4::status::Status;
@@ -31,8 +30,6 @@ const WANT_NO_DELEGATION: u32 = 0x400;
 const WANT_CANCEL: u32 = 0x500;
 /// `WND4_NOT_WANTED`.
 const WHY_NOT_WANTED: u32 = 0;
-/// Bits of a verifier that a time can keep.
-const VERIFIER_BITS: u32 = 0x7fff_ffff;
 
 /// A file that is to be opened.
 struct Found {
@@ -127,7 +124,7 @@ fn by_name(context: &mut Context<'_, '_>, name: &[u8], creation: &Creation) -> R
     let is_ours = match creation {
         Creation::No | Creation::Unchecked(_) => true,
         Creation::Guarded(_) => false,
-        Creation::Exclusive(verifier) | Creation::ExclusiveWith(verifier, _) => keeps(&inode, *verifier),
+        Creation::Exclusive(verifier) | Creation::ExclusiveWith(verifier, _) => exclusive::keeps(&inode, *verifier),
     };
     if !is_ours {
         return Err(Status::Exists.into());
@@ -162,10 +159,7 @@ fn create(
     let now = context.request.now;
     match creation {
         Creation::Exclusive(verifier) | Creation::ExclusiveWith(verifier, _) => {
-            let (accessed, modified) = times_of(*verifier);
-            let changes =
-                AttributeChanges { accessed: Some(accessed), modified: Some(modified), ..AttributeChanges::default() };
-            context.files.set_attributes(file.inode, &changes, now)?;
+            context.files.set_attributes(file.inode, &exclusive::times_with(*verifier), now)?;
         }
         _ => {}
     }
@@ -175,20 +169,6 @@ fn create(
     let after = context.change_of(directory)?;
     let inode = context.inode(file)?;
     Ok(Found { file, inode, is_new: true, set: wishes.named, directory: (before, after) })
-}
-
-/// The verifier of an exclusive create is kept in the file's times until the client sets them (RFC 8881 §18.16.3).
-fn times_of(verifier: [u8; 8]) -> (Timestamp, Timestamp) {
-    let half = |at: usize| {
-        let bits = u32::from_be_bytes([verifier[at], verifier[at + 1], verifier[at + 2], verifier[at + 3]]);
-        // The bit that is lost goes where nobody looks at it otherwise.
-        Timestamp { seconds: i64::from(bits & VERIFIER_BITS), nanoseconds: bits >> 31 }
-    };
-    (half(0), half(4))
-}
-
-fn keeps(inode: &Inode, verifier: [u8; 8]) -> bool {
-    (inode.accessed, inode.modified) == times_of(verifier)
 }
 
 /// The caller may open it so. Errors: [`Status::Access`], [`Status::ReadOnly`].

@@ -9,6 +9,7 @@ use crate::v4::attributes::facts::NOTHING_STORED;
 use crate::v4::attributes::number;
 use crate::v4::bitmap::Bitmap;
 use crate::v4::context::{Context, Halt, Target, expect_directory};
+use crate::v4::listing::{Room, put_entries};
 use crate::v4::status::Status;
 use crate::xdr::{Decoder, Encoder, XdrError};
 
@@ -18,9 +19,6 @@ const RESERVED_COOKIES: std::ops::RangeInclusive<u64> = 1..=2;
 const VERIFIER: [u8; 8] = [0; 8];
 /// Verifier, and the two words behind the last entry.
 const FIXED_BYTES: usize = 8 + 4 + 4;
-/// Bytes that an entry with few attributes takes: how many are looked at for one reply.
-const ENTRY_BYTES_TYPICAL: usize = 100;
-const ENTRIES_AT_ONCE_MAX: usize = 2048;
 /// What may be asked of the root of a filesystem that is elsewhere.
 const OF_ABSENT: Bitmap =
     Bitmap::of(&[number::FSID, number::FS_LOCATIONS, number::MOUNTED_ON_FILEID, number::RDATTR_ERROR]);
@@ -64,7 +62,13 @@ pub fn run(context: &mut Context<'_, '_>, arguments: &Arguments, out: &mut Encod
         Target::File(directory, inode) => {
             expect_directory(&inode)?;
             context.expect_permitted(directory, &inode, Wanted::Read)?;
-            put_files(context, directory, arguments, out, end)?
+            // From the start the client sees neither `.` nor `..`.
+            let after = if arguments.cookie == 0 { Cookie::DOT_DOT } else { Cookie(arguments.cookie) };
+            let room = Room { end, name_bytes_max: usize::MAX };
+            let listed = put_entries(context, (directory, after), room, out, |context, entry, out| {
+                put_entry(context, &entry.name, entry.inode, (entry.cookie, arguments.attributes), out)
+            })?;
+            (listed.count, listed.at_end)
         }
     };
     if count == 0 && !at_end {
@@ -73,46 +77,6 @@ pub fn run(context: &mut Context<'_, '_>, arguments: &Arguments, out: &mut Encod
     out.bool(false);
     out.bool(at_end);
     Ok(())
-}
-
-fn put_files(
-    context: &mut Context<'_, '_>,
-    directory: crate::ids::FileId,
-    arguments: &Arguments,
-    out: &mut Encoder,
-    end: usize,
-) -> Result<(usize, bool), Halt> {
-    let wanted = ((end - out.len()) / ENTRY_BYTES_TYPICAL).clamp(1, ENTRIES_AT_ONCE_MAX) + 2;
-    // From the start the client sees neither `.` nor `..`.
-    let mut after = if arguments.cookie == 0 { Cookie::DOT_DOT } else { Cookie(arguments.cookie) };
-    let mut count = 0;
-    loop {
-        let batch = context.files.read_directory(directory.inode, after, wanted)?;
-        let Some(last) = batch.entries.last().map(|entry| entry.cookie) else { return Ok((count, true)) };
-        // Where the names of the newest position begin: they are there all, or none.
-        let (mut position, mut position_count, mut position_cookie) = (out.mark(), 0, None);
-        for entry in &batch.entries {
-            if filesystem::engine::is_hidden_name(directory.inode, &entry.name) {
-                continue;
-            }
-            if position_cookie != Some(entry.cookie) {
-                (position, position_count, position_cookie) = (out.mark(), count, Some(entry.cookie));
-            }
-            put_entry(context, &entry.name, entry.inode, (entry.cookie, arguments.attributes), out)?;
-            if out.len() > end {
-                out.truncate(position);
-                return Ok((position_count, false));
-            }
-            count += 1;
-        }
-        if batch.at_end {
-            return Ok((count, true));
-        }
-        if out.len() + ENTRY_BYTES_TYPICAL > end {
-            return Ok((count, false));
-        }
-        after = last;
-    }
 }
 
 fn put_entry(

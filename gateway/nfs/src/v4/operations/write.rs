@@ -2,17 +2,18 @@
 
 use bytes::Bytes;
 use filesystem::engine::AttributeChanges;
+use filesystem::layout::inode::Inode;
 
 use super::setattr::without_privileges;
 use crate::access::Wanted;
-use crate::ids::Stateid;
+use crate::ids::{FileId, Stateid};
 use crate::v4::context::{Context, Halt};
 use crate::v4::stateid;
 use crate::v4::status::Status;
 use crate::xdr::{Decoder, Encoder, XdrError};
 
 /// The most bytes of one WRITE; the session's own bound is lower.
-const DATA_BYTES_MAX: usize = 4 << 20;
+pub const DATA_BYTES_MAX: usize = 4 << 20;
 /// So much data is made durable with the transaction of its record; more goes to the device by itself first.
 pub const WITH_TRANSACTION_BYTES_MAX: usize = 128 << 10;
 
@@ -40,17 +41,29 @@ pub struct Arguments {
     pub data: Bytes,
 }
 
+impl Stable {
+    /// From the wire.
+    pub fn decode(decoder: &mut Decoder) -> Result<Self, XdrError> {
+        match decoder.u32()? {
+            0 => Ok(Self::Unstable),
+            1 => Ok(Self::Data),
+            2 => Ok(Self::File),
+            value => Err(XdrError::BadValue { of: "stable_how4", value }),
+        }
+    }
+
+    /// What it is when that was asked for.
+    pub fn granted(self) -> Self {
+        if self == Self::Unstable { Self::Unstable } else { Self::File }
+    }
+}
+
 impl Arguments {
     /// From the wire.
     pub fn decode(decoder: &mut Decoder) -> Result<Self, XdrError> {
         let stateid = stateid::decode(decoder)?;
         let offset = decoder.u64()?;
-        let stable = match decoder.u32()? {
-            0 => Stable::Unstable,
-            1 => Stable::Data,
-            2 => Stable::File,
-            value => return Err(XdrError::BadValue { of: "stable_how4", value }),
-        };
+        let stable = Stable::decode(decoder)?;
         Ok(Self { stateid, offset, stable, data: decoder.opaque(DATA_BYTES_MAX)? })
     }
 
@@ -63,8 +76,22 @@ impl Arguments {
 /// Puts how much was written and how durable that is.
 pub fn run(context: &mut Context<'_, '_>, arguments: &Arguments, out: &mut Encoder) -> Result<(), Halt> {
     let (file, inode) = context.regular_file()?;
+    write(context, (file, &inode), arguments)?;
+    out.u32(arguments.data.len() as u32);
+    out.u32(arguments.stable.granted() as u32);
+    out.fixed(&context.request.service.write_verifier);
+    Ok(())
+}
+
+/// Writes into a regular file, if the caller may. What has to be on the device before the WRITE is recorded, is said by
+/// the effects.
+pub fn write(
+    context: &mut Context<'_, '_>,
+    (file, inode): (FileId, &Inode),
+    arguments: &Arguments,
+) -> Result<(), Halt> {
     context.expect_writable()?;
-    context.expect_access(file, &inode, arguments.stateid, Wanted::Write)?;
+    context.expect_access(file, inode, arguments.stateid, Wanted::Write)?;
     let now = context.request.now;
     if arguments.offset.checked_add(arguments.data.len() as u64).is_none() {
         return Err(Status::FileTooBig.into());
@@ -72,7 +99,7 @@ pub fn run(context: &mut Context<'_, '_>, arguments: &Arguments, out: &mut Encod
     if !arguments.data.is_empty() {
         context.files.write(file.inode, arguments.offset, &arguments.data, now)?;
         if !context.request.caller.is_root()
-            && let Some(mode) = without_privileges(&inode)
+            && let Some(mode) = without_privileges(inode)
         {
             let changes = AttributeChanges { mode: Some(mode), ..AttributeChanges::default() };
             context.files.set_attributes(file.inode, &changes, now)?;
@@ -89,9 +116,5 @@ pub fn run(context: &mut Context<'_, '_>, arguments: &Arguments, out: &mut Encod
             }
         }
     }
-    let stable = if arguments.stable == Stable::Unstable { Stable::Unstable } else { Stable::File };
-    out.u32(arguments.data.len() as u32);
-    out.u32(stable as u32);
-    out.fixed(&context.request.service.write_verifier);
     Ok(())
 }

@@ -1,4 +1,5 @@
-//! One connection: reads requests, has them answered side by side, and writes the replies.
+//! One connection: reads requests, has them answered side by side, and writes the replies; calls to the client go out beside them,
+//! and its answers come in among the requests.
 
 use std::cell::RefCell;
 use std::io::{self, IoSlice};
@@ -22,7 +23,7 @@ use crate::state::back_channel::ConnectionId;
 
 /// Requests of a connection that are worked on together.
 const REQUESTS_MAX: usize = 128;
-/// Replies that wait to be written.
+/// Replies, and calls to the client, that wait to be written.
 const REPLIES_QUEUED_MAX: usize = 16;
 /// Bytes that are read at once.
 const READ_BYTES: usize = 64 << 10;
@@ -51,6 +52,7 @@ impl<D: BlockDevice + 'static> Connection<D> {
         }
         let (reading, writing) = stream.into_split();
         let (replies, queue) = mpsc::channel(REPLIES_QUEUED_MAX);
+        self.service.connection_opened(self.id, replies.clone());
         tokio::select! {
             read = self.read(reading, replies) => {
                 if let Err(error) = read {
@@ -88,7 +90,9 @@ impl<D: BlockDevice + 'static> Connection<D> {
                 }
             };
             if is_reply(&record) {
-                debug!(peer = %self.peer, "an answer that nobody asked for");
+                if !self.service.answered(self.id, record) {
+                    debug!(peer = %self.peer, "an answer that nobody asked for");
+                }
                 continue;
             }
             let slot = acquire(&slots, 1).await?;

@@ -62,8 +62,10 @@ pub async fn serve<D: BlockDevice + 'static>(
     let requests = Rc::new(RefCell::new(JoinSet::new()));
     let mut next = 1;
     let mut tend = tokio::time::interval(TEND_INTERVAL);
+    let mut callbacks = std::pin::pin!(service.deliver());
     loop {
         tokio::select! {
+            _ = &mut callbacks => return Ended::Gone,
             _ = tend.tick() => if service.tend().await.is_err() { return Ended::Gone },
             _ = stop.wait_for(|stop| *stop) => return Ended::Stopped,
             _ = is_gone.wait_for(|gone| *gone) => return Ended::Gone,
@@ -79,7 +81,7 @@ pub async fn serve<D: BlockDevice + 'static>(
                     };
                     debug!(%peer, connection = next, "connected");
                     if let Ok(local) = stream.local_addr() {
-                        service.connection_opened(ConnectionId(next), Endpoints { client: peer, service: local });
+                        service.record_connection(ConnectionId(next), Endpoints { client: peer, service: local });
                     }
                     let connection = connection::Connection {
                         service: Rc::clone(&service),

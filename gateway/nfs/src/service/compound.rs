@@ -2,11 +2,13 @@
 //! operations are done, group by group.
 
 use std::net::IpAddr;
+use std::time::Duration;
 
 use block_device::BlockDevice;
 use bytes::Bytes;
 use filesystem::TransactionId;
 use filesystem::engine::{Failure, Statistics};
+use tokio::time::Instant;
 use tracing::error;
 
 use super::group::{Limit, put_head, status_of};
@@ -28,6 +30,8 @@ use crate::xdr::{Encoder, Mark};
 const REPLY_HEAD_BYTES: usize = 64;
 /// Times that somebody in the way is got out of it, for one request.
 pub(super) const CLEARED_MAX: u32 = 64;
+/// How long a request waits for delegations to be given back before it is answered DELAY, after which Linux waits a while.
+pub(super) const RECALL_TIME: Duration = Duration::from_secs(1);
 
 /// A compound under way.
 pub(super) struct Run<'a> {
@@ -42,7 +46,8 @@ pub(super) struct Run<'a> {
     pub(super) failed: Option<Status>,
     /// An operation that is to be answered without being done.
     pub(super) limit: Option<Limit>,
-    pub(super) in_the_way: Option<Box<Refusal>>,
+    /// What is in the way of which operation.
+    pub(super) in_the_way: Option<(usize, Box<Refusal>)>,
     /// The reply waits for this.
     pub(super) observed: Option<TransactionId>,
     /// Something was changed.
@@ -210,7 +215,6 @@ impl<D: BlockDevice + 'static> Service<D> {
             moment: (self.world.moment)(),
             reply_bytes_max: (granted.reply_bytes_max as usize).saturating_sub(head),
             recorded_bytes_max: RESULT_BYTES_MAX.saturating_sub(head),
-            may_delegate: false,
         }
     }
 
@@ -228,6 +232,7 @@ impl<D: BlockDevice + 'static> Service<D> {
     /// Does the operations that are left.
     async fn run(&self, run: &mut Run<'_>) -> Result<(), Gone> {
         let mut cleared = 0;
+        let patience = Instant::now() + RECALL_TIME;
         while run.failed.is_none() && (run.next < run.compound.steps.len() || run.unrecorded.is_some()) {
             if let Some(unrecorded) = run.unrecorded
                 && let Err(failure) = self.files.fsync(unrecorded.file.inode).await
@@ -241,37 +246,32 @@ impl<D: BlockDevice + 'static> Service<D> {
                 }
                 _ => self.group(run).await?,
             }
-            if let Some(refusal) = run.in_the_way.take() {
+            if let Some((step, refusal)) = run.in_the_way.take() {
                 cleared += 1;
-                let is_clear = cleared <= CLEARED_MAX && self.clear(&refusal).await?;
+                let by = Some(run.request.client);
+                let is_clear = cleared <= CLEARED_MAX && self.clear(by, &refusal, patience).await?;
                 if !is_clear {
-                    run.limit = Some(Limit { step: run.next, status: refusal.status(), refusal: Some(*refusal) });
+                    run.limit = Some(Limit { step, status: refusal.status(), refusal: Some(*refusal) });
                 }
             }
         }
         Ok(())
     }
 
-    /// Gets out of the way whoever has something that he has only by courtesy. False if nobody is.
-    pub(super) async fn clear(&self, refusal: &Refusal) -> Result<bool, Gone> {
+    /// Gets out of the way whoever has something that he has only by courtesy, and delegations. False if that does not help, or
+    /// not until then.
+    pub(super) async fn clear(&self, by: Option<ClientId>, refusal: &Refusal, until: Instant) -> Result<bool, Gone> {
         let holder = match refusal {
             Refusal::Share { by, .. } => by,
             Refusal::Lock(denied) => &denied.by,
+            Refusal::Delegated(conflicts) => return self.clear_delegations(by, conflicts, until).await,
             _ => return Ok(false),
         };
         let moment = (self.world.moment)();
         let is_courtesy = |client: &ClientId| self.state().clients.is_courtesy(*client, moment);
-        let Some(client) = holder.client().filter(is_courtesy) else { return Ok(false) };
-        match self
-            .change(|_, state| {
-                state.drop_client(client);
-                Ok(())
-            })
-            .await
-        {
-            Ok(_) => Ok(true),
-            Err(Failure::Device(error)) => Err(Gone(Failure::Device(error))),
-            Err(_) => Ok(false),
+        match holder.client().filter(is_courtesy) {
+            Some(client) => self.drop_courtesy(client).await,
+            None => Ok(false),
         }
     }
 

@@ -92,7 +92,7 @@ impl Connections {
         self.unwritten.insert(free);
     }
 
-    fn closed(&mut self, connection: ConnectionId) {
+    pub(super) fn closed(&mut self, connection: ConnectionId) {
         if let Some(number) = self.numbers.remove(&connection) {
             self.open.remove(&number);
             self.unwritten.insert(number);
@@ -105,15 +105,9 @@ fn record_of(number: u32) -> RecordId {
 }
 
 impl<D: BlockDevice + 'static> Service<D> {
-    /// A connection was taken.
-    pub fn connection_opened(&self, connection: ConnectionId, ends: Endpoints) {
+    /// A connection was taken, to be recorded until it is closed.
+    pub fn record_connection(&self, connection: ConnectionId, ends: Endpoints) {
         self.connections.borrow_mut().opened(connection, ends);
-    }
-
-    /// A connection is no more.
-    pub fn connection_closed(&self, connection: ConnectionId) {
-        self.state().clients.connection_closed(connection);
-        self.connections.borrow_mut().closed(connection);
     }
 
     /// The connections of the run before, told once: their clients are to be nudged.

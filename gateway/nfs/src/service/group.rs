@@ -35,7 +35,7 @@ pub(super) struct Group {
     effects: Effects,
     failed: Option<Status>,
     /// Somebody else has what the next operation wants.
-    in_the_way: Option<Box<Refusal>>,
+    in_the_way: Option<(usize, Box<Refusal>)>,
     /// What was written last has to be on the device first.
     unrecorded: Option<Unrecorded>,
 }
@@ -92,6 +92,12 @@ impl<D: BlockDevice + 'static> Service<D> {
                     continue;
                 }
                 Err(failure) => match attempt.refused.take() {
+                    // Others may get out of the way, and then the whole group runs again.
+                    Some((_, Some(refusal @ Refusal::Delegated(_)))) => {
+                        run.out.truncate(start);
+                        run.in_the_way = Some((attempt.step, Box::new(refusal)));
+                        return Ok(());
+                    }
                     Some((status, refusal)) => {
                         run.limit = Some(Limit { step: attempt.step, status, refusal });
                         continue;
@@ -178,7 +184,7 @@ fn attempt_group(
             Some(Halt::InTheWay(refusal)) if is_untouched => {
                 run.out.truncate(begin);
                 context.at = at;
-                group.in_the_way = Some(refusal);
+                group.in_the_way = Some((group.next, refusal));
                 break;
             }
             Some(halt) => {

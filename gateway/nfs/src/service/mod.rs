@@ -10,11 +10,14 @@
 //! has left in the tables. Nobody else ever sees that: whoever looks at the state takes back first, too, and what has joined a
 //! transaction counts before anybody else runs.
 
+mod callbacks;
 mod compound;
 mod connections;
 mod group;
 mod mount;
 mod outside;
+mod paths;
+mod recalls;
 mod sessions;
 mod start;
 mod v3;
@@ -34,6 +37,7 @@ use filesystem::layout::timestamp::Timestamp;
 use filesystem::{Stop, TransactionId};
 use tokio::sync::Notify;
 
+use self::callbacks::Callbacks;
 use crate::access::Caller;
 use crate::ids::Moment;
 use crate::mount::list::Mounts;
@@ -89,6 +93,8 @@ pub struct Service<D> {
     mounts: RefCell<Mounts>,
     /// A request has ended: retries of it that wait may have their answer.
     ended: Notify,
+    /// What is to be told to clients, and how.
+    callbacks: Callbacks,
 }
 
 /// What a call is answered.
@@ -128,6 +134,7 @@ impl<D: BlockDevice + 'static> Service<D> {
         for client in expired {
             self.tended(|state| state.drop_client(client)).await?;
         }
+        self.tend_callbacks().await?;
         self.note_connections().await
     }
 
@@ -204,7 +211,14 @@ impl<D: BlockDevice + 'static> Service<D> {
         for file in state.files.closed_last() {
             self.files.let_go(file.inode);
         }
+        let gave_back = state.files.delegations_changed();
         state.commit();
+        let woken = state.files.woken();
+        drop(state);
+        if gave_back {
+            self.callbacks.given_back.notify_waiters();
+        }
+        self.wake(woken);
         Ok((done.value, done.observed))
     }
 }

@@ -74,7 +74,7 @@ impl<D: BlockDevice + 'static> Service<D> {
             Ok(value) => Ok(value),
             Err(Halt::Status(status)) => Err(Failed::Status(status)),
             Err(Halt::InTheWay(refusal)) => {
-                run.in_the_way = Some(refusal);
+                run.in_the_way = Some((run.next, refusal));
                 Err(Failed::InTheWay)
             }
             Err(Halt::Stop(_)) => Err(Failed::Status(Status::ServerFault)),

@@ -6,7 +6,7 @@ use filesystem::engine::Failure;
 use super::compound::{principal, refused};
 use super::group::{put_head, status_of};
 use super::{Gone, Origin, Service};
-use crate::ids::ClientId;
+use crate::ids::{ClientId, SessionId};
 use crate::rpc::auth::Credential;
 use crate::state::service::ServiceState;
 use crate::v4::compound::{Compound, Operation};
@@ -24,9 +24,10 @@ impl<D: BlockDevice + 'static> Service<D> {
         operation: &Operation,
     ) -> Result<Encoder, Gone> {
         let mut out = Encoder::new();
+        let mut bound = None;
         let changed = self.change(|_, state| {
-            out = Encoder::new();
-            Ok(self.do_alone(origin, credential, operation, state, &mut out))
+            (out, bound) = (Encoder::new(), None);
+            Ok(self.do_alone(origin, credential, (operation, compound.minor), state, (&mut out, &mut bound)))
         });
         let status = match changed.await {
             Ok((result, observed)) => {
@@ -48,6 +49,9 @@ impl<D: BlockDevice + 'static> Service<D> {
         result.u32(1);
         put_head(&mut result, operation.number(), None);
         result.append(out);
+        if let Some(session) = bound {
+            self.channel_bound(session);
+        }
         Ok(result)
     }
 
@@ -55,9 +59,9 @@ impl<D: BlockDevice + 'static> Service<D> {
         &self,
         origin: Origin,
         credential: &Credential,
-        operation: &Operation,
+        (operation, minor): (&Operation, u32),
         state: &mut ServiceState,
-        out: &mut Encoder,
+        (out, bound): (&mut Encoder, &mut Option<SessionId>),
     ) -> Result<(), Status> {
         let moment = (self.world.moment)();
         let ServiceState { clients, files } = state;
@@ -77,6 +81,8 @@ impl<D: BlockDevice + 'static> Service<D> {
                 if let Some(client) = created.dropped {
                     files.drop_client(client);
                 }
+                clients.speaks(created.grant.session, minor);
+                *bound = Some(created.grant.session);
                 create_session::put(out, &created.grant);
             }
             Operation::DestroySession(arguments) => clients.destroy_session(arguments.0)?,
@@ -86,6 +92,8 @@ impl<D: BlockDevice + 'static> Service<D> {
             }
             Operation::BindConnToSession(arguments) => {
                 let direction = clients.bind_connection(arguments.session, arguments.direction, origin.connection)?;
+                clients.speaks(arguments.session, minor);
+                *bound = Some(arguments.session);
                 session::put_bound(out, arguments.session, direction);
             }
             _ => return Err(Status::OperationNotInSession),

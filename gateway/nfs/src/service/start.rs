@@ -14,6 +14,7 @@ use filesystem::state_ring::Record;
 use tokio::sync::Notify;
 use tracing::{error, warn};
 
+use super::callbacks::Callbacks;
 use super::connections::Connections;
 use super::{Service, World};
 use crate::ids::Moment;
@@ -68,7 +69,8 @@ impl<D: BlockDevice + 'static> Service<D> {
         };
         let connections = RefCell::new(Connections::of_records(&records));
         let (state, mounts) = (RefCell::new(state), RefCell::default());
-        let service = Self { files, state, connections, facts, world, mounts, ended: Notify::new() };
+        let (ended, callbacks) = (Notify::new(), Callbacks::default());
+        let service = Self { files, state, connections, facts, world, mounts, ended, callbacks };
         if is_forgotten {
             service.forget_records(&records).await?;
         }

@@ -9,8 +9,9 @@ use std::net::IpAddr;
 use block_device::BlockDevice;
 use filesystem::engine::{Failure, Handle, Statistics};
 use filesystem::{Refusal as FilesRefusal, TransactionId};
+use tokio::time::Instant;
 
-use super::compound::CLEARED_MAX;
+use super::compound::{CLEARED_MAX, RECALL_TIME};
 use super::group::status_of;
 use super::{Answer, Gone, Origin, Service, newest};
 use crate::access::Caller;
@@ -125,7 +126,6 @@ impl<D: BlockDevice + 'static> Service<D> {
             moment: (self.world.moment)(),
             reply_bytes_max: MESSAGE_BYTES_MAX as usize,
             recorded_bytes_max: REPLY_BYTES_MAX,
-            may_delegate: false,
         }
     }
 
@@ -153,6 +153,7 @@ impl<D: BlockDevice + 'static> Service<D> {
     /// Does a call, and gives its result when what that tells of is durable.
     async fn do_v3(&self, run: &Run<'_>) -> Result<Encoder, Gone> {
         let (mut cleared, mut room_made) = (0, 0);
+        let patience = Instant::now() + RECALL_TIME;
         loop {
             let mut out = Encoder::new();
             let done = match run.procedure {
@@ -178,7 +179,7 @@ impl<D: BlockDevice + 'static> Service<D> {
                 }
                 Err(Failed::InTheWay(refusal)) => {
                     cleared += 1;
-                    if cleared <= CLEARED_MAX && self.clear(&refusal).await? {
+                    if cleared <= CLEARED_MAX && self.clear(None, &refusal, patience).await? {
                         continue;
                     }
                     refusal.status()

@@ -58,31 +58,65 @@ enum SlotUse {
     Broken,
 }
 
+/// A connection that carries a back channel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Bound {
+    connection: ConnectionId,
+    /// The client has answered a call over it.
+    is_proven: bool,
+}
+
 /// A back channel in memory.
 #[derive(Clone, Debug, Default)]
 pub struct BackChannel {
-    connections: Vec<ConnectionId>,
+    connections: Vec<Bound>,
     slots: BTreeMap<u32, SlotUse>,
 }
 
 impl BackChannel {
     /// The connection carries it from now on.
     pub fn bind(&mut self, connection: ConnectionId) {
+        let is_proven = self.connections.iter().any(|bound| bound.connection == connection && bound.is_proven);
         self.unbind(connection);
         if self.connections.len() == CONNECTIONS_MAX {
             self.connections.remove(0);
         }
-        self.connections.push(connection);
+        self.connections.push(Bound { connection, is_proven });
     }
 
-    /// The connection does not carry it any more.
-    pub fn unbind(&mut self, connection: ConnectionId) {
-        self.connections.retain(|bound| *bound != connection);
+    /// The client answers calls over this connection, if it is bound.
+    pub fn prove(&mut self, connection: ConnectionId) {
+        self.connections
+            .iter_mut()
+            .filter(|bound| bound.connection == connection)
+            .for_each(|bound| bound.is_proven = true);
+    }
+
+    /// The connection does not carry it any more. True if it did.
+    pub fn unbind(&mut self, connection: ConnectionId) -> bool {
+        let before = self.connections.len();
+        self.connections.retain(|bound| bound.connection != connection);
+        self.connections.len() < before
     }
 
     /// The connection that was bound last; callbacks go there.
     pub fn connection(&self) -> Option<ConnectionId> {
-        self.connections.last().copied()
+        self.connections.last().map(|bound| bound.connection)
+    }
+
+    /// True if the client has answered over that connection.
+    pub fn is_proven(&self) -> bool {
+        self.connections.last().is_some_and(|bound| bound.is_proven)
+    }
+
+    /// True if the client is known to be at the recorded sequence of a slot.
+    pub fn is_settled(&self, slot: u32) -> bool {
+        self.slots.get(&slot) == Some(&SlotUse::Settled)
+    }
+
+    /// True if the client is elsewhere on every slot: nothing can be told to it by this channel.
+    pub fn is_broken(&self, slots: u32) -> bool {
+        (0..slots).all(|slot| self.slots.get(&slot) == Some(&SlotUse::Broken))
     }
 
     /// Takes a slot out of `slots` for a callback, rather one that needs no probe; `recorded` is what the records say. None
@@ -180,6 +214,7 @@ mod tests {
         assert!(channel.take(1, |_| 9).unwrap().is_probe);
         channel.end(0, CallbackEnd::Refused(Status::SequenceMisordered), Some(9));
         assert_eq!(channel.take(1, |_| 9), None);
+        assert!(channel.is_broken(1) && !channel.is_broken(2));
     }
 
     #[test]
@@ -201,5 +236,23 @@ mod tests {
         assert_eq!(channel.connection(), Some(last));
         channel.unbind(last);
         assert_eq!(channel.connection(), Some(ConnectionId(last.0 - 1)));
+    }
+
+    #[test]
+    fn a_connection_is_proven_until_it_is_let_go() {
+        let mut channel = bound();
+        assert!(!channel.is_proven());
+        channel.prove(ConnectionId(2));
+        assert!(!channel.is_proven(), "another connection");
+        channel.prove(ConnectionId(1));
+        channel.bind(ConnectionId(1));
+        assert!(channel.is_proven(), "bound once more");
+        channel.bind(ConnectionId(2));
+        assert!(!channel.is_proven(), "callbacks go over the last one");
+        channel.unbind(ConnectionId(2));
+        assert!(channel.is_proven());
+        channel.unbind(ConnectionId(1));
+        channel.bind(ConnectionId(1));
+        assert!(!channel.is_proven());
     }
 }

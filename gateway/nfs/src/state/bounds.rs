@@ -25,6 +25,10 @@ pub const RANGES_MAX: u32 = 262_144;
 pub const DELEGATIONS_PER_CLIENT_MAX: u32 = 8_192;
 /// Delegations of all clients.
 pub const DELEGATIONS_MAX: u32 = 65_536;
+/// Delegations of a client, and of all, from which on clients are asked to give half of theirs back.
+pub const DELEGATIONS_MANY: (u32, u32) = (DELEGATIONS_PER_CLIENT_MAX / 8 * 7, DELEGATIONS_MAX / 8 * 7);
+/// Opens for reading that are remembered, to tell a file that is read again from one that is read once.
+pub const OPENED_LATELY_MAX: usize = 4_096;
 /// Bytes of the owners of a party's opens and locks.
 pub const OWNER_BYTES_PER_PARTY_MAX: u64 = 4 << 20;
 /// Bytes of the owners of all opens and locks. With all the other bounds, records stay well below what the state ring has room

@@ -6,7 +6,7 @@
 use bytes::Bytes;
 
 use crate::ids::{ClientId, Moment, SessionId};
-use crate::state::back_channel::{CallbackEnd, CallbackSlot, CallbackTurn, ConnectionId};
+use crate::state::back_channel::ConnectionId;
 use crate::state::client::{Client, Turn};
 use crate::state::clients::{CLIENTS_MAX, Clients, SESSIONS_PER_CLIENT_MAX};
 use crate::state::session::{
@@ -222,9 +222,17 @@ impl Clients {
         Ok(direction)
     }
 
-    /// A connection is closed.
-    pub fn connection_closed(&mut self, connection: ConnectionId) {
-        self.live.values_mut().for_each(|live| live.back.unbind(connection));
+    /// A connection is closed. Gives the sessions whose callbacks it carried.
+    pub fn connection_closed(&mut self, connection: ConnectionId) -> Vec<SessionId> {
+        let mut carried = Vec::new();
+        for (session, _) in self.sessions.iter() {
+            if let Some(live) = self.live.get_mut(&session.number)
+                && live.back.unbind(connection)
+            {
+                carried.push(*session);
+            }
+        }
+        carried
     }
 
     /// BACKCHANNEL_CTL: program and authentication of callbacks. Errors: [`Status::BadSession`], [`Status::DeadSession`],
@@ -239,34 +247,6 @@ impl Clients {
             session.callback_security = Bytes::copy_from_slice(security);
         }
         Ok(())
-    }
-
-    /// Takes a slot for a callback, and says over which connection it goes, in memory only. To be sent when
-    /// [`Self::record_callback`] is durable; if it will not be, it ends unanswered. None while no connection is bound or all
-    /// slots are in use.
-    pub fn begin_callback(&mut self, session: SessionId) -> Option<(ConnectionId, CallbackTurn)> {
-        let slots = self.sessions.get(&session)?.back.requests_max;
-        let back = &mut self.live.get_mut(&session.number)?.back;
-        let table = &self.callback_slots;
-        let turn = back.take(slots, |slot| table.get(&(session.number, slot)).map_or(0, |recorded| recorded.0))?;
-        Some((back.connection()?, turn))
-    }
-
-    /// Records the sequence of a callback that is to be sent. A probe's is recorded already. False if the session is gone.
-    pub fn record_callback(&mut self, session: SessionId, turn: CallbackTurn) -> bool {
-        let is_there = self.sessions.contains(&session);
-        if is_there && !turn.is_probe {
-            self.callback_slots.insert((session.number, turn.slot), CallbackSlot(turn.sequence));
-        }
-        is_there
-    }
-
-    /// What became of a callback.
-    pub fn end_callback(&mut self, session: SessionId, slot: u32, end: CallbackEnd) {
-        let recorded = self.callback_slots.get(&(session.number, slot)).map(|recorded| recorded.0);
-        if let Some(live) = self.live.get_mut(&session.number) {
-            live.back.end(slot, end, recorded);
-        }
     }
 }
 

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::*;
+use crate::state::back_channel::{CallbackEnd, CallbackTurn};
 use crate::state::clients::tests::{BACK, CONNECTION, FORE, LEASE_MS, World, hello, request, session_of};
 use crate::state::exchange_id::ClientGrant;
 use crate::state::sequence::{Outcome, STATUS_CALLBACK_PATH_DOWN, STATUS_CALLBACK_PATH_DOWN_SESSION};
@@ -164,14 +165,19 @@ fn the_back_channel_is_down_after_a_takeover_until_a_connection_is_bound() {
     assert_eq!(flags(&mut world, session, 3), both);
     assert_eq!(world.clients.bind_connection(session, DIRECTION_BACK_OR_BOTH, OTHER), Ok(DIRECTION_BOTH));
     assert_eq!(flags(&mut world, session, 4), 0);
-    assert_eq!(world.clients.callback_session(session.client), Some(session));
+    world.clients.callback_answered(session, world.clients.callback_connection(session).unwrap().0);
+    assert!(world.clients.is_called_back(session.client));
     world.clients.connection_closed(OTHER);
     assert_eq!(flags(&mut world, session, 5), both);
     let create =
         CreateSession { sequence: 2, ..session_of(ClientGrant { client: session.client, sequence: 2, flags: 0 }) };
     let other = world.create(&create).unwrap().grant.session;
     assert_eq!(flags(&mut world, session, 6), STATUS_CALLBACK_PATH_DOWN_SESSION, "another session has one");
-    assert_eq!(world.clients.callback_session(session.client), Some(other));
+    assert!(!world.clients.is_called_back(session.client), "nobody has answered over the other one yet");
+    let (connection, is_proven) = world.clients.callback_connection(other).unwrap();
+    assert!(!is_proven);
+    world.clients.callback_answered(other, connection);
+    assert!(world.clients.is_called_back(session.client));
 }
 
 #[test]

@@ -6,7 +6,9 @@
 
 use std::collections::BTreeMap;
 
-use super::bounds::{DELEGATIONS_MAX, DELEGATIONS_PER_CLIENT_MAX, RECALLED_FILES_MAX};
+use super::bounds::{
+    DELEGATIONS_MANY, DELEGATIONS_MAX, DELEGATIONS_PER_CLIENT_MAX, OPENED_LATELY_MAX, RECALLED_FILES_MAX,
+};
 use super::files::FileStates;
 use super::index::StateKind;
 use super::ranges::{ByteRange, LockKind};
@@ -51,6 +53,53 @@ pub struct Delegated {
     pub client: ClientId,
 }
 
+/// Why a file is not delegated.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NotDelegated {
+    /// Somebody writes it, or did lately.
+    Contention,
+    /// There are too many, or the client cannot be called back.
+    Resource,
+    /// The client has it already.
+    Given,
+}
+
+/// Who opened what for reading lately, so that a file that is read once costs no delegation: whoever opens it again may do so
+/// once more. In memory only, and taken back as the opens are.
+#[derive(Clone, Debug, Default)]
+pub(super) struct OpenedLately {
+    turns: Table<(FileId, ClientId), u64>,
+    by_turn: Table<u64, (FileId, ClientId)>,
+}
+
+impl OpenedLately {
+    /// True if the client has opened it before.
+    fn again(&mut self, file: FileId, client: ClientId) -> bool {
+        let next = self.by_turn.iter().next_back().map_or(0, |(turn, _)| turn + 1);
+        let former = self.turns.insert((file, client), next);
+        if let Some(turn) = former {
+            self.by_turn.remove(&turn);
+        }
+        self.by_turn.insert(next, (file, client));
+        let oldest = self.by_turn.iter().next().map(|(turn, key)| (*turn, *key));
+        if let Some((turn, key)) = oldest.filter(|_| self.by_turn.len() > OPENED_LATELY_MAX) {
+            self.by_turn.remove(&turn);
+            self.turns.remove(&key);
+        }
+        former.is_some()
+    }
+
+    pub(super) fn commit(&mut self) {
+        self.turns.commit();
+        self.by_turn.commit();
+    }
+
+    pub(super) fn take_back(&mut self) {
+        self.turns.take_back();
+        self.by_turn.take_back();
+    }
+}
+
 /// The recalls under way, and the files that were recalled.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Recalls {
@@ -87,9 +136,15 @@ impl Recalls {
 }
 
 impl FileStates {
+    /// A client opens a file for reading: true if it did so before, not long ago. A delegation is a record that is made and
+    /// deleted, and pays only where it saves opens.
+    pub fn opens_again(&mut self, file: FileId, client: ClientId) -> bool {
+        self.opened_lately.again(file, client)
+    }
+
     /// Delegates a file for reading to a client that has it open, if that promises to be of use: nobody writes it or denies
     /// reading, it was not recalled lately, the client can be called back, has it not delegated already, and there are not too
-    /// many. None if not, which is no error (RFC 8881 §10.4).
+    /// many. That it is not is no error (RFC 8881 §10.4).
     pub fn delegate(
         &mut self,
         file: FileId,
@@ -97,12 +152,15 @@ impl FileStates {
         has_back_channel: bool,
         now: Moment,
         number: impl FnOnce() -> StateNumber,
-    ) -> Option<Stateid> {
+    ) -> Result<Stateid, NotDelegated> {
         let reader = ShareMode { access: ShareBits::READ, deny: ShareBits::WRITE };
         let disturbed = self.index.shares(file).may_conflict(reader)
             || self.lock_conflict(file, None, ByteRange::ALL, LockKind::Shared).is_some();
-        if !has_back_channel || disturbed || self.recalls.was_lately(file, now) {
-            return None;
+        if disturbed || self.recalls.was_lately(file, now) {
+            return Err(NotDelegated::Contention);
+        }
+        if !has_back_channel {
+            return Err(NotDelegated::Resource);
         }
         self.add_delegation(file, client, number)
     }
@@ -121,7 +179,7 @@ impl FileStates {
             return None;
         }
         drop(others);
-        self.add_delegation(file, client, number)
+        self.add_delegation(file, client, number).ok()
     }
 
     fn add_delegation(
@@ -129,15 +187,43 @@ impl FileStates {
         file: FileId,
         client: ClientId,
         number: impl FnOnce() -> StateNumber,
-    ) -> Option<Stateid> {
+    ) -> Result<Stateid, NotDelegated> {
+        if self.delegations_of(file).any(|delegated| delegated.client == client) {
+            return Err(NotDelegated::Given);
+        }
         let full = self.totals_of(client).delegations >= DELEGATIONS_PER_CLIENT_MAX
             || self.totals().delegations >= DELEGATIONS_MAX;
-        if full || self.delegations_of(file).any(|delegated| delegated.client == client) {
-            return None;
+        if full {
+            return Err(NotDelegated::Resource);
         }
-        let number = self.fresh(number()).ok()?;
+        let number = self.fresh(number()).map_err(|_| NotDelegated::Resource)?;
         self.put_delegation(number, Delegation { file, client, revoked: false });
-        Some(self.stateid(number, DELEGATION_SEQID))
+        Ok(self.stateid(number, DELEGATION_SEQID))
+    }
+
+    /// True if it is there, and not revoked.
+    pub fn is_delegated(&self, number: StateNumber) -> bool {
+        self.delegations.get(&number).is_some_and(|delegation| !delegation.revoked)
+    }
+
+    /// True if the operation under way gave, gave back or revoked delegations.
+    pub fn delegations_changed(&self) -> bool {
+        self.delegations.is_changed()
+    }
+
+    /// Clients that are to give some of their delegations back, to make room for others, and how many they may keep.
+    pub fn crowded(&self) -> Vec<(ClientId, u32)> {
+        let (of_one, of_all) = DELEGATIONS_MANY;
+        let is_full = self.totals().delegations >= of_all;
+        let mut counts = BTreeMap::new();
+        if is_full || self.totals().delegations >= of_one {
+            for (_, delegation) in self.delegations.iter().filter(|(_, delegation)| !delegation.revoked) {
+                *counts.entry(delegation.client).or_insert(0u32) += 1;
+            }
+        }
+        // Where all together have very many, those with more than a few give some.
+        let most = if is_full { of_one / 8 } else { of_one };
+        counts.into_iter().filter(|(_, count)| *count >= most).map(|(client, count)| (client, count / 2)).collect()
     }
 
     /// The delegations of a file, without revoked ones.

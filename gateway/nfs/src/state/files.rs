@@ -9,7 +9,7 @@
 //! that does not count, with [`FileStates::take_back`]. Leases and the grace period are not known here.
 
 use super::bounds::Totals;
-use super::delegation::{Delegation, Recalls};
+use super::delegation::{Delegation, OpenedLately, Recalls};
 use super::holder::Party;
 use super::index::{Index, State, StateKind};
 use super::lock::LockState;
@@ -34,6 +34,7 @@ pub struct FileStates {
     pub(super) index: Index,
     pub(super) waiting: Waiting,
     pub(super) recalls: Recalls,
+    pub(super) opened_lately: OpenedLately,
 }
 
 impl FileStates {
@@ -48,6 +49,7 @@ impl FileStates {
             index: Index::default(),
             waiting: Waiting::default(),
             recalls: Recalls::default(),
+            opened_lately: OpenedLately::default(),
         }
     }
 
@@ -64,6 +66,7 @@ impl FileStates {
         self.chunks.commit();
         self.index.commit();
         self.waiting.commit();
+        self.opened_lately.commit();
     }
 
     /// The operation does not count: all is as it was before. Only recalls that began go on.
@@ -74,6 +77,7 @@ impl FileStates {
         self.chunks.take_back();
         self.index.take_back();
         self.waiting.take_back();
+        self.opened_lately.take_back();
         self.recalls.keep_only(&self.delegations);
     }
 
@@ -231,6 +235,18 @@ pub(super) mod world;
 #[cfg(test)]
 #[path = "files_tests.rs"]
 mod tests;
+
+#[cfg(test)]
+#[path = "delegation_tests.rs"]
+mod delegation_tests;
+
+#[cfg(test)]
+#[path = "hosts_tests.rs"]
+mod hosts_tests;
+
+#[cfg(test)]
+#[path = "bounds_tests.rs"]
+mod bounds_tests;
 
 #[cfg(test)]
 #[path = "files_model_tests.rs"]

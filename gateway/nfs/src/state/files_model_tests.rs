@@ -320,8 +320,8 @@ impl Run {
                 let mut bytes = self.model.bytes.iter().filter(|((file, _), _)| *file == at);
                 let disturbed = self.model.share_conflict(at, None, None, (1, 2))
                     || bytes.any(|(_, bytes)| bytes.values().any(exclusive));
-                assert_eq!(given.is_none(), disturbed);
-                if let Some(stateid) = given {
+                assert_eq!(given.is_err(), disturbed);
+                if let Ok(stateid) = given {
                     self.model.delegations.insert((at, client), stateid);
                     self.did("delegate");
                 }

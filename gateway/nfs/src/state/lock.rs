@@ -75,6 +75,12 @@ impl FileStates {
         self.take_lock(file, holder, open, request, || number)
     }
 
+    /// Whose locks a stateid stands for. None if it stands for none.
+    pub fn lock_holder(&self, client: ClientId, file: FileId, stateid: &Stateid) -> Option<Holder> {
+        let number = self.found_lock(client, file, stateid).ok()?;
+        self.locks.get(&number).map(|state| state.holder.clone())
+    }
+
     /// LOCKT: the lock that would be in the way of an owner, if any. Too long an owner has none of its own.
     pub fn lock_test(
         &self,

@@ -6,6 +6,8 @@
 
 pub mod back_channel;
 pub mod bounds;
+pub mod callback_session;
+pub mod callbacks;
 pub mod client;
 pub mod clients;
 pub mod counters;

@@ -12,7 +12,7 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use thiserror::Error;
 
-use crate::ids::{ClientId, Moment, SessionId};
+use crate::ids::{Moment, SessionId};
 use crate::state::back_channel::BackChannel;
 use crate::state::clients::Clients;
 use crate::state::slot::{self, Reply, SlotRecord, SlotState, Verdict};
@@ -89,6 +89,8 @@ pub(super) struct LiveSession {
     taken_over: bool,
     slots: BTreeMap<u32, SlotState>,
     pub(super) back: BackChannel,
+    /// The minor version of the protocol that its client speaks, once it was heard.
+    pub(super) minor: Option<u32>,
 }
 
 impl LiveSession {
@@ -204,13 +206,6 @@ impl Clients {
             true => STATUS_CALLBACK_PATH_DOWN_SESSION | STATUS_CALLBACK_PATH_DOWN,
             false => STATUS_CALLBACK_PATH_DOWN_SESSION,
         }
-    }
-
-    /// A session of the client over which callbacks can go.
-    pub fn callback_session(&self, client: ClientId) -> Option<SessionId> {
-        let is_up =
-            |session: &&SessionId| self.live.get(&session.number).is_some_and(|live| live.back.connection().is_some());
-        self.sessions_of(client).map(|(session, _)| session).find(is_up).copied()
     }
 }
 

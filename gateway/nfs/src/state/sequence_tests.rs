@@ -1,6 +1,7 @@
 //! A request from SEQUENCE to its end: replays before and after a takeover, compounds that were done in part, refusals.
 
 use super::*;
+use crate::ids::ClientId;
 use crate::state::clients::tests::{LEASE_MS, World, reply, request};
 use crate::state::lease::COURTESY_MS_MAX;
 

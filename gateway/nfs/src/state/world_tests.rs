@@ -14,7 +14,8 @@ use super::super::recorded::{self, RECORD_BYTES_MAX};
 use super::super::refusal::Refusal;
 use super::super::share::ShareMode;
 use super::FileStates;
-use crate::ids::{ClientId, FileId, StateNumber, Stateid};
+use crate::ids::{ClientId, FileId, Moment, StateNumber, Stateid};
+use crate::v4::status::Status;
 
 pub(in super::super) const EPOCH: u32 = 9;
 pub(in super::super) const ALICE: ClientId = ClientId(1);
@@ -46,6 +47,17 @@ pub(in super::super) fn exclusive(first: u64, last: u64) -> LockRequest {
 
 pub(in super::super) fn host(name: &str) -> Holder {
     Holder::nlm(name.as_bytes(), 7, b"7").unwrap()
+}
+
+pub(in super::super) const NOW: Moment = Moment(1_000_000);
+
+pub(in super::super) fn status<T: std::fmt::Debug>(result: Result<T, Refusal>) -> Status {
+    result.unwrap_err().status()
+}
+
+/// Whatever its count is.
+pub(in super::super) fn newest(stateid: Stateid) -> Stateid {
+    Stateid { seqid: 0, ..stateid }
 }
 
 /// States, the numbers given so far, and the records and held files as a filesystem would have them.

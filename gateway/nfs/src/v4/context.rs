@@ -88,8 +88,6 @@ pub struct Request<'a> {
     pub reply_bytes_max: usize,
     /// The most bytes of results that a record can keep.
     pub recorded_bytes_max: usize,
-    /// Whoever gets a delegation can be told when it ends.
-    pub may_delegate: bool,
 }
 
 /// Handles and stateids that stay from one operation to the next (RFC 8881 §16.2.3).

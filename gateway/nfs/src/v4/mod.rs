@@ -2,6 +2,7 @@
 
 pub mod attributes;
 pub mod bitmap;
+pub mod callback;
 pub mod compound;
 pub mod context;
 pub mod dispatch;

@@ -10,10 +10,11 @@ use bytes::Bytes;
 use gateway_nfs::client::Handle;
 use gateway_nfs::client::arguments::{Claim, Creation, LockRange, NewKind, Open, Stable};
 use gateway_nfs::client::attributes::AttributesToSet;
+use gateway_nfs::client::callback::Notice;
 use gateway_nfs::client::connection::{Client, Options};
 use gateway_nfs::client::files::{Files, FilesError};
-use gateway_nfs::client::number::{ACCESS_BOTH, ACCESS_READ, CALLBACK_PROGRAM};
-use gateway_nfs::client::result::Piece;
+use gateway_nfs::client::number::{ACCESS_BOTH, ACCESS_READ, CALLBACK_PROGRAM, WANT_READ_DELEGATION};
+use gateway_nfs::client::result::{Delegation, Piece};
 use gateway_nfs::ids::Stateid;
 use gateway_nfs::rpc::auth::SysCredential;
 use gateway_nfs::server;
@@ -292,5 +293,114 @@ fn operations_on_names_and_sessions_are_understood() {
         let refused = client.call(root().setattr(Stateid::ANONYMOUS, &AttributesToSet::size(1))).await.unwrap_err();
         assert!(refused.status().is_some(), "a directory has no length: {refused}");
         client.call(client.request().backchannel_ctl((CALLBACK_PROGRAM, &SysCredential::default()))).await.unwrap();
+    });
+}
+
+/// OPEN of a file for reading, with a delegation if there may be one; gives the open and the delegation.
+async fn opened_to_read(client: &Client, name: &'static str) -> (Stateid, Handle, Delegation) {
+    let open = Open {
+        access: ACCESS_READ | WANT_READ_DELEGATION,
+        deny: 0,
+        owner: Bytes::from_static(b"reader"),
+        creation: Creation::No,
+        claim: Claim::Null(Bytes::from_static(name.as_bytes())),
+    };
+    let request = client.request().putrootfh().lookup(b"vol").open(&open).getfh();
+    let mut results = client.call(request).await.unwrap();
+    let opened = results.opened().unwrap();
+    (opened.stateid, results.handle().unwrap(), opened.delegation)
+}
+
+/// Opens it until there is a delegation: the server has to learn first that the client answers.
+async fn delegated(client: &Client, name: &'static str) {
+    loop {
+        let (stateid, file, delegation) = opened_to_read(client, name).await;
+        client.call(client.request().putfh(&file).close(stateid)).await.unwrap();
+        if matches!(delegation, Delegation::Read(..)) {
+            return;
+        }
+    }
+}
+
+#[test]
+fn clients_that_want_each_others_delegated_files_get_them_at_once() {
+    run(async {
+        let server = start().await;
+        let (one, two) = (server.files("one").await, server.files("two").await);
+        for name in ["/vol/a", "/vol/b"] {
+            one.write_file(name, Bytes::from_static(b"data")).await.unwrap();
+        }
+        let mut told = one.client().notices();
+        delegated(one.client(), "a").await;
+        delegated(two.client(), "b").await;
+        let remove = |files: &Files, name: &'static str| {
+            let files = files.clone();
+            spawn_local(async move { files.remove(name).await })
+        };
+        let removed = [remove(&one, "/vol/b"), remove(&two, "/vol/a")];
+        for removed in removed {
+            removed.await.unwrap().unwrap();
+        }
+        assert!(matches!(told.recv().await, Ok(Notice::Recall(..))));
+        for files in [&one, &two] {
+            let statistics = files.client().statistics().await.unwrap();
+            assert_eq!((statistics.delayed, statistics.callbacks), (0, 2), "{statistics:?}");
+        }
+    });
+}
+
+/// Clients read and write the same few files while boxes change: nobody sees an error, and everybody what was written last.
+#[test]
+fn delegations_and_takeovers_go_together() {
+    run(async {
+        let mut server = start().await;
+        let names = ["a", "b", "c"];
+        let all = [server.files("one").await, server.files("two").await, server.files("three").await];
+        for name in names {
+            all[0].write_file(&format!("/vol/{name}"), Bytes::from_static(b"00000000")).await.unwrap();
+        }
+        let (progress, mut done) = watch::channel(0);
+        let progress = Rc::new(progress);
+        let mut work = Vec::new();
+        for (number, files) in all.iter().cloned().enumerate() {
+            let progress = Rc::clone(&progress);
+            work.push(spawn_local(async move {
+                for round in 0..60 {
+                    let name = names[(round + number) % names.len()];
+                    if (round + number) % 5 == 0 {
+                        let data = Bytes::from(format!("{number:02}{round:06}"));
+                        files.write_file(&format!("/vol/{name}"), data).await.unwrap();
+                    } else {
+                        let (stateid, file, delegation) = opened_to_read(files.client(), name).await;
+                        let by = match delegation {
+                            Delegation::Read(delegation, _) if round % 2 == 0 => delegation,
+                            _ => stateid,
+                        };
+                        let read = files.client().request().putfh(&file).read(by, 0, 8);
+                        match files.client().call(read).await {
+                            Ok(mut results) => assert!([0, 8].contains(&results.read().unwrap().1.len())),
+                            // Given back in between.
+                            Err(error) => {
+                                assert!(by != stateid && error.status() == Some(Status::BadStateid), "{error}")
+                            }
+                        }
+                        files.client().call(files.client().request().putfh(&file).close(stateid)).await.unwrap();
+                    }
+                    progress.send_modify(|rounds| *rounds += 1);
+                }
+            }));
+        }
+        for at in [50, 100] {
+            done.wait_for(|rounds| *rounds >= at).await.unwrap();
+            server = server.take_over().await;
+        }
+        for work in work {
+            work.await.unwrap();
+        }
+        for name in names {
+            let path = format!("/vol/{name}");
+            let content = all[0].read_file(&path).await.unwrap();
+            assert_eq!((content.len(), &all[1].read_file(&path).await.unwrap()), (8, &content));
+        }
     });
 }

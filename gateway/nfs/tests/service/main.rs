@@ -1,8 +1,12 @@
 //! A service as its clients see it: messages in, messages out, over a filesystem in memory; with takeovers in between, where
 //! another service goes on from what the device holds.
 
+mod back_channel;
 mod client;
+mod delegations;
 mod doubt;
+mod line;
+mod lock_notices;
 mod takeover;
 mod tree;
 mod v3;

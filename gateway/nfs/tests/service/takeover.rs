@@ -147,7 +147,7 @@ fn the_next_primary_knows_the_connections_of_the_one_before_and_forgets_them() {
         assert_eq!(service.take_former_connections(), []);
         let ends = |port| Endpoints { client: ([10, 0, 0, 9], port).into(), service: ([10, 0, 0, 50], 2049).into() };
         for number in 0..200 {
-            service.connection_opened(ConnectionId(number), ends(number as u16));
+            service.record_connection(ConnectionId(number), ends(number as u16));
         }
         service.connection_closed(ConnectionId(3));
         service.tend().await.unwrap();
@@ -167,7 +167,7 @@ fn the_next_primary_knows_the_connections_of_the_one_before_and_forgets_them() {
         let expected: Vec<_> = (0..200).filter(|port| ![3, 4].contains(port)).map(ends).collect();
         assert_eq!(known, expected);
         assert_eq!(service.take_former_connections(), [], "told once");
-        service.connection_opened(ConnectionId(1), ends(7777));
+        service.record_connection(ConnectionId(1), ends(7777));
         service.tend().await.unwrap();
         assert_eq!(client.call(&[put_handle(&root), make_directory("c")]).await.status, 0);
         let device = Rc::new(RamDevice::from_image(&device.to_vec()));

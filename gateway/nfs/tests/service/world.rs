@@ -43,6 +43,14 @@ pub(crate) fn volume() -> Rc<RamDevice> {
     Rc::new(RamDevice::from_image(&std::fs::read(&path).unwrap()))
 }
 
+/// The same, and it calls its clients.
+pub(crate) async fn serve_calling(device: &Rc<RamDevice>) -> Rc<Service<Rc<RamDevice>>> {
+    let service = serve(device).await;
+    let calling = Rc::clone(&service);
+    tokio::task::spawn_local(async move { calling.deliver().await });
+    service
+}
+
 /// What a box does when it begins to serve the volume.
 pub(crate) async fn serve(device: &Rc<RamDevice>) -> Rc<Service<Rc<RamDevice>>> {
     serve_upon(device, Foundation::default(), 1).await
@@ -79,12 +87,13 @@ async fn begin(
     tokio::task::spawn_local(async move { driver.drive().await });
     let records = left(files.open_state_ring(RING_BYTES).await.expect("a ring").records);
     let ticks = Cell::new(0);
+    let start = tokio::time::Instant::now();
     let world = World {
         now: Box::new(move || {
             ticks.set(ticks.get() + 1);
             Timestamp { seconds: 1_700_000_000, nanoseconds: ticks.get() }
         }),
-        moment: Box::new(|| Moment(1_000_000)),
+        moment: Box::new(move || Moment(1_000_000 + start.elapsed().as_millis() as u64)),
         caller: Box::new(|_, credential| match credential {
             Credential::Sys(sys) if sys.user == REFUSED => Caller { refused: true, ..Caller::default() },
             Credential::Sys(sys) if sys.user == READER => Caller { read_only: true, ..Caller::default() },
@@ -256,7 +265,9 @@ pub(crate) const SEQUENCE_BYTES: usize = 16 + 5 * 4;
 pub(crate) struct Client {
     pub(crate) service: Rc<Service<Rc<RamDevice>>>,
     name: &'static str,
-    session: [u8; 16],
+    pub(crate) session: [u8; 16],
+    /// By which it speaks; that of [`Client::new`] carries no callbacks.
+    pub(crate) connection: u64,
     pub(crate) sequence: u32,
     pub(crate) user: u32,
     xid: Cell<u32>,
@@ -278,8 +289,29 @@ impl Client {
 
     /// With a session that lasts.
     pub(crate) async fn connect(service: &Rc<Service<Rc<RamDevice>>>, name: &'static str) -> Self {
+        Self::connect_by(service, name, 1, false).await
+    }
+
+    /// With nothing to reclaim, by any connection, which carries callbacks or not.
+    pub(crate) async fn connected(
+        service: &Rc<Service<Rc<RamDevice>>>,
+        name: &'static str,
+        connection: u64,
+        calls_back: bool,
+    ) -> Self {
+        let mut client = Self::connect_by(service, name, connection, calls_back).await;
+        client.complete().await;
+        client
+    }
+
+    async fn connect_by(
+        service: &Rc<Service<Rc<RamDevice>>>,
+        name: &'static str,
+        connection: u64,
+        calls_back: bool,
+    ) -> Self {
         let service = Rc::clone(service);
-        let mut client = Self { service, name, session: [0; 16], sequence: 0, user: 0, xid: Cell::new(0) };
+        let mut client = Self { service, name, session: [0; 16], connection, sequence: 0, user: 0, xid: Cell::new(0) };
         let exchange = operation(42, |out| {
             out.fixed(&[1; 8]);
             out.opaque(name.as_bytes());
@@ -294,7 +326,7 @@ impl Client {
         let create = operation(43, |out| {
             out.u64(id);
             out.u32(sequence);
-            out.u32(1);
+            out.u32(if calls_back { 3 } else { 1 });
             for _ in 0..2 {
                 for value in [0, 1 << 20, 1 << 20, 2048, 16, 16] {
                     out.u32(value);
@@ -309,7 +341,7 @@ impl Client {
         let mut body = answer.body(&[]);
         client.session = body.fixed().unwrap();
         body.u32().unwrap();
-        assert_eq!(body.u32(), Ok(1), "the session lasts");
+        assert_eq!(body.u32(), Ok(if calls_back { 3 } else { 1 }), "the session lasts");
         client
     }
 
@@ -364,7 +396,7 @@ impl Client {
         out.u32(2);
         out.u32(operations.len() as u32);
         operations.iter().for_each(|operation| out.encoded(operation));
-        let origin = Origin { connection: ConnectionId(1), address: IpAddr::V4(Ipv4Addr::LOCALHOST) };
+        let origin = Origin { connection: ConnectionId(self.connection), address: IpAddr::V4(Ipv4Addr::LOCALHOST) };
         let reply = self.service.call(origin, out.to_bytes()).await.expect("the volume is there");
         Bytes::from(reply.expect("a call has an answer").concat())
     }

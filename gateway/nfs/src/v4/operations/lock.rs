@@ -2,12 +2,13 @@
 
 use bytes::Bytes;
 
-use crate::ids::Stateid;
+use crate::ids::{FileId, Stateid};
 use crate::state::holder::{Holder, OWNER_BYTES_MAX};
 use crate::state::lock::LockRequest;
 use crate::state::ranges::{ByteRange, HeldRange, LockKind};
 use crate::state::refusal::{Denied, Refusal};
 use crate::state::service::ServiceState;
+use crate::state::waiters::Wanted;
 use crate::v4::context::{Context, Halt};
 use crate::v4::stateid;
 use crate::v4::status::Status;
@@ -168,19 +169,40 @@ pub fn lock(context: &mut Context<'_, '_>, arguments: &LockArguments, out: &mut 
     if request.kind == LockKind::Exclusive {
         context.expect_undelegated(file)?;
     }
-    let stateid = match &arguments.locker {
+    let taken = match &arguments.locker {
         Locker::Known(known) => {
             let known = context.stateid(*known)?;
-            context.state.files.lock(client, file, &known, request)?
+            context.state.files.lock(client, file, &known, request)
         }
         Locker::New { open, owner } => {
             let open = context.stateid(*open)?;
             let ServiceState { clients, files } = &mut *context.state;
-            files.lock_under(client, file, &open, owner, request, || clients.state_number())?
+            files.lock_under(client, file, &open, owner, request, || clients.state_number())
         }
     };
-    finish(context, stateid, out);
+    if let (Err(Refusal::Lock(_)), true) = (&taken, arguments.kind.blocking) {
+        wait(context, file, arguments, request);
+    }
+    finish(context, taken?, out);
     Ok(())
+}
+
+/// Whoever would rather wait is told when the lock may be free; where it cannot be, it asks again by itself.
+fn wait(context: &mut Context<'_, '_>, file: FileId, arguments: &LockArguments, request: LockRequest) {
+    let client = context.request.client;
+    let holder = match &arguments.locker {
+        Locker::New { owner, .. } => Holder::v4(client, owner),
+        Locker::Known(known) => {
+            context.stateid(*known).ok().and_then(|known| context.state.files.lock_holder(client, file, &known))
+        }
+    };
+    if let Some(holder) = holder
+        && context.state.clients.is_called_back(client)
+    {
+        let wanted = Wanted { file, holder, range: request.range, kind: request.kind };
+        // Where too many wait, it asks again by itself.
+        let _ = context.state.files.wait_for(wanted, context.request.moment);
+    }
 }
 
 /// LOCKT. Errors: the lock in the way.

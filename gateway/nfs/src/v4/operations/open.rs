@@ -70,10 +70,16 @@ pub enum Delegation {
 
 /// `OPEN4_RESULT_LOCKTYPE_POSIX`.
 pub const RESULT_POSIX_LOCKS: u32 = 4;
-/// `WND4_RESOURCE`.
-pub const WHY_NOT_RESOURCE: u32 = 2;
+/// `OPEN4_RESULT_MAY_NOTIFY_LOCK`: who waits for a lock is told when it may be free.
+pub const RESULT_MAY_NOTIFY_LOCK: u32 = 0x20;
+/// `WND4_NOT_WANTED`.
+pub const WHY_NOT_WANTED: u32 = 0;
 /// `WND4_CONTENTION`: the answer says whether we shall tell when that is over.
 pub const WHY_NOT_CONTENTION: u32 = 1;
+/// `WND4_RESOURCE`.
+pub const WHY_NOT_RESOURCE: u32 = 2;
+/// `WND4_WRITE_DELEG_NOT_SUPP_FTYPE`.
+pub const WHY_NOT_TO_WRITE: u32 = 4;
 
 impl Arguments {
     /// From the wire.

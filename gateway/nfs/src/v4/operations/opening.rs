@@ -4,10 +4,14 @@ use filesystem::layout::file_kind::FileKind;
 use filesystem::layout::inode::Inode;
 
 use super::create::{New, make};
-use super::open::{Arguments, Claim, Creation, Delegation, RESULT_POSIX_LOCKS, WHY_NOT_CONTENTION, WHY_NOT_RESOURCE};
+use super::open::{
+    Arguments, Claim, Creation, Delegation, RESULT_MAY_NOTIFY_LOCK, RESULT_POSIX_LOCKS, WHY_NOT_CONTENTION,
+    WHY_NOT_RESOURCE, WHY_NOT_TO_WRITE, WHY_NOT_WANTED,
+};
 use super::{put_change, setattr};
 use crate::access::{Wanted, is_permitted};
-use crate::ids::{FileId, Stateid};
+use crate::ids::FileId;
+use crate::state::delegation::NotDelegated;
 use crate::state::open::{Claim as By, OpenRequest};
 use crate::state::service::ServiceState;
 use crate::state::share::{ShareBits, ShareMode};
@@ -26,10 +30,10 @@ use crate::xdr::Encoder;
 const ACCESS_BITS: u32 = 0xf;
 /// What the client wants of delegations (`OPEN4_SHARE_ACCESS_WANT_DELEG_MASK`).
 const WANT_BITS: u32 = 0xff00;
+const WANT_READ: u32 = 0x100;
+const WANT_ANY: u32 = 0x300;
 const WANT_NO_DELEGATION: u32 = 0x400;
 const WANT_CANCEL: u32 = 0x500;
-/// `WND4_NOT_WANTED`.
-const WHY_NOT_WANTED: u32 = 0;
 
 /// A file that is to be opened.
 struct Found {
@@ -84,7 +88,8 @@ pub fn run(context: &mut Context<'_, '_>, arguments: &Arguments, out: &mut Encod
     context.at.stateid = Some(opened.stateid);
     stateid::encode(out, opened.stateid);
     put_change(out, found.directory.0, found.directory.1);
-    out.u32(RESULT_POSIX_LOCKS);
+    let notifies = context.state.clients.is_called_back(client);
+    out.u32(RESULT_POSIX_LOCKS | if notifies { RESULT_MAY_NOTIFY_LOCK } else { 0 });
     found.set.or(set).encode(out);
     delegation.encode(out);
     Ok(())
@@ -229,12 +234,23 @@ fn delegate(
         return Ok(Delegation::Refused(WHY_NOT_WANTED));
     }
     let why_not = |why| if wanted == 0 { Delegation::None } else { Delegation::Refused(why) };
-    if mode.access != ShareBits::READ || !matches!(arguments.claim, Claim::Null(_) | Claim::File) {
-        return Ok(why_not(WHY_NOT_CONTENTION));
+    if mode.access != ShareBits::READ {
+        return Ok(why_not(WHY_NOT_TO_WRITE));
     }
-    let (now, may_call_back) = (context.request.moment, context.request.may_delegate);
+    if !matches!(arguments.claim, Claim::Null(_) | Claim::File) {
+        return Ok(Delegation::None);
+    }
     let ServiceState { clients, files } = &mut *context.state;
-    let has_back_channel = may_call_back && clients.callback_session(client).is_some();
-    let given: Option<Stateid> = files.delegate(found.file, client, has_back_channel, now, || clients.state_number());
-    Ok(given.map_or(why_not(WHY_NOT_RESOURCE), Delegation::Read))
+    // Who says so gets it at once, others when they come back.
+    let opens_again = files.opens_again(found.file, client);
+    if !opens_again && wanted != WANT_READ && wanted != WANT_ANY {
+        return Ok(why_not(WHY_NOT_RESOURCE));
+    }
+    let (now, is_called_back) = (context.request.moment, clients.is_called_back(client));
+    Ok(match files.delegate(found.file, client, is_called_back, now, || clients.state_number()) {
+        Ok(delegation) => Delegation::Read(delegation),
+        Err(NotDelegated::Contention) => why_not(WHY_NOT_CONTENTION),
+        Err(NotDelegated::Resource) => why_not(WHY_NOT_RESOURCE),
+        Err(NotDelegated::Given) => Delegation::None,
+    })
 }

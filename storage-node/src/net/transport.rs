@@ -137,15 +137,28 @@ pub fn bind_early(address: SocketAddr) -> io::Result<std::net::TcpListener> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     force_buffers(&socket);
     socket.set_reuse_address(true)?;
-    if address.is_ipv4() {
-        socket.set_freebind_v4(true)?;
-    } else {
-        socket.set_freebind_v6(true)?;
-        socket.set_only_v6(true)?;
-    }
+    free_bind(&socket, address)?;
     socket.bind(&address.into())?;
     socket.listen(BACKLOG_MAX.cast_signed())?;
     Ok(socket.into())
+}
+
+/// Takes a port for datagrams on an address that this box need not have yet. Does not block. Errors: as for [`bind_early`].
+pub fn bind_datagrams_early(address: SocketAddr) -> io::Result<std::net::UdpSocket> {
+    let socket = Socket::new(Domain::for_address(address), Type::DGRAM, Some(Protocol::UDP))?;
+    free_bind(&socket, address)?;
+    socket.bind(&address.into())?;
+    socket.set_nonblocking(true)?;
+    Ok(socket.into())
+}
+
+/// Lets it be bound to an address that is not here; to an address of IPv6, to that alone.
+fn free_bind(socket: &Socket, address: SocketAddr) -> io::Result<()> {
+    if address.is_ipv4() {
+        return socket.set_freebind_v4(true);
+    }
+    socket.set_freebind_v6(true)?;
+    socket.set_only_v6(true)
 }
 
 fn no_address(address: &str) -> io::Error {
@@ -383,6 +396,14 @@ mod tests {
         let address = listener.local_address().unwrap().to_string();
         let (dialled, accepted) = tokio::join!(PLAIN.connect(&address), listener.accept());
         assert!(dialled.is_ok() && accepted.unwrap().0.inner.nodelay().unwrap());
+    }
+
+    #[test]
+    fn datagrams_of_an_address_that_is_not_here_yet_have_a_port_and_one_that_is_taken_is_refused() {
+        bind_datagrams_early("192.0.2.1:0".parse().unwrap()).unwrap();
+        let taken = bind_datagrams_early("127.0.0.1:0".parse().unwrap()).unwrap();
+        let refused = bind_datagrams_early(taken.local_addr().unwrap()).unwrap_err();
+        assert_eq!(refused.kind(), io::ErrorKind::AddrInUse);
     }
 
     #[test]

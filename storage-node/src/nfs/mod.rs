@@ -3,8 +3,10 @@
 //! What the gateway takes from the world comes from the replicated state: whom the exports let do what is looked up for every
 //! request, so a changed rule holds at once. Which volumes are served, and when, is decided in `node/nfs`.
 
+mod companions;
+
 use std::io;
-use std::net::TcpListener;
+use std::net::{IpAddr, TcpListener};
 use std::rc::Rc;
 use std::sync::{Arc, mpsc};
 use std::time::Instant;
@@ -31,6 +33,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tracing::info;
 
+use self::companions::Companions;
 use crate::files::{now, real_time};
 use crate::net::address::ClientConnection;
 use crate::net::address_text::{client_text, from_std, host_of, to_std};
@@ -57,6 +60,11 @@ pub struct Start {
     pub size_bytes: u64,
     /// Where clients connect to.
     pub listeners: Vec<TcpListener>,
+    /// The port of them.
+    pub port: u16,
+    /// The floating addresses, on which the port mapper and datagrams are answered, too. None: on the node's own address they are
+    /// not, since that has a port mapper of its own, or none wanted.
+    pub floating: Vec<IpAddr>,
     /// The replicated state.
     pub cluster: watch::Receiver<Arc<ClusterState>>,
     /// Tells this run of the service from all others.
@@ -114,7 +122,7 @@ pub async fn start<D: BlockDevice + 'static>(
     files: &Rc<Filesystem<D>>,
     start: Start,
 ) -> Result<(Running, usize), StartError> {
-    let Start { volume, name, size_bytes, listeners, cluster, write_verifier, sockets, former } = start;
+    let Start { volume, name, size_bytes, listeners, port, floating, cluster, write_verifier, sockets, former } = start;
     let began = Instant::now();
     let block_bytes = files.statistics().block_size;
     if block_bytes < RECORD_BLOCK_BYTES {
@@ -138,13 +146,15 @@ pub async fn start<D: BlockDevice + 'static>(
         write_verifier: write_verifier.to_be_bytes(),
         since: Timestamp { seconds: clock.seconds as i64, nanoseconds: clock.nanoseconds },
     };
-    let world = world(volume, cluster, began);
+    let world = world(volume, cluster, began, port);
     let (service, orphans) = Service::start(Rc::clone(files), beginning, facts, world).await?;
     let service = Rc::new(service);
     let connections = service.take_former_connections().into_iter();
     let connections = connections.map(|ends| ClientConnection { client: ends.client, service: ends.service }).collect();
     // Whoever does not listen any more does not want this service.
     let _ = former.send(connections);
+    let mut companions = Companions::new(Rc::clone(&service), &name, (&floating, port), sockets.clone());
+    companions.open().await;
     let hold: Hold = Rc::new(move |stream| {
         Ok(match &sockets {
             Some(sockets) => Box::new(sockets.hold(stream).map_err(io::Error::other)?),
@@ -154,6 +164,8 @@ pub async fn start<D: BlockDevice + 'static>(
     let (stop, stopped) = watch::channel(false);
     let listeners = listeners.into_iter().map(tokio::net::TcpListener::from_std).collect::<Result<Vec<_>, _>>()?;
     let mut serving = JoinSet::new();
+    serving.spawn_local(companions.run(stopped.clone()));
+    serving.spawn_local(server::call_hosts(Rc::clone(&service), stopped.clone()));
     serving.spawn_local(server::serve(service, listeners, hold, stopped));
     let took = began.elapsed().as_millis();
     info!(volume = %name, records = count, ms = took as u64, "NFS served");
@@ -168,7 +180,7 @@ fn foundation(state: &ClusterState, volume: VolumeId, disturbed: u64) -> Foundat
     Foundation { service, loss, disturbed }
 }
 
-fn world(volume: VolumeId, cluster: watch::Receiver<Arc<ClusterState>>, began: Instant) -> World {
+fn world(volume: VolumeId, cluster: watch::Receiver<Arc<ClusterState>>, began: Instant, port: u16) -> World {
     let (for_callers, for_exports) = (cluster.clone(), cluster.clone());
     World {
         now: Box::new(now),
@@ -181,6 +193,7 @@ fn world(volume: VolumeId, cluster: watch::Receiver<Arc<ClusterState>>, began: I
         }),
         others: Box::new(move || others(&cluster.borrow(), volume)),
         exports: Box::new(move || exports(&for_exports.borrow(), volume)),
+        port,
     }
 }
 

@@ -9,6 +9,7 @@ use std::net::{SocketAddr, TcpListener};
 use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
+use gateway_nfs::port_mapper;
 use proto::{NodeId, VolumeId};
 use rand::Rng;
 use replication::config::nfs::{FloatingAddress as Configured, NfsService};
@@ -157,11 +158,12 @@ async fn once(
         addresses => addresses.iter().map(FloatingAddress::address).collect(),
     };
     let places: Vec<_> = ips.into_iter().map(|ip| SocketAddr::new(ip, place.port)).collect();
+    let port_mappers = addresses.iter().map(|floating| SocketAddr::new(floating.address(), port_mapper::PORT));
     let listeners = listen(sockets.clone(), places.clone()).await?;
     let served = with_listeners(core, membership, (volume, handle), place, (listeners, &addresses), cancel).await;
     if let Some(sockets) = sockets {
         let is_floating = !addresses.is_empty();
-        for at in places {
+        for at in places.into_iter().chain(port_mappers) {
             // A supervisor that is gone keeps nothing.
             let _ = sockets.drop_listener(at, is_floating);
         }
@@ -187,6 +189,7 @@ async fn with_listeners(
     };
     let (cluster, place_of, held_by) = (membership.raft.state(), place.clone(), sockets.clone());
     let (tell_former, former) = mpsc::channel();
+    let floating_ips: Vec<_> = addresses.iter().map(FloatingAddress::address).collect();
     let start = move || {
         let listeners = listeners.iter().map(TcpListener::try_clone).collect::<Result<Vec<_>, _>>().ok()?;
         listeners.iter().try_for_each(|listener| listener.set_nonblocking(true)).ok()?;
@@ -195,6 +198,8 @@ async fn with_listeners(
             name: place_of.name.clone(),
             size_bytes: place_of.size_bytes,
             listeners,
+            port: place_of.port,
+            floating: floating_ips.clone(),
             cluster: cluster.clone(),
             write_verifier: rand::rng().random(),
             sockets: held_by.clone(),

@@ -18,7 +18,7 @@ use tracing::debug;
 
 use crate::rpc::call::is_reply;
 use crate::rpc::record::{self, MARK_BYTES, RecordReader};
-use crate::service::{Origin, REQUEST_BYTES_MAX, Service};
+use crate::service::{Door, Origin, Service};
 use crate::state::back_channel::ConnectionId;
 
 /// Requests of a connection that are worked on together.
@@ -35,6 +35,11 @@ pub(super) struct Connection<D> {
     pub(super) service: Rc<Service<D>>,
     pub(super) id: ConnectionId,
     pub(super) peer: IpAddr,
+    /// Which of our addresses it came to.
+    pub(super) local: IpAddr,
+    pub(super) door: Door,
+    /// Bytes of a request.
+    pub(super) record_bytes_max: usize,
     /// Bytes of requests, of all connections.
     pub(super) budget: Arc<Semaphore>,
     /// Where requests run: they outlive their connection.
@@ -69,7 +74,7 @@ impl<D: BlockDevice + 'static> Connection<D> {
     }
 
     async fn read(&self, mut stream: OwnedReadHalf, replies: mpsc::Sender<Vec<Bytes>>) -> io::Result<()> {
-        let mut records = RecordReader::new(REQUEST_BYTES_MAX);
+        let mut records = RecordReader::new(self.record_bytes_max);
         let mut received = BytesMut::new();
         let slots = Arc::new(Semaphore::new(REQUESTS_MAX));
         loop {
@@ -79,7 +84,7 @@ impl<D: BlockDevice + 'static> Connection<D> {
                 }
             }
             // A record takes from the budget before there is room made for it.
-            let room = acquire(&self.budget, announced(&received)).await?;
+            let room = acquire(&self.budget, announced(&received, self.record_bytes_max)).await?;
             let invalid = |error| io::Error::new(io::ErrorKind::InvalidData, error);
             let record = loop {
                 if let Some(record) = records.next(&mut received).map_err(invalid)? {
@@ -108,7 +113,7 @@ impl<D: BlockDevice + 'static> Connection<D> {
         room: (OwnedSemaphorePermit, OwnedSemaphorePermit),
     ) {
         let (service, gone) = (Rc::clone(&self.service), Rc::clone(&self.gone));
-        let origin = Origin { connection: self.id, address: self.peer };
+        let origin = Origin { connection: self.id, address: self.peer, local: self.local, door: self.door };
         let mut requests = self.requests.borrow_mut();
         while requests.try_join_next().is_some() {}
         requests.spawn_local(async move {
@@ -138,9 +143,9 @@ async fn receive(stream: &mut OwnedReadHalf, received: &mut BytesMut) -> io::Res
 }
 
 /// Bytes of the record, or of its first fragment, whose mark is here. Longer ones than can be are refused later.
-fn announced(received: &BytesMut) -> usize {
+fn announced(received: &BytesMut, bytes_max: usize) -> usize {
     let mark = received.iter().take(MARK_BYTES).fold(0u32, |mark, byte| mark << 8 | u32::from(*byte));
-    ((mark & !(1 << 31)) as usize).clamp(1, REQUEST_BYTES_MAX)
+    ((mark & !(1 << 31)) as usize).clamp(1, bytes_max)
 }
 
 async fn acquire(semaphore: &Arc<Semaphore>, count: usize) -> io::Result<OwnedSemaphorePermit> {

@@ -6,6 +6,9 @@
 //! of its connection: its slot would be in use for ever otherwise.
 
 mod connection;
+mod datagrams;
+mod hosts;
+mod port_mapper;
 
 use std::any::Any;
 use std::cell::RefCell;
@@ -20,8 +23,12 @@ use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 use tracing::{debug, warn};
 
-use crate::service::{Endpoints, Service};
+use crate::service::{Door, Endpoints, REQUEST_BYTES_MAX, Service};
 use crate::state::back_channel::ConnectionId;
+
+pub use datagrams::serve_datagrams;
+pub use hosts::call_hosts;
+pub use port_mapper::serve_port_mapper;
 
 /// Connections of a service; more are taken and closed at once.
 pub const CONNECTIONS_MAX: usize = 4096;
@@ -79,14 +86,16 @@ pub async fn serve<D: BlockDevice + 'static>(
                             continue;
                         }
                     };
+                    let Ok(local) = stream.local_addr() else { continue };
                     debug!(%peer, connection = next, "connected");
-                    if let Ok(local) = stream.local_addr() {
-                        service.record_connection(ConnectionId(next), Endpoints { client: peer, service: local });
-                    }
+                    service.record_connection(ConnectionId(next), Endpoints { client: peer, service: local });
                     let connection = connection::Connection {
                         service: Rc::clone(&service),
                         id: ConnectionId(next),
                         peer: peer.ip(),
+                        local: local.ip(),
+                        door: Door::Service,
+                        record_bytes_max: REQUEST_BYTES_MAX,
                         budget: Arc::clone(&budget),
                         requests: Rc::clone(&requests),
                         gone: Rc::clone(&gone),

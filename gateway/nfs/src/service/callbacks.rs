@@ -151,7 +151,9 @@ impl<D: BlockDevice + 'static> Service<D> {
     /// Those who wait for locks may ask again. Whoever cannot be called asks by itself after a while.
     pub(super) fn wake(&self, woken: Vec<Wanted>) {
         let moment = (self.world.moment)();
-        for Wanted { file, holder, .. } in woken {
+        let (of_hosts, of_clients) = woken.into_iter().partition(|wanted: &Wanted| wanted.holder.host().is_some());
+        self.note_woken(of_hosts);
+        for Wanted { file, holder, .. } in of_clients {
             if let Holder::V4 { client, owner } = holder
                 && self.state().clients.is_called_back(client)
             {

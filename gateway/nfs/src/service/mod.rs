@@ -11,10 +11,15 @@
 //! transaction counts before anybody else runs.
 
 mod callbacks;
+mod companions;
 mod compound;
 mod connections;
+mod door;
 mod group;
+mod hosts;
 mod mount;
+mod nlm;
+mod nsm;
 mod outside;
 mod paths;
 mod recalls;
@@ -27,6 +32,7 @@ pub use connections::Endpoints;
 pub use start::Beginning;
 
 use std::cell::{RefCell, RefMut};
+use std::collections::{BTreeSet, VecDeque};
 use std::net::IpAddr;
 use std::rc::Rc;
 
@@ -46,10 +52,15 @@ use crate::rpc::auth::Credential;
 use crate::rpc::call::{Call, NoCall};
 use crate::rpc::reply::{self, AuthError, Unaccepted};
 use crate::state::back_channel::ConnectionId;
+use crate::state::holder::Host;
 use crate::state::service::ServiceState;
+use crate::state::waiters::Wanted;
 use crate::v4::attributes::facts::ServiceFacts;
 use crate::v4::context::OtherVolume;
 use crate::xdr::{Decoder, Encoder};
+
+pub use door::Door;
+pub use hosts::{HostCall, Subject};
 
 /// RPC program of NFS.
 const NFS_PROGRAM: u32 = 100_003;
@@ -64,6 +75,10 @@ pub struct Origin {
     pub connection: ConnectionId,
     /// Who is at its other end.
     pub address: IpAddr,
+    /// Which of our addresses it came to.
+    pub local: IpAddr,
+    /// Where.
+    pub door: Door,
 }
 
 /// What an export makes of a caller.
@@ -81,6 +96,8 @@ pub struct World {
     pub others: Box<dyn Fn() -> Vec<OtherVolume>>,
     /// The client networks that the exports of this volume name, as people write them.
     pub exports: Box<dyn Fn() -> Vec<String>>,
+    /// The port of the service, which the port mapper tells.
+    pub port: u16,
 }
 
 /// The service of a volume.
@@ -95,6 +112,12 @@ pub struct Service<D> {
     ended: Notify,
     /// What is to be told to clients, and how.
     callbacks: Callbacks,
+    /// Hosts of the lock manager that can have the locks they waited for.
+    woken: RefCell<VecDeque<Wanted>>,
+    /// Something may have to be said to a host.
+    hosts_due: Notify,
+    /// Hosts that have restarted, as long as what they had is being dropped.
+    dropping: RefCell<BTreeSet<Host>>,
 }
 
 /// What a call is answered.
@@ -153,6 +176,9 @@ impl<D: BlockDevice + 'static> Service<D> {
     /// Answers a message. None: it is none that has an answer, and its connection is of no use. Errors: there will be no
     /// answers any more.
     pub async fn call(&self, origin: Origin, message: Bytes) -> Result<Option<Vec<Bytes>>, Gone> {
+        if origin.door.is_datagram() && (self.world.caller)(origin.address, &Credential::None).refused {
+            return Ok(None);
+        }
         let mut decoder = Decoder::new(message);
         let call = match Call::decode(&mut decoder) {
             Ok(call) => call,
@@ -163,6 +189,10 @@ impl<D: BlockDevice + 'static> Service<D> {
             }
         };
         let answer = match (call.program, call.version) {
+            (program, _) if !origin.door.admits(program) => Answer::Unaccepted(Unaccepted::ProgramUnavailable),
+            (crate::port_mapper::PROGRAM, _) => return Ok(self.port_mapper(origin, &call, &mut decoder)),
+            (crate::nlm::PROGRAM, _) => return self.nlm(origin, &call, &mut decoder).await,
+            (crate::nsm::PROGRAM, _) => return self.nsm(origin, &call, &mut decoder).await,
             _ if matches!(call.credential, Credential::Other(_)) => Answer::Denied(AuthError::TooWeak),
             (NFS_PROGRAM, v4::VERSION) => self.call_v4(origin, &call, decoder).await?,
             (NFS_PROGRAM, v3::VERSION) => self.call_v3(origin, &call, decoder).await?,

@@ -64,7 +64,7 @@ impl<D: BlockDevice + 'static> Service<D> {
         (out, bound): (&mut Encoder, &mut Option<SessionId>),
     ) -> Result<(), Status> {
         let moment = (self.world.moment)();
-        let ServiceState { clients, files } = state;
+        let ServiceState { clients, files, .. } = state;
         match operation {
             Operation::ExchangeId(request) => {
                 let mut request = request.clone();

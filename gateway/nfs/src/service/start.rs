@@ -65,12 +65,24 @@ impl<D: BlockDevice + 'static> Service<D> {
         let state = match known {
             Known::State(state) => *state,
             Known::Nothing => ServiceState::fresh(epoch, verifier, moment),
-            Known::Former(former) => ServiceState::lost(epoch, verifier, former, moment),
+            Known::Former(former) => ServiceState::lost(&records, (epoch, verifier), former, moment),
         };
         let connections = RefCell::new(Connections::of_records(&records));
-        let (state, mounts) = (RefCell::new(state), RefCell::default());
-        let (ended, callbacks) = (Notify::new(), Callbacks::default());
-        let service = Self { files, state, connections, facts, world, mounts, ended, callbacks };
+        let service = Self {
+            files,
+            state: RefCell::new(state),
+            connections,
+            facts,
+            world,
+            mounts: RefCell::default(),
+            ended: Notify::new(),
+            callbacks: Callbacks::default(),
+            woken: RefCell::default(),
+            hosts_due: Notify::new(),
+            dropping: RefCell::default(),
+        };
+        // Whom the service before this one had still to tell something.
+        service.hosts_due.notify_one();
         if is_forgotten {
             service.forget_records(&records).await?;
         }
@@ -88,11 +100,11 @@ impl<D: BlockDevice + 'static> Service<D> {
         Ok((service, orphans))
     }
 
-    /// Deletes the records of a state that is lost, a few in each transaction. What says on what they depended goes last: until
+    /// Deletes the records of a state that is lost, a few in each transaction; but not those of hosts that are to hear of it. What says on what they depended goes last: until
     /// then the next start finds them in doubt again.
     async fn forget_records(&self, records: &[Record]) -> Result<(), Failure> {
-        let (foundation, others): (Vec<_>, Vec<_>) =
-            records.iter().map(|record| record.id).partition(|id| *id == FOUNDATION_RECORD);
+        let lost = records.iter().map(|record| record.id).filter(|id| !self.state().hosts.is_kept_in(*id));
+        let (foundation, others): (Vec<_>, Vec<_>) = lost.partition(|id| *id == FOUNDATION_RECORD);
         for some in others.chunks(FORGOTTEN_AT_ONCE).chain(foundation.chunks(FORGOTTEN_AT_ONCE)) {
             let forget =
                 |handle: &mut Handle<'_>| some.iter().try_for_each(|record| handle.delete_record(*record).map(drop));

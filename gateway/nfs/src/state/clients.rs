@@ -78,7 +78,7 @@ impl Clients {
         Self::empty(counters, lease_ms, Grace::new(former, now, lease_ms))
     }
 
-    /// As the records of the ring say, those of opens, locks, delegations and monitors left out. All slots wait for their first
+    /// As the records of the ring say, those of opens, locks, delegations and hosts left out. All slots wait for their first
     /// use, all leases start in full. A grace period that was not over starts anew, and is ended by time alone.
     ///
     /// Errors: something is missing, cannot be read, or contradicts something else. The state is lost then.
@@ -90,7 +90,7 @@ impl Clients {
         let mut by_kind: BTreeMap<u16, Vec<(RecordId, &[u8])>> = BTreeMap::new();
         for (id, payload) in records {
             match id.kind {
-                record::OPEN | record::LOCK | record::DELEGATION | record::MONITOR => {}
+                record::OPEN | record::LOCK | record::DELEGATION | record::MONITOR | record::GRANT => {}
                 record::SERVICE..=record::CALLBACK_SLOT => by_kind.entry(id.kind).or_default().push((id, payload)),
                 kind => return Err(RestoreError::UnknownKind(kind)),
             }

@@ -241,8 +241,8 @@ mod tests;
 mod delegation_tests;
 
 #[cfg(test)]
-#[path = "hosts_tests.rs"]
-mod hosts_tests;
+#[path = "nlm_tests.rs"]
+mod nlm_tests;
 
 #[cfg(test)]
 #[path = "bounds_tests.rs"]

@@ -355,7 +355,7 @@ impl Run {
             self.model.bytes.retain(|(_, holder), _| holder.client() != Some(client));
         } else {
             let name = self.pick(&HOSTS);
-            self.world.states.drop_host(name.as_bytes());
+            self.world.states.drop_host_part(&machine(name), usize::MAX);
             self.model.shares.retain(|(_, whose), _| *whose != name);
             self.model.bytes.retain(|(_, holder), _| *holder != host(name));
         }

@@ -1,156 +1,157 @@
-//! Hosts of the network lock manager, and those who wait for locks, case by case.
+//! Hosts: who is watched, who is told, and what of it comes back from records.
 
-use super::super::bounds::*;
-use super::super::holder::Holder;
-use super::super::ranges::{ByteRange, LockKind};
-use super::super::refusal::Refusal;
-use super::super::share::ShareMode;
-use super::super::waiters::Wanted;
-use super::world::*;
-use crate::ids::{StateNumber, Stateid};
-use crate::v4::status::Status;
+use super::*;
+use crate::state::bounds::WAITERS_MAX;
+use crate::state::holder::HOST_BYTES_MAX;
+use crate::state::record::PAYLOAD_BYTES_MAX;
 
-#[test]
-fn hosts_and_clients_lock_in_one_table() {
-    let mut world = World::new();
-    let alice = world.open(ALICE, "a", file(1), BOTH);
-    world.nlm_lock(file(1), "h", exclusive(0, 9)).unwrap();
-    world.commit();
-    let Err(Refusal::Lock(denied)) = world.try_lock_under(ALICE, file(1), &alice, "l", shared(9, 9)) else { panic!() };
-    assert_eq!(denied.by, host("h"));
-    let lock = world.try_lock_under(ALICE, file(1), &alice, "l", exclusive(10, 19)).unwrap();
-    world.commit();
-    assert_eq!(status(world.nlm_lock(file(1), "h", shared(5, 10))), Status::Denied);
-    assert!(world.states.nlm_test(file(1), &host("h"), range(0, 9), LockKind::Exclusive).is_none(), "its own");
-    assert!(world.states.nlm_test(file(1), &host("g"), range(0, 9), LockKind::Shared).is_some());
-    // The same host's other process is another holder.
-    let other = Holder::nlm(b"h", 8, b"8").unwrap();
-    assert!(world.states.nlm_test(file(1), &other, range(0, 9), LockKind::Shared).is_some());
-    world.states.nlm_unlock(file(1), &host("h"), range(3, 5)).unwrap();
-    world.commit();
-    assert_eq!(world.states.totals_of_host(b"h").ranges, 2);
-    world.states.nlm_unlock(file(1), &host("h"), ByteRange::ALL).unwrap();
-    world.states.nlm_unlock(file(1), &host("h"), ByteRange::ALL).unwrap();
-    world.commit();
-    assert_eq!(world.states.totals_of_host(b"h"), Totals::default());
-    assert_eq!(world.states.test_stateid(ALICE, &lock), Ok(()));
+fn local() -> IpAddr {
+    "192.0.2.250".parse().unwrap()
+}
+
+fn host(name: &str) -> Host {
+    Host::new(name.as_bytes(), "192.0.2.1".parse().unwrap()).unwrap()
+}
+
+fn watch(hosts: &mut Hosts, name: &str, state: u32) -> bool {
+    hosts.watch(&host(name), Monitor { local: local(), state, epoch: 1 }, |_| true)
+}
+
+fn range(first: u64, last: u64) -> ByteRange {
+    ByteRange::between(first, last).unwrap()
+}
+
+fn wanted(name: &str, first: u64, last: u64) -> Wanted {
+    let file = FileId { inode: filesystem::InodeNumber(12), generation: 1 };
+    let holder = Holder::nlm(&host(name), 1, b"1").unwrap();
+    Wanted { file, holder, range: range(first, last), kind: LockKind::Exclusive }
+}
+
+fn grant(name: &str, first: u64, last: u64) -> Grant {
+    Grant { wanted: wanted(name, first, last), before: Vec::new() }
+}
+
+fn records(hosts: &Hosts) -> Vec<(RecordId, Option<Vec<u8>>)> {
+    let mut records = Vec::new();
+    hosts.records(|id, payload| records.push((id, payload)));
+    records
 }
 
 #[test]
-fn shares_of_hosts_are_replaced_and_given_up() {
-    let mut world = World::new();
-    world.states.nlm_share(file(1), host("h"), mode((1, 2)), false, number(&mut world.next)).unwrap();
-    world.commit();
-    assert_eq!(status(world.try_open(ALICE, "a", file(1), WRITE)), Status::ShareDenied);
-    world.states.nlm_share(file(1), host("h"), mode((1, 0)), false, number(&mut world.next)).unwrap();
-    world.commit();
-    let stateid = world.open(ALICE, "a", file(1), (2, 0));
-    let again = world.states.nlm_share(file(1), host("h"), mode((1, 2)), true, number(&mut world.next));
-    assert_eq!(status(again), Status::ReclaimConflict);
-    assert!(world.states.nlm_unshare(file(1), &host("h")) && !world.states.nlm_unshare(file(1), &host("h")));
-    world.commit();
-    // A host's number as a stateid is nobody's.
-    world.states.nlm_share(file(1), host("h"), mode((1, 0)), false, number(&mut world.next)).unwrap();
-    world.commit();
-    let forged = Stateid::new(EPOCH, StateNumber(world.next), 1);
-    assert_eq!(world.states.close(ALICE, file(1), &forged), Err(Status::BadStateid));
-    assert_eq!(world.states.close(ALICE, file(1), &stateid), Ok(Stateid::INVALID));
+fn a_host_is_watched_once_and_what_it_says_later_is_kept() {
+    let mut hosts = Hosts::default();
+    assert!(watch(&mut hosts, "a", 0));
+    hosts.commit();
+    assert!(watch(&mut hosts, "a", 0));
+    assert!(!hosts.is_changed(), "nothing new");
+    assert!(watch(&mut hosts, "a", 3));
+    assert!(hosts.is_changed());
+    hosts.commit();
+    assert!(watch(&mut hosts, "a", 0));
+    assert!(!hosts.is_changed(), "it does not say so again");
+    assert_eq!(hosts.monitor(&host("a")).map(|monitor| monitor.state), Some(3));
 }
 
 #[test]
-fn a_host_that_restarts_has_nothing_left() {
-    let mut world = World::new();
-    for at in 1..4 {
-        world.nlm_lock(file(at), "h", exclusive(0, 9)).unwrap();
+fn a_restart_counts_once_and_only_that_of_a_host_that_is_watched() {
+    let mut hosts = Hosts::default();
+    watch(&mut hosts, "a", 3);
+    assert!(!hosts.restarted(&host("a"), 3), "it had taken its locks in this state");
+    assert!(hosts.restarted(&host("a"), 5));
+    assert!(!hosts.restarted(&host("a"), 5), "said again");
+    assert!(!hosts.restarted(&host("b"), 5));
+    let elsewhere = Host::new(b"a", "192.0.2.66".parse().unwrap()).unwrap();
+    assert!(!hosts.restarted(&elsewhere, 7), "its name alone is not it");
+}
+
+#[test]
+fn a_full_list_forgets_who_has_nothing_and_refuses_when_all_have_something() {
+    let mut hosts = Hosts::default();
+    for number in 0..MONITORS_MAX {
+        assert!(watch(&mut hosts, &number.to_string(), 0));
     }
-    world.nlm_lock(file(3), "g", exclusive(20, 29)).unwrap();
-    world.states.nlm_share(file(4), host("h"), ShareMode::default(), false, number(&mut world.next)).unwrap();
-    world.commit();
-    assert_eq!(world.states.drop_host(b"h"), [file(1), file(2), file(4)]);
-    world.commit();
-    assert_eq!(world.states.open_files(), [file(3)]);
-    assert_eq!(world.states.totals_of_host(b"g").locks, 1);
-}
-
-fn wanted(who: &str, first: u64, last: u64, kind: LockKind) -> Wanted {
-    Wanted { file: file(1), holder: host(who), range: range(first, last), kind }
+    assert!(!watch(&mut hosts, "one more", 0));
+    let monitor = Monitor { local: local(), state: 0, epoch: 1 };
+    assert!(hosts.watch(&host("one more"), monitor, |other| *other != host("77")));
+    assert!(hosts.monitor(&host("77")).is_none());
+    assert_eq!(hosts.len(), MONITORS_MAX);
 }
 
 #[test]
-fn those_who_wait_are_woken_in_order_and_once() {
-    let mut world = World::new();
-    world.nlm_lock(file(1), "holder", exclusive(0, 99)).unwrap();
-    let (first, second) = (wanted("1", 0, 9, LockKind::Exclusive), wanted("2", 5, 14, LockKind::Exclusive));
-    let (third, fourth) = (wanted("3", 20, 29, LockKind::Shared), wanted("4", 25, 34, LockKind::Shared));
-    for waiter in [&first, &second, &third, &fourth] {
-        assert!(world.states.wait_for(waiter.clone(), NOW));
+fn hosts_and_grants_come_back_from_their_records_and_fit() {
+    let mut hosts = Hosts::default();
+    let long = Host::new(&[b'x'; HOST_BYTES_MAX], "2001:db8::1".parse().unwrap()).unwrap();
+    hosts.watch(&long, Monitor { local: local(), state: u32::MAX, epoch: 9 }, |_| true);
+    watch(&mut hosts, "a", 3);
+    let holder = Holder::nlm(&long, u32::MAX, &[7; 1024]).unwrap();
+    let before: Vec<_> = (0..GRANT_BEFORE_MAX as u64)
+        .map(|at| HeldRange { range: range(at * 2, at * 2), kind: LockKind::Shared })
+        .collect();
+    let number = hosts.grant(Grant { wanted: Wanted { holder, ..wanted("a", 0, u64::MAX) }, before }).unwrap();
+    let written = records(&hosts);
+    assert!(written.iter().all(|(_, payload)| payload.as_ref().is_some_and(|it| it.len() <= PAYLOAD_BYTES_MAX)));
+    let found = || written.iter().filter_map(|(id, payload)| Some((*id, payload.as_deref()?)));
+    let again = Hosts::restore(found()).unwrap();
+    assert_eq!(again.monitor(&long), hosts.monitor(&long));
+    assert_eq!(again.granted(number), hosts.granted(number));
+    let salvaged = Hosts::salvage(found());
+    assert_eq!((salvaged.len(), salvaged.grants().count()), (2, 0), "locks are lost, who had them is known");
+    assert!(written.iter().all(|(id, _)| salvaged.is_kept_in(*id) == (id.kind == MONITOR)));
+    for (id, payload) in found() {
+        for length in 0..payload.len() {
+            assert!(Hosts::restore([(id, &payload[..length])]).is_err());
+            assert!(Hosts::salvage([(id, &payload[..length])]).is_empty());
+        }
     }
-    assert!(world.states.wait_for(first.clone(), NOW), "asking again keeps the place");
-    world.commit();
-    assert_eq!((world.states.waiters(), world.states.woken()), (4, vec![]));
-    world.states.nlm_unlock(file(1), &host("holder"), range(0, 30)).unwrap();
-    assert!(world.states.woken().is_empty(), "it may yet be taken back");
-    world.commit();
-    assert_eq!(
-        world.states.woken(),
-        [first.clone(), third.clone()],
-        "the second is behind the first, the fourth denied"
-    );
-    assert!(world.states.woken().is_empty(), "once");
-    world.nlm_lock(file(1), "1", exclusive(0, 9)).unwrap();
-    world.commit();
-    assert!(world.states.woken().is_empty());
-    assert_eq!(world.states.waiters(), 3, "who has it waits no more");
-    world.states.nlm_unlock(file(1), &host("1"), range(0, 9)).unwrap();
-    world.states.nlm_unlock(file(1), &host("holder"), ByteRange::ALL).unwrap();
-    world.commit();
-    assert_eq!(world.states.woken(), [second.clone(), fourth]);
-    // Who was too late asks again, and is woken again.
-    world.nlm_lock(file(1), "thief", shared(5, 5)).unwrap();
-    assert!(world.states.wait_for(second.clone(), NOW));
-    world.commit();
-    assert!(world.states.woken().is_empty());
-    world.states.drop_host(b"thief");
-    world.commit();
-    assert_eq!(world.states.woken(), [second]);
 }
 
 #[test]
-fn who_cancels_or_is_not_heard_of_makes_room_for_those_behind() {
-    let mut world = World::new();
-    world.nlm_lock(file(1), "holder", shared(0, 99)).unwrap();
-    let (first, second) = (wanted("1", 0, 9, LockKind::Exclusive), wanted("2", 0, 9, LockKind::Exclusive));
-    world.states.wait_for(first.clone(), NOW);
-    world.states.wait_for(second.clone(), NOW.plus(1));
-    world.commit();
-    assert!(world.states.cancel(&first));
-    world.take_back();
-    assert_eq!(world.states.waiters(), 2);
-    world.states.nlm_unlock(file(1), &host("holder"), ByteRange::ALL).unwrap();
-    world.commit();
-    assert_eq!(world.states.woken(), std::slice::from_ref(&first));
-    assert!(world.states.cancel(&first) && !world.states.cancel(&first));
-    world.commit();
-    assert_eq!(world.states.woken(), [second]);
-    world.states.expire_waiters(NOW.plus(2));
-    world.commit();
-    assert_eq!(world.states.waiters(), 0);
+fn whoever_lost_its_locks_is_unaware_until_it_is_told() {
+    let mut hosts = Hosts::default();
+    watch(&mut hosts, "a", 3);
+    watch(&mut hosts, "b", 3);
+    assert_eq!(hosts.unaware(1).count(), 0);
+    assert_eq!(hosts.unaware(2).count(), 2);
+    hosts.told(&host("a"), 2);
+    assert_eq!(hosts.unaware(2).map(|(host, _)| host.clone()).collect::<Vec<_>>(), [host("b")]);
+    assert_ne!(state_number(1), state_number(2));
+    assert!([0, 1, u32::MAX].iter().all(|epoch| state_number(*epoch) % 2 == 1));
 }
 
 #[test]
-fn queues_of_those_who_wait_are_bounded() {
-    let mut world = World::new();
-    let mut waits = |at: u32, who: u64, byte: u64| {
-        let holder = Holder::nlm(format!("{who}").as_bytes(), 0, b"").unwrap();
-        world.states.wait_for(Wanted { file: file(at), holder, range: range(byte, byte), kind: LockKind::Shared }, NOW)
-    };
-    assert!((0..WAITERS_PER_FILE_MAX as u64).all(|who| waits(0, who, 0)));
-    assert!(!waits(0, 9_999, 0), "the file's queue is full");
-    assert!(waits(0, 5, 0), "who is in it stays");
-    assert!((0..WAITERS_PER_PARTY_MAX as u64 - 1).all(|byte| waits(1 + byte as u32, 1, byte)));
-    assert!(!waits(1_000, 1, 0), "the host's share is used up");
-    let left = WAITERS_MAX - WAITERS_PER_FILE_MAX - (WAITERS_PER_PARTY_MAX - 1);
-    assert!((0..left as u64).all(|who| waits(2_000 + who as u32, 10_000 + who, 0)));
-    assert!(!waits(9_000, 99_999, 0));
-    assert_eq!(world.states.waiters(), WAITERS_MAX);
+fn who_was_answered_about_a_range_is_not_told_of_it() {
+    let mut hosts = Hosts::default();
+    let mut granted = grant("a", 10, 19);
+    granted.before = vec![HeldRange { range: range(10, 12), kind: LockKind::Shared }];
+    let number = hosts.grant(granted).unwrap();
+    let Wanted { file, holder, .. } = wanted("a", 0, 0);
+    hosts.answered(file, &holder, range(0, 9));
+    assert!(hosts.granted(number).is_some_and(|grant| !grant.before.is_empty()));
+    hosts.answered(file, &holder, range(0, 10));
+    assert!(hosts.granted(number).is_some_and(|grant| grant.before.is_empty()), "it gave that up");
+    hosts.answered(file, &holder, range(0, 100));
+    assert_eq!(hosts.granted(number), None);
+    let number = hosts.grant(grant("a", 0, 9)).unwrap();
+    assert_eq!(hosts.cancel(&wanted("a", 0, 8)), None);
+    assert_eq!(hosts.cancel(&wanted("a", 0, 9)), Some(grant("a", 0, 9)));
+    assert_eq!(hosts.granted(number), None);
+    assert_ne!(hosts.grant(grant("a", 0, 9)), Some(number), "a late answer is of no other grant");
+}
+
+#[test]
+fn grants_are_bounded_for_a_host_and_for_all() {
+    let mut hosts = Hosts::default();
+    for at in 0..GRANTS_PER_HOST_MAX as u64 {
+        assert!(hosts.grant(grant("a", at, at)).is_some());
+    }
+    assert_eq!(hosts.grant(grant("a", 100, 100)), None);
+    let mut given = GRANTS_PER_HOST_MAX;
+    for other in 0..WAITERS_MAX {
+        given += usize::from(hosts.grant(grant(&other.to_string(), 0, 0)).is_some());
+    }
+    assert_eq!(given, GRANTS_MAX);
+    hosts.drop_grants(&host("a"));
+    assert_eq!(hosts.grants().count(), GRANTS_MAX - GRANTS_PER_HOST_MAX);
+    let too_much = vec![HeldRange { range: range(0, 0), kind: LockKind::Shared }; GRANT_BEFORE_MAX + 1];
+    assert_eq!(hosts.grant(Grant { before: too_much, ..grant("a", 0, 0) }), None);
 }

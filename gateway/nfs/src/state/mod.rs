@@ -18,6 +18,7 @@ pub mod files;
 pub mod foundation;
 pub mod grace;
 pub mod holder;
+pub mod hosts;
 pub mod index;
 pub mod lease;
 pub mod lock;

@@ -2,14 +2,12 @@
 //! 10 and 11). What the calls answer: a lock in the way is LCK_DENIED, [`Refusal::Full`] is LCK_DENIED_NOLOCKS. Hosts have no
 //! leases: what they have goes when they unlock, restart, or free all.
 
-use bytes::Bytes;
-
 use super::bounds::Totals;
 use super::files::FileStates;
-use super::holder::{Holder, Party};
+use super::holder::{Holder, Host, Party};
 use super::lock::LockRequest;
 use super::open::Open;
-use super::ranges::{ByteRange, LockKind};
+use super::ranges::{ByteRange, HeldRange, LockKind};
 use super::refusal::{Denied, Refusal};
 use super::share::{Combinations, ShareBits, ShareMode};
 use crate::ids::{FileId, StateNumber};
@@ -83,14 +81,50 @@ impl FileStates {
         number.is_some_and(|number| self.drop_open(number).is_some())
     }
 
-    /// Everything that a host has is gone: it has restarted (SM_NOTIFY), or says so (NLM_FREE_ALL). Gives the files that nobody
-    /// has open any more.
-    pub fn drop_host(&mut self, host: &[u8]) -> Vec<FileId> {
-        self.drop_party(&Party::Host(Bytes::copy_from_slice(host)), usize::MAX)
+    /// What a holder has locked of a range, cut to it.
+    pub fn nlm_held(&self, file: FileId, holder: &Holder, range: ByteRange) -> Vec<HeldRange> {
+        let states = self.index.locks_of(file, holder).filter_map(|number| self.locks.get(&number));
+        let held = states.flat_map(|state| state.ranges.as_slice()).filter(|held| held.range.overlaps(range));
+        let cut = |held: &HeldRange| {
+            let (first, last) = (held.range.first().max(range.first()), held.range.last().min(range.last()));
+            ByteRange::between(first, last).map(|range| HeldRange { range, kind: held.kind })
+        };
+        held.filter_map(cut).collect()
+    }
+
+    /// A lock that a host was given and does not want: what it had of the range before is what it has again. Errors:
+    /// [`Refusal::Full`] if that would make one range too many.
+    pub fn nlm_give_back(
+        &mut self,
+        file: FileId,
+        holder: &Holder,
+        range: ByteRange,
+        before: &[HeldRange],
+        mut number: impl FnMut() -> StateNumber,
+    ) -> Result<(), Refusal> {
+        self.nlm_unlock(file, holder, range)?;
+        for held in before {
+            let request = LockRequest { range: held.range, kind: held.kind, reclaims: false };
+            self.take_lock(file, holder.clone(), None, request, &mut number)?;
+        }
+        Ok(())
+    }
+
+    /// Of what a host has, at most so many states go: it has restarted (SM_NOTIFY), or says that it has nothing any more
+    /// (NLM_FREE_ALL). To be called again, each time in an operation of its own, until [`Self::totals_of_host`] are none. Gives
+    /// the files that nobody has open any more.
+    pub fn drop_host_part(&mut self, host: &Host, states_max: usize) -> Vec<FileId> {
+        self.drop_party(&Party::Host(host.clone()), states_max)
+    }
+
+    /// True if a host has a lock or a reservation.
+    pub fn has_something(&self, host: &Host) -> bool {
+        let totals = self.totals_of_host(host);
+        totals.opens + totals.locks > 0
     }
 
     /// What a host has.
-    pub fn totals_of_host(&self, host: &[u8]) -> Totals {
-        self.index.totals(Some(Party::Host(Bytes::copy_from_slice(host))))
+    pub fn totals_of_host(&self, host: &Host) -> Totals {
+        self.index.totals(Some(Party::Host(host.clone())))
     }
 }

@@ -24,7 +24,7 @@ pub const LOCK: u16 = 6;
 pub const DELEGATION: u16 = 7;
 /// A changing NFSv3 request and its reply; by when it came.
 pub const V3_REPLY: u16 = 8;
-/// A host that NSM watches.
+/// A host of the network lock manager that is watched.
 pub const MONITOR: u16 = 9;
 /// The newest callback of a slot of a back channel; by session number and slot.
 pub const CALLBACK_SLOT: u16 = 10;
@@ -32,6 +32,9 @@ pub const CALLBACK_SLOT: u16 = 10;
 pub const FOUNDATION: u16 = 20;
 /// A connection; by a number that another one may have later.
 pub const CONNECTION: u16 = 21;
+
+/// A lock that was taken for a host of the network lock manager, which is to be told.
+pub const GRANT: u16 = 11;
 
 /// The longest payload: fits a block of 4 KiB with what the ring puts before it.
 pub const PAYLOAD_BYTES_MAX: usize = 3_900;

@@ -8,7 +8,7 @@ use rand::{Rng, SeedableRng};
 
 use super::super::files::FileStates;
 use super::super::files::world::*;
-use super::super::holder::Holder;
+use super::super::holder::{Holder, Host};
 use super::super::ranges::{ByteRange, HeldRange, LockKind};
 use super::*;
 use crate::ids::Moment;
@@ -53,7 +53,7 @@ fn the_longest_records_keep_to_their_bound() {
     let long = [b'x'; 1024];
     let mut lock = LockState {
         file: file(1),
-        holder: Holder::nlm(&long, 1, &long).unwrap(),
+        holder: Holder::nlm(&Host::new(&long, std::net::Ipv6Addr::LOCALHOST.into()).unwrap(), 1, &long).unwrap(),
         open: None,
         seqid: 1,
         ranges: HeldRanges::default(),

@@ -161,6 +161,12 @@ impl FileStates {
         self.waiting.remove_everywhere(|waiter| waiter.asked < before);
     }
 
+    /// True if somebody waits for this.
+    pub fn is_waiting(&self, wanted: &Wanted) -> bool {
+        let queue = self.waiting.queues.get(&wanted.file);
+        queue.is_some_and(|queue| queue.iter().any(|waiter| waiter.wanted == *wanted))
+    }
+
     /// Those who wait.
     pub fn waiters(&self) -> usize {
         self.waiting.all().count()

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use filesystem::InodeNumber;
 use filesystem::state_ring::RecordId;
 
-use super::super::holder::Holder;
+use super::super::holder::{Holder, Host};
 use super::super::index::{Index, State, StateKind};
 use super::super::lock::LockRequest;
 use super::super::open::{Claim, OpenRequest, Opened};
@@ -45,8 +45,12 @@ pub(in super::super) fn exclusive(first: u64, last: u64) -> LockRequest {
     LockRequest { range: range(first, last), kind: LockKind::Exclusive, reclaims: false }
 }
 
+pub(in super::super) fn machine(name: &str) -> Host {
+    Host::new(name.as_bytes(), std::net::Ipv4Addr::LOCALHOST.into()).unwrap()
+}
+
 pub(in super::super) fn host(name: &str) -> Holder {
-    Holder::nlm(name.as_bytes(), 7, b"7").unwrap()
+    Holder::nlm(&machine(name), 7, b"7").unwrap()
 }
 
 pub(in super::super) const NOW: Moment = Moment(1_000_000);

@@ -3,8 +3,10 @@
 
 mod back_channel;
 mod client;
+mod companions;
 mod delegations;
 mod doubt;
+mod hosts;
 mod line;
 mod lock_notices;
 mod takeover;

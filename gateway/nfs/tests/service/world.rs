@@ -5,17 +5,18 @@ use std::cell::Cell;
 use std::net::{IpAddr, Ipv4Addr};
 use std::process::Command;
 use std::rc::Rc;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use block_device::RamDevice;
 use bytes::Bytes;
 use filesystem::engine::{Filesystem, Options};
 use filesystem::journal::CommitTime;
 use filesystem::layout::timestamp::Timestamp;
-use filesystem::state_ring::Record;
+use filesystem::state_ring::{Record, RecordId};
 use gateway_nfs::access::Caller;
 use gateway_nfs::ids::Moment;
 use gateway_nfs::rpc::auth::Credential;
-use gateway_nfs::service::{Beginning, Origin, Service, World};
+use gateway_nfs::service::{Beginning, Door, Origin, Service, World};
 use gateway_nfs::state::back_channel::ConnectionId;
 use gateway_nfs::state::foundation::Foundation;
 use gateway_nfs::v4::attributes::encode::Location;
@@ -25,6 +26,8 @@ use gateway_nfs::xdr::{Decoder, Encoder};
 
 const VOLUME_BYTES: u64 = 16 << 20;
 const RING_BYTES: u64 = 1 << 20;
+/// Of the next service; no two have the same one.
+static EPOCH: AtomicU32 = AtomicU32::new(1);
 pub(crate) const VOLUME: u64 = 7;
 /// A user whom the export refuses.
 pub(crate) const REFUSED: u32 = 666;
@@ -53,7 +56,7 @@ pub(crate) async fn serve_calling(device: &Rc<RamDevice>) -> Rc<Service<Rc<RamDe
 
 /// What a box does when it begins to serve the volume.
 pub(crate) async fn serve(device: &Rc<RamDevice>) -> Rc<Service<Rc<RamDevice>>> {
-    serve_upon(device, Foundation::default(), 1).await
+    serve_from(device, |records| records).await
 }
 
 /// The same, with what the state depends on, and an epoch for one that is lost.
@@ -70,7 +73,18 @@ pub(crate) async fn serve_from(
     device: &Rc<RamDevice>,
     left: impl FnOnce(Vec<Record>) -> Vec<Record>,
 ) -> Rc<Service<Rc<RamDevice>>> {
-    begin(device, Foundation::default(), 1, left).await
+    begin(device, Foundation::default(), EPOCH.fetch_add(1, Ordering::Relaxed), left).await
+}
+
+/// The volume's filesystem, open.
+async fn filesystem_of(device: &Rc<RamDevice>) -> Rc<Filesystem<Rc<RamDevice>>> {
+    let clock = || CommitTime { seconds: 1_700_000_000, nanoseconds: 0 };
+    let options = Options { cache_bytes_max: 4 << 20, data_bytes_max: 4 << 20, read_only: false, clock };
+    let (files, _) = Filesystem::open(Rc::clone(device), &options).await.expect("it opens");
+    let files = Rc::new(files);
+    let driver = Rc::clone(&files);
+    tokio::task::spawn_local(async move { driver.drive().await });
+    files
 }
 
 async fn begin(
@@ -79,12 +93,7 @@ async fn begin(
     epoch: u32,
     left: impl FnOnce(Vec<Record>) -> Vec<Record>,
 ) -> Rc<Service<Rc<RamDevice>>> {
-    let clock = || CommitTime { seconds: 1_700_000_000, nanoseconds: 0 };
-    let options = Options { cache_bytes_max: 4 << 20, data_bytes_max: 4 << 20, read_only: false, clock };
-    let (files, _) = Filesystem::open(Rc::clone(device), &options).await.expect("it opens");
-    let files = Rc::new(files);
-    let driver = Rc::clone(&files);
-    tokio::task::spawn_local(async move { driver.drive().await });
+    let files = filesystem_of(device).await;
     let records = left(files.open_state_ring(RING_BYTES).await.expect("a ring").records);
     let ticks = Cell::new(0);
     let start = tokio::time::Instant::now();
@@ -104,6 +113,7 @@ async fn begin(
         }),
         others: Box::new(|| vec![elsewhere()]),
         exports: Box::new(|| vec!["192.0.2.0/24".to_owned(), "2001:db8::/32".to_owned()]),
+        port: 2049,
     };
     let facts = ServiceFacts {
         volume: VOLUME,
@@ -123,6 +133,47 @@ async fn begin(
 fn elsewhere() -> OtherVolume {
     let location = Location { servers: vec!["192.0.2.9".to_owned()], path: vec![b"far".to_vec()] };
     OtherVolume { volume: VOLUME + 1, name: b"far".to_vec(), location }
+}
+
+/// Where a request of this box comes from, over a stream.
+pub(crate) fn local_origin() -> Origin {
+    let here = IpAddr::V4(Ipv4Addr::LOCALHOST);
+    Origin { connection: ConnectionId(1), address: here, local: here, door: Door::Service }
+}
+
+/// The volume when somebody has written among the records of its service what no service wrote.
+pub(crate) async fn spoil(device: &Rc<RamDevice>) -> Rc<RamDevice> {
+    let found = Rc::new(RamDevice::from_image(&device.to_vec()));
+    let files = filesystem_of(&found).await;
+    files.open_state_ring(RING_BYTES).await.expect("a ring");
+    let id = RecordId { kind: 999, key: 0 };
+    let written = files.run(|handle| handle.append_record(id, b"?")).await.expect("there is room");
+    files.durable(written.observed.expect("it changed something")).await.expect("it is written");
+    found
+}
+
+/// The head of a call.
+fn put_call(out: &mut Encoder, xid: u32, (program, version, procedure): (u32, u32, u32), (machine, user): (&str, u32)) {
+    for word in [xid, 0, 2, program, version, procedure] {
+        out.u32(word);
+    }
+    let mut credential = Encoder::new();
+    credential.u32(0);
+    credential.opaque(machine.as_bytes());
+    credential.u32(user);
+    credential.u32(user);
+    credential.u32(0);
+    out.u32(1);
+    out.opaque(&credential.to_bytes());
+    out.u64(0);
+}
+
+/// A whole call, of any program.
+pub(crate) fn rpc(procedure: (u32, u32, u32), machine: &str, user: u32, arguments: &[u8]) -> Bytes {
+    let mut out = Encoder::new();
+    put_call(&mut out, 77, procedure, (machine, user));
+    out.encoded(arguments);
+    out.to_bytes()
 }
 
 /// Runs a test to its end.
@@ -380,23 +431,12 @@ impl Client {
     pub(crate) async fn send_raw(&self, operations: &[Vec<u8>]) -> Bytes {
         self.xid.set(self.xid.get() + 1);
         let mut out = Encoder::new();
-        for word in [self.xid.get(), 0, 2, 100_003, 4, 1] {
-            out.u32(word);
-        }
-        let mut credential = Encoder::new();
-        credential.u32(0);
-        credential.opaque(self.name.as_bytes());
-        credential.u32(self.user);
-        credential.u32(self.user);
-        credential.u32(0);
-        out.u32(1);
-        out.opaque(&credential.to_bytes());
-        out.u64(0);
+        put_call(&mut out, self.xid.get(), (100_003, 4, 1), (self.name, self.user));
         out.opaque(b"tag");
         out.u32(2);
         out.u32(operations.len() as u32);
         operations.iter().for_each(|operation| out.encoded(operation));
-        let origin = Origin { connection: ConnectionId(self.connection), address: IpAddr::V4(Ipv4Addr::LOCALHOST) };
+        let origin = Origin { connection: ConnectionId(self.connection), ..local_origin() };
         let reply = self.service.call(origin, out.to_bytes()).await.expect("the volume is there");
         Bytes::from(reply.expect("a call has an answer").concat())
     }

@@ -150,7 +150,7 @@ pub fn put_denied(out: &mut Encoder, denied: &Denied) {
         }
         Holder::Nlm { host, .. } => {
             out.u64(0);
-            out.opaque(host);
+            out.opaque(host.name());
         }
     }
 }
@@ -176,7 +176,7 @@ pub fn lock(context: &mut Context<'_, '_>, arguments: &LockArguments, out: &mut 
         }
         Locker::New { open, owner } => {
             let open = context.stateid(*open)?;
-            let ServiceState { clients, files } = &mut *context.state;
+            let ServiceState { clients, files, .. } = &mut *context.state;
             files.lock_under(client, file, &open, owner, request, || clients.state_number())
         }
     };

@@ -79,7 +79,7 @@ pub fn run(context: &mut Context<'_, '_>, arguments: &Arguments, out: &mut Encod
         expect_openable(context, &found, mode)?;
     }
     let request = OpenRequest { file: found.file, client, owner: &arguments.owner, mode, claim: by };
-    let ServiceState { clients, files } = &mut *context.state;
+    let ServiceState { clients, files, .. } = &mut *context.state;
     let opened = files.open(request, || clients.state_number())?;
     let set = truncate_if_wished(context, &found, &arguments.creation, mode)?;
     context.effects.changing = true;
@@ -225,7 +225,7 @@ fn delegate(
 ) -> Result<Delegation, Halt> {
     let client = context.request.client;
     if let Claim::Previous(1) = arguments.claim {
-        let ServiceState { clients, files } = &mut *context.state;
+        let ServiceState { clients, files, .. } = &mut *context.state;
         let reclaimed = files.reclaim_delegation(found.file, client, || clients.state_number());
         return Ok(reclaimed.map_or(Delegation::None, Delegation::Read));
     }
@@ -240,7 +240,7 @@ fn delegate(
     if !matches!(arguments.claim, Claim::Null(_) | Claim::File) {
         return Ok(Delegation::None);
     }
-    let ServiceState { clients, files } = &mut *context.state;
+    let ServiceState { clients, files, .. } = &mut *context.state;
     // Who says so gets it at once, others when they come back.
     let opens_again = files.opens_again(found.file, client);
     if !opens_again && wanted != WANT_READ && wanted != WANT_ANY {

@@ -8,10 +8,9 @@ use std::rc::Rc;
 use block_device::RamDevice;
 use bytes::Bytes;
 use gateway_nfs::service::{Origin, Service};
-use gateway_nfs::state::back_channel::ConnectionId;
 use gateway_nfs::xdr::{Decoder, Encoder};
 
-use crate::world::VOLUME;
+use crate::world::{VOLUME, local_origin};
 
 pub(super) const GETATTR: u32 = 1;
 pub(super) const SETATTR: u32 = 2;
@@ -290,7 +289,7 @@ impl V3 {
         }
         out.u64(0);
         out.encoded(arguments);
-        let origin = Origin { connection: ConnectionId(1), address: self.address };
+        let origin = Origin { address: self.address, ..local_origin() };
         let reply = self.service.call(origin, out.to_bytes()).await.expect("the volume is there");
         Bytes::from(reply.expect("a call has an answer").concat())
     }

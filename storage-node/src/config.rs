@@ -14,6 +14,7 @@
 //! admin = "127.0.0.1:7401"
 //! nbd = "127.0.0.1:10809"
 //! nfs = "127.0.0.1"
+//! metrics = "127.0.0.1:7402"
 //! ```
 //!
 //! What a node does (store, or only vote) is not written here: `tandem node` and `tandem witness` say it.
@@ -32,6 +33,8 @@ use crate::net::address_text::host_of;
 
 /// Characters allowed in a node's name.
 pub const NODE_NAME_CHARS_MAX: usize = 63;
+/// Characters of a domain.
+pub const DOMAIN_CHARS_MAX: usize = 255;
 /// Shards a node may be told to run.
 pub const SHARDS_MAX: usize = 256;
 /// Raw devices a node may be given.
@@ -118,6 +121,10 @@ pub struct NodeConfig {
     /// Bytes that the engine of one open filesystem keeps in memory, beyond what is changed and not written home yet.
     #[serde(default = "filesystem_cache_bytes_max_default")]
     pub filesystem_cache_bytes_max: usize,
+    /// Domain of owners' names over NFS (`name@domain`, by the node's own name service); without it owners go as numbers. It must
+    /// be the same on every node.
+    #[serde(default)]
+    pub idmap_domain: Option<String>,
     /// Timers of the replication protocol. They must be the same on every node.
     #[serde(default)]
     pub timing: TimingConfig,
@@ -139,6 +146,8 @@ pub struct Listen {
     /// NFS clients of services without a floating address, while this node is primary; the port is the service's. Default:
     /// the address of `nbd`. Not used by a witness.
     pub nfs: Option<IpAddr>,
+    /// Metrics for Prometheus, by HTTP; none unless given.
+    pub metrics: Option<SocketAddr>,
 }
 
 /// Addresses that the other nodes and clients use, `host:port`; each defaults to the listening address.
@@ -211,7 +220,7 @@ fn filesystem_cache_bytes_max_default() -> usize {
 impl Default for Listen {
     fn default() -> Self {
         let loopback = |port| SocketAddr::new(IpAddr::from([127, 0, 0, 1]), port);
-        Self { peer: loopback(7400), admin: loopback(7401), nbd: loopback(10809), nfs: None }
+        Self { peer: loopback(7400), admin: loopback(7401), nbd: loopback(10809), nfs: None, metrics: None }
     }
 }
 
@@ -280,7 +289,8 @@ impl NodeConfig {
     /// True when a listener is reachable from other machines.
     pub fn listens_beyond_loopback(&self) -> bool {
         let addresses = [self.listen.peer.ip(), self.listen.admin.ip(), self.listen.nbd.ip(), self.nfs_listen()];
-        addresses.iter().any(|address| !address.is_loopback())
+        let metrics = self.listen.metrics.map(|metrics| metrics.ip());
+        addresses.iter().chain(&metrics).any(|address| !address.is_loopback())
     }
 
     /// Timers for the replicas. `virtual_machine` decides what `reads = "auto"` means.
@@ -339,6 +349,7 @@ impl NodeConfig {
             let why = format!("it must be at least {FILESYSTEM_CACHE_BYTES_MIN} (16 MiB)");
             return Err(("filesystem_cache_bytes_max", why));
         }
+        self.check_idmap_domain()?;
         self.check_addresses()?;
         self.check_timing()
     }
@@ -366,6 +377,7 @@ impl NodeConfig {
                 return Err((field, format!("{listen} is used by another listener")));
             }
         }
+        self.check_metrics()?;
         self.check_nfs()?;
         for (field, advertised) in [
             ("advertise.peer", &self.advertise.peer),
@@ -383,6 +395,35 @@ impl NodeConfig {
             }
         }
         Ok(())
+    }
+
+    fn check_idmap_domain(&self) -> Result<(), (&'static str, String)> {
+        let Some(domain) = &self.idmap_domain else { return Ok(()) };
+        let is_label = |label: &str| {
+            !label.is_empty() && label.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_'))
+        };
+        match domain.len() <= DOMAIN_CHARS_MAX && domain.split('.').all(is_label) {
+            true => Ok(()),
+            false => {
+                let why =
+                    format!("`{domain}` is no domain; write it like example.org, up to {DOMAIN_CHARS_MAX} characters");
+                Err(("idmap_domain", why))
+            }
+        }
+    }
+
+    fn check_metrics(&self) -> Result<(), (&'static str, String)> {
+        let Some(metrics) = self.listen.metrics else { return Ok(()) };
+        let others = [self.listen.peer, self.listen.admin, self.listen.nbd];
+        let why = match () {
+            () if metrics.port() == 0 => "port 0 is not allowed; whoever reads the metrics must know the port",
+            () if !metrics.ip().is_loopback() && !self.insecure_plaintext => {
+                "is not a loopback address, and traffic is not encrypted yet; set insecure_plaintext = true"
+            }
+            () if others.contains(&metrics) => "is used by another listener",
+            () => return Ok(()),
+        };
+        Err(("listen.metrics", format!("{metrics} {why}")))
     }
 
     fn check_nfs(&self) -> Result<(), (&'static str, String)> {
@@ -460,124 +501,5 @@ fn virtual_by_cpuinfo(text: &str) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn parse(text: &str) -> Result<NodeConfig, ConfigError> {
-        NodeConfig::parse(text, Path::new("node.toml"))
-    }
-
-    fn error(text: &str) -> String {
-        parse(text).expect_err("refused").to_string()
-    }
-
-    #[test]
-    fn two_lines_are_enough() {
-        let config = parse("name = \"a\"\ndata_dir = \"/d\"\n").expect("valid");
-        assert_eq!(config.addresses(), ["127.0.0.1:7400", "127.0.0.1:7401", "127.0.0.1:10809"]);
-        assert_eq!(config.replica_timing(false), Timing::default());
-        assert!(config.replica_timing(true).confirmed_reads);
-        assert!(!config.listens_beyond_loopback());
-    }
-
-    #[test]
-    fn unknown_field_is_named_with_its_line_and_what_is_allowed() {
-        let text = error("name = \"a\"\ndata_dir = \"/d\"\n\n[listen]\npeers = \"127.0.0.1:1\"\n");
-        assert!(text.starts_with("node.toml:5: "), "{text}");
-        assert!(text.contains("peers") && text.contains("`admin`"), "{text}");
-    }
-
-    #[test]
-    fn wrong_type_names_the_line() {
-        let text = error("name = \"a\"\ndata_dir = \"/d\"\nshards = \"many\"\n");
-        assert!(text.starts_with("node.toml:3: "), "{text}");
-    }
-
-    #[test]
-    fn a_public_address_needs_the_word_insecure() {
-        let base = "name = \"a\"\ndata_dir = \"/d\"\n";
-        let text = error(&format!("{base}[listen]\npeer = \"10.0.0.1:7400\"\n"));
-        assert!(text.contains("insecure_plaintext = true"), "{text}");
-        let config = parse(&format!("{base}insecure_plaintext = true\n[listen]\npeer = \"10.0.0.1:7400\"\n"));
-        assert!(config.expect("valid").listens_beyond_loopback());
-    }
-
-    #[test]
-    fn the_unspecified_address_must_be_advertised() {
-        let base = "name = \"a\"\ndata_dir = \"/d\"\ninsecure_plaintext = true\n[listen]\nnbd = \"0.0.0.0:10809\"\n";
-        assert!(error(base).contains("[advertise]"));
-        let config = parse(&format!("{base}[advertise]\nnbd = \"box.example:10809\"\n")).expect("valid");
-        assert_eq!(config.addresses()[2], "box.example:10809");
-        assert!(error(&format!("{base}[advertise]\nnbd = \"box.example\"\n")).contains("host:port"));
-    }
-
-    #[test]
-    fn nfs_is_where_nbd_is_unless_told() {
-        let base = "name = \"a\"\ndata_dir = \"/d\"\ninsecure_plaintext = true\n";
-        let of = |text: &str| {
-            let config = parse(&format!("{base}{text}")).expect("valid");
-            (config.nfs_listen().to_string(), config.nfs_host())
-        };
-        let pair = |listen: &str, host: &str| (listen.to_owned(), host.to_owned());
-        assert_eq!(of(""), pair("127.0.0.1", "127.0.0.1"));
-        assert_eq!(of("[listen]\nnbd = \"[fd00::1]:10809\"\n"), pair("fd00::1", "fd00::1"));
-        let anywhere = "[listen]\nnbd = \"0.0.0.0:10809\"\n[advertise]\nnbd = \"box.example:10809\"\n";
-        assert_eq!(of(anywhere), pair("0.0.0.0", "box.example"));
-        assert_eq!(of("[listen]\nnfs = \"10.0.0.1\"\n"), pair("10.0.0.1", "10.0.0.1"));
-        let told = "[listen]\nnfs = \"0.0.0.0\"\n[advertise]\nnfs = \"files.example\"\n";
-        assert_eq!(of(told), pair("0.0.0.0", "files.example"));
-        assert!(error(&format!("{base}[listen]\nnfs = \"0.0.0.0\"\n")).contains("[advertise]"));
-        assert!(error(&format!("{base}[advertise]\nnfs = \"files.example:2049\"\n")).contains("without a port"));
-        let open = "name = \"a\"\ndata_dir = \"/d\"\n[listen]\nnfs = \"10.0.0.1\"\n";
-        assert!(error(open).contains("insecure_plaintext = true"));
-    }
-
-    #[test]
-    fn timers_that_break_the_lease_argument_are_refused() {
-        let base = "name = \"a\"\ndata_dir = \"/d\"\n[timing]\n";
-        assert!(error(&format!("{base}grace_ms = 1050\n")).contains("1.1 times"));
-        assert!(error(&format!("{base}beacon_interval_ms = 400\n")).contains("third"));
-        assert!(error(&format!("{base}shrink_after_ms = 1500\n")).contains("grace_ms"));
-        assert!(parse(&format!("{base}lease_ms = 2000\ngrace_ms = 2500\n")).is_ok());
-    }
-
-    #[test]
-    fn scrubs_have_a_period_or_none() {
-        let base = "name = \"a\"\ndata_dir = \"/d\"\n";
-        let timing = |text: &str| parse(&format!("{base}{text}")).expect("valid").replica_timing(false);
-        assert_eq!(timing("").scrub_period, Some(Micros::from_secs(14 * DAY_SECONDS)));
-        assert_eq!(timing("scrub_period_days = 30\n").scrub_period, Some(Micros::from_secs(30 * DAY_SECONDS)));
-        assert_eq!(timing("scrub_period_days = 0\n").scrub_period, None);
-        assert!(error(&format!("{base}scrub_period_days = 366\n")).contains("0 for none"));
-    }
-
-    #[test]
-    fn extents_become_cold_when_told() {
-        let base = "name = \"a\"\ndata_dir = \"/d\"\n";
-        let config = parse(&format!("{base}extent_idle_seconds = 1\n")).expect("valid");
-        assert_eq!(config.replica_timing(false).extent_idle, Micros::from_secs(1));
-        assert!(error(&format!("{base}extent_idle_seconds = 0\n")).contains("1 to 3600"));
-    }
-
-    #[test]
-    fn a_filesystem_has_room_for_its_bitmaps() {
-        let base = "name = \"a\"\ndata_dir = \"/d\"\n";
-        assert_eq!(parse(base).expect("valid").filesystem_cache_bytes_max, 256 << 20);
-        assert!(error(&format!("{base}filesystem_cache_bytes_max = 1000\n")).contains("16 MiB"));
-    }
-
-    #[test]
-    fn names_and_ports_are_checked() {
-        assert!(error("name = \"a b\"\ndata_dir = \"/d\"\n").contains("letters, digits"));
-        let same = "name = \"a\"\ndata_dir = \"/d\"\n[listen]\npeer = \"127.0.0.1:9\"\nadmin = \"127.0.0.1:9\"\n";
-        assert!(error(same).contains("another listener"));
-        assert!(error("name = \"a\"\ndata_dir = \"/d\"\nreads = \"never\"\n").contains("confirmed"));
-    }
-
-    #[test]
-    fn the_hypervisor_flag_is_found_and_its_absence_trusted_only_with_a_flags_line() {
-        assert!(virtual_by_cpuinfo("flags\t\t: fpu hypervisor sse\n"));
-        assert!(!virtual_by_cpuinfo("flags\t\t: fpu sse\n"));
-        assert!(virtual_by_cpuinfo("Features : fp asimd\n"));
-    }
-}
+#[path = "config_tests.rs"]
+mod tests;

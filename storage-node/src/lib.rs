@@ -8,6 +8,7 @@ pub mod disk;
 pub mod fault;
 pub mod files;
 mod lock_wait;
+mod metrics;
 pub mod net;
 pub mod nfs;
 pub mod node;

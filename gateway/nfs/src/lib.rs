@@ -3,7 +3,7 @@
 //! `xdr` and `rpc` know the encoding and the calls, `v4` and `v3` the protocols, one operation or procedure a file; `mount` is how
 //! clients of NFSv3 begin, `nlm`, `nsm` and `port_mapper` are the companions that its locks need. `state` is
 //! what a service knows of its clients: sessions, opens, locks; pure, and kept with records in the filesystem's state ring so
-//! that a takeover loses nothing of it. `ids` names what all of them speak of.
+//! that a takeover loses nothing of it. `statistics` is what it counts. `ids` names what all of them speak of.
 #![forbid(unsafe_code)]
 
 /// Addresses: values like others, without the sockets that may be at them, for what is pure.
@@ -22,6 +22,7 @@ pub mod rpc;
 pub mod server;
 pub mod service;
 pub mod state;
+pub mod statistics;
 pub mod v3;
 pub mod v4;
 pub mod xdr;

@@ -1,6 +1,7 @@
 //! The services over real connections on loopback, with nodes that have no disks.
 
 mod nfs;
+mod nfs_statistics;
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -25,7 +26,7 @@ use super::fake_node::FakeNode;
 use super::operations::{NodeEvent, NodeEventKind, ReplicaReport, StoreState};
 use super::serve;
 use crate::net::transport::Transport;
-use crate::volume::handle::CopyStatistics;
+use crate::volume::handle::{Acknowledged, CopyStatistics};
 
 /// A node that serves its API until dropped.
 struct Served {
@@ -259,6 +260,7 @@ async fn show_tells_counters_scrubs_and_dirty_blocks() {
         nbd_clients: 0,
         data_offset: 1 << 20,
         copy: Some(CopyStatistics { counters, hot_extents: 6, last_scrub: None }),
+        acknowledged: Acknowledged::default(),
         scrub_left: Some(Micros::from_secs(3)),
         resync_left: vec![(NodeId(2), Micros::from_secs(4))],
     });

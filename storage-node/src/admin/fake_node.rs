@@ -1,10 +1,12 @@
 //! A node without disks or peers, for tests of the services: real configuration state machine, everything else by hand.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
+use gateway_nfs::statistics::report::Report;
 use proto::{ClusterId, Incarnation, NodeId, RequestId, Timestamp, VolumeId};
 use replication::config::command::CommandBody;
 use replication::config::{ClusterState, Command, NodeCommand, NodeRecord, Outcome};
@@ -19,22 +21,23 @@ use crate::files::mounted::FilesHandle;
 use crate::raft::RaftStatus;
 
 /// See the module.
-pub(super) struct FakeNode {
-    pub(super) record: NodeRecord,
-    pub(super) identity: Mutex<Option<(ClusterId, NodeId)>>,
-    pub(super) state: watch::Sender<Arc<ClusterState>>,
-    pub(super) raft: watch::Sender<RaftStatus>,
-    pub(super) events: broadcast::Sender<NodeEvent>,
-    pub(super) replicas: Mutex<Vec<ReplicaReport>>,
-    pub(super) controls: Mutex<Vec<(VolumeId, Control)>>,
-    pub(super) stopped: AtomicBool,
-    pub(super) out_of_service: Mutex<Option<String>>,
+pub(crate) struct FakeNode {
+    pub(crate) record: NodeRecord,
+    pub(crate) identity: Mutex<Option<(ClusterId, NodeId)>>,
+    pub(crate) state: watch::Sender<Arc<ClusterState>>,
+    pub(crate) raft: watch::Sender<RaftStatus>,
+    pub(crate) events: broadcast::Sender<NodeEvent>,
+    pub(crate) replicas: Mutex<Vec<ReplicaReport>>,
+    pub(crate) controls: Mutex<Vec<(VolumeId, Control)>>,
+    pub(crate) stopped: AtomicBool,
+    pub(crate) nfs_reports: Mutex<BTreeMap<VolumeId, Report>>,
+    pub(crate) out_of_service: Mutex<Option<String>>,
     /// Applied before the next proposal: somebody else was faster.
-    pub(super) faster: Mutex<Option<CommandBody>>,
+    pub(crate) faster: Mutex<Option<CommandBody>>,
 }
 
 impl FakeNode {
-    pub(super) fn new(name: &str, admin_address: &str) -> Arc<Self> {
+    pub(crate) fn new(name: &str, admin_address: &str) -> Arc<Self> {
         let record = NodeRecord {
             name: name.into(),
             peer_address: "127.0.0.1:1".into(),
@@ -54,13 +57,14 @@ impl FakeNode {
             replicas: Mutex::default(),
             controls: Mutex::default(),
             stopped: AtomicBool::new(false),
+            nfs_reports: Mutex::default(),
             out_of_service: Mutex::default(),
             faster: Mutex::default(),
         })
     }
 
     /// Applies a command as if a majority had agreed.
-    pub(super) fn apply(&self, body: CommandBody) -> Outcome {
+    pub(crate) fn apply(&self, body: CommandBody) -> Outcome {
         let mut outcome = Outcome::Applied;
         self.state.send_modify(|state| {
             outcome = Arc::make_mut(state).apply(&Command { request: RequestId(rand::random()), body });
@@ -165,6 +169,10 @@ impl NodeOperations for FakeNode {
 
     fn files(&self, _: VolumeId) -> BoxFuture<'_, Result<FilesHandle, FilesError>> {
         Box::pin(async { Err(FilesError::NoFilesystem) })
+    }
+
+    fn nfs_report(&self, volume: VolumeId) -> BoxFuture<'_, Option<Report>> {
+        Box::pin(async move { self.nfs_reports.lock().unwrap().get(&volume).cloned() })
     }
 
     fn close_files(&self, _: VolumeId) -> BoxFuture<'_, bool> {

@@ -11,12 +11,14 @@ mod context;
 mod convert;
 pub mod errors;
 #[cfg(test)]
-mod fake_node;
+pub(crate) mod fake_node;
 mod files;
 mod force;
 pub mod health;
 mod nfs;
 mod nfs_messages;
+pub(crate) mod nfs_report_messages;
+mod nfs_statistics;
 mod node;
 pub mod operations;
 mod replace;

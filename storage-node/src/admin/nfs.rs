@@ -13,6 +13,7 @@ use tonic::{Request, Response, Status};
 use super::context::{COMPARE_AND_SWAP_TRIES_MAX, Context, PROPOSE_PATIENCE, find_volume};
 use super::convert::nfs_service_in;
 use super::nfs_messages::{floating_from, rule_from, rule_message, service_message};
+use super::nfs_statistics;
 use super::operations::OperationError;
 use crate::net::address_text::{client_text, host_of, parse_client, to_std};
 
@@ -198,6 +199,14 @@ impl pb::nfs_server::Nfs for NfsConfigurationService {
         request: Request<pb::ListExportsRequest>,
     ) -> Result<Response<pb::ListExportsReply>, Status> {
         Ok(Response::new(self.list(request.into_inner()).await?))
+    }
+
+    async fn clients(&self, request: Request<pb::NfsClientsRequest>) -> Result<Response<pb::NfsClientsReply>, Status> {
+        Ok(Response::new(nfs_statistics::clients(&self.context, request.into_inner()).await?))
+    }
+
+    async fn stats(&self, request: Request<pb::NfsStatsRequest>) -> Result<Response<pb::NfsStatsReply>, Status> {
+        Ok(Response::new(nfs_statistics::stats(&self.context, request.into_inner()).await?))
     }
 }
 

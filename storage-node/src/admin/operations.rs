@@ -14,6 +14,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
+use gateway_nfs::statistics::report::Report;
 use proto::{ClusterId, DiskId, Incarnation, Micros, NodeId, Timestamp, VolumeId};
 use replication::Notice;
 use replication::config::{ClusterState, Command, NodeRecord, Outcome};
@@ -26,7 +27,7 @@ use crate::files::error::FilesError;
 use crate::files::make::Progress;
 use crate::files::mounted::FilesHandle;
 use crate::raft::RaftStatus;
-use crate::volume::handle::CopyStatistics;
+use crate::volume::handle::{Acknowledged, CopyStatistics};
 
 /// Why an operation was not done, sorted by what the caller can do about it.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
@@ -135,6 +136,8 @@ pub struct ReplicaReport {
     pub data_offset: u64,
     /// What the open copy has found out about its content.
     pub copy: Option<CopyStatistics>,
+    /// Operations that were acknowledged here.
+    pub acknowledged: Acknowledged,
     /// How long the scrub under way will take still, if that can be told.
     pub scrub_left: Option<Micros>,
     /// How long each resync will take still, where that can be told.
@@ -235,6 +238,9 @@ pub trait NodeOperations: Send + Sync + 'static {
 
     /// Closes it, if it is open. False: it is not closed yet.
     fn close_files(&self, volume: VolumeId) -> BoxFuture<'_, bool>;
+
+    /// What the NFS service of a volume has counted, if it runs here and answers in time.
+    fn nfs_report(&self, volume: VolumeId) -> BoxFuture<'_, Option<Report>>;
 
     /// Makes a filesystem in a volume that this node serves; what the volume holds is lost if `force`, and otherwise a
     /// refusal.

@@ -9,6 +9,7 @@ mod fs_arguments;
 mod json;
 mod nfs;
 mod nfs_arguments;
+mod nfs_statistics;
 mod progress;
 mod recover;
 mod reset;

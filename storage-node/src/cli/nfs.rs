@@ -1,5 +1,7 @@
 //! `tandem nfs …` and `tandem export …`: how volumes are served over NFS, and who may use them.
 
+use std::time::Duration;
+
 use proto::admin as pb;
 use proto::admin::nfs_client::NfsClient;
 use serde_json::{Value, json};
@@ -8,7 +10,7 @@ use super::exit::Failure;
 use super::nfs_arguments::{AddArguments, ExportCommand, NfsCommand};
 use super::session::Session;
 use super::table::{Align, Table};
-use super::{json, text};
+use super::{json, nfs_statistics, text};
 
 pub(super) async fn run(session: &Session, command: NfsCommand) -> Result<(), Failure> {
     match command {
@@ -17,6 +19,10 @@ pub(super) async fn run(session: &Session, command: NfsCommand) -> Result<(), Fa
             serve(session, pb::ServeNfsRequest { volume, addresses, own_address, port }).await
         }
         NfsCommand::Stop { volume } => stop(session, &volume).await,
+        NfsCommand::Clients { volume } => nfs_statistics::clients(session, volume).await,
+        NfsCommand::Stats { volume, watch } => {
+            nfs_statistics::stats(session, volume, watch.map(Duration::from_secs)).await
+        }
     }
 }
 

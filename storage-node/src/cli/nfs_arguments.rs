@@ -27,6 +27,20 @@ pub(crate) enum NfsCommand {
         /// Name or id
         volume: String,
     },
+    /// The clients of a volume: who they are, and what they have open and locked
+    Clients {
+        /// Name or id; default: all that are served
+        volume: Option<String>,
+    },
+    /// What the service of a volume has counted since it began on its present primary
+    Stats {
+        /// Name or id; default: all that are served
+        volume: Option<String>,
+        /// Stay, and print every so many seconds what has happened since (with --json: everything), until Ctrl-C
+        #[arg(long, short, value_name = "SECONDS", num_args = 0..=1, default_missing_value = "1",
+            require_equals = true, value_parser = clap::value_parser!(u64).range(1..=3600))]
+        watch: Option<u64>,
+    },
 }
 
 #[derive(Debug, Subcommand)]

@@ -4,11 +4,15 @@
 //! request, so a changed rule holds at once. Which volumes are served, and when, is decided in `node/nfs`.
 
 mod companions;
+mod owners;
+pub mod report;
+#[cfg(test)]
+pub(crate) mod test_report;
 
 use std::io;
 use std::net::{IpAddr, TcpListener};
 use std::rc::Rc;
-use std::sync::{Arc, mpsc};
+use std::sync::{Arc, mpsc as std_mpsc};
 use std::time::Instant;
 
 use block_device::BlockDevice;
@@ -29,7 +33,7 @@ use proto::VolumeId;
 use replication::config::nfs::{ANONYMOUS_ID, Access, ExportRule, Squash};
 use replication::config::{ClusterState, VolumeConfig};
 use thiserror::Error;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tracing::info;
 
@@ -38,6 +42,8 @@ use crate::files::{now, real_time};
 use crate::net::address::ClientConnection;
 use crate::net::address_text::{client_text, from_std, host_of, to_std};
 use crate::supervisor::SupervisorSockets;
+pub use owners::Lookups;
+use owners::NameService;
 
 /// Bytes of the blocks that records of clients need.
 const RECORD_BLOCK_BYTES: u32 = 4096;
@@ -72,7 +78,11 @@ pub struct Start {
     /// Who keeps connections, so that they do not end with this process.
     pub sockets: Option<Arc<SupervisorSockets>>,
     /// Told when the service has begun: the connections of the node that served before.
-    pub former: mpsc::Sender<Vec<ClientConnection>>,
+    pub former: std_mpsc::Sender<Vec<ClientConnection>>,
+    /// Who wants to know what it has counted.
+    pub questions: mpsc::Receiver<report::Question>,
+    /// The domain of owners' names, if they are told by name, and the places of lookups.
+    pub names: Option<(String, Lookups)>,
 }
 
 /// Why a service does not begin.
@@ -122,7 +132,20 @@ pub async fn start<D: BlockDevice + 'static>(
     files: &Rc<Filesystem<D>>,
     start: Start,
 ) -> Result<(Running, usize), StartError> {
-    let Start { volume, name, size_bytes, listeners, port, floating, cluster, write_verifier, sockets, former } = start;
+    let Start {
+        volume,
+        name,
+        size_bytes,
+        listeners,
+        port,
+        floating,
+        cluster,
+        write_verifier,
+        sockets,
+        former,
+        questions,
+        names,
+    } = start;
     let began = Instant::now();
     let block_bytes = files.statistics().block_size;
     if block_bytes < RECORD_BLOCK_BYTES {
@@ -148,7 +171,10 @@ pub async fn start<D: BlockDevice + 'static>(
     };
     let world = world(volume, cluster, began, port);
     let (service, orphans) = Service::start(Rc::clone(files), beginning, facts, world).await?;
-    let service = Rc::new(service);
+    let service = Rc::new(match names {
+        Some((domain, lookups)) => service.with_owners(Box::new(NameService::new(domain, &lookups))),
+        None => service,
+    });
     let connections = service.take_former_connections().into_iter();
     let connections = connections.map(|ends| ClientConnection { client: ends.client, service: ends.service }).collect();
     // Whoever does not listen any more does not want this service.
@@ -166,7 +192,13 @@ pub async fn start<D: BlockDevice + 'static>(
     let mut serving = JoinSet::new();
     serving.spawn_local(companions.run(stopped.clone()));
     serving.spawn_local(server::call_hosts(Rc::clone(&service), stopped.clone()));
-    serving.spawn_local(server::serve(service, listeners, hold, stopped));
+    let answering = report::answer(Rc::clone(&service), questions);
+    serving.spawn_local(async move {
+        tokio::select! {
+            ended = server::serve(service, listeners, hold, stopped) => ended,
+            never = answering => match never {},
+        }
+    });
     let took = began.elapsed().as_millis();
     info!(volume = %name, records = count, ms = took as u64, "NFS served");
     Ok((Running { stop, serving }, orphans))

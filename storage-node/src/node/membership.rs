@@ -24,6 +24,8 @@ use crate::admin::{self, NodeEventKind};
 use crate::config;
 use crate::disk::{FoundStore, StoreError};
 use crate::files::registry::Registry;
+use crate::nfs::Lookups;
+use crate::nfs::report::Reports;
 use crate::peer::{Identity, Incoming, RaftLinks};
 use crate::raft::{RaftConfig, RaftError, RaftHandle, RaftSend, RaftStatus};
 use crate::volume::handle::VolumeEnv;
@@ -62,6 +64,10 @@ pub(crate) struct Membership {
     pub(crate) volumes: Volumes,
     /// Filesystems of volumes that this node serves.
     pub(crate) files: Registry,
+    /// What the NFS services of this node have counted.
+    pub(crate) nfs_reports: Arc<Reports>,
+    /// Places of lookups of owners' names.
+    pub(crate) nfs_lookups: Lookups,
     /// What its volumes share; a witness has none.
     pub(crate) env: Option<VolumeEnv>,
     /// True once this run has learnt everything that was committed before it: only then may "unknown" mean "deleted".
@@ -130,6 +136,8 @@ impl Membership {
             raft,
             volumes: Volumes::default(),
             files: Registry::new(core.config.filesystem_cache_bytes_max),
+            nfs_reports: Arc::default(),
+            nfs_lookups: Lookups::default(),
             env,
             caught_up: AtomicBool::new(false),
             nudge: Notify::new(),

@@ -187,6 +187,8 @@ async fn with_listeners(
         let (addresses, sockets, name) = (addresses.to_vec(), sockets.clone(), place.name.clone());
         Arc::new(move || addresses.iter().for_each(|floating| take_away(floating, sockets.as_deref(), &name)))
     };
+    let reports = Arc::clone(&membership.nfs_reports);
+    let names = core.config.idmap_domain.clone().map(|domain| (domain, membership.nfs_lookups.clone()));
     let (cluster, place_of, held_by) = (membership.raft.state(), place.clone(), sockets.clone());
     let (tell_former, former) = mpsc::channel();
     let floating_ips: Vec<_> = addresses.iter().map(FloatingAddress::address).collect();
@@ -204,6 +206,8 @@ async fn with_listeners(
             write_verifier: rand::rng().random(),
             sockets: held_by.clone(),
             former: tell_former.clone(),
+            questions: reports.open(volume),
+            names: names.clone(),
         })
     };
     let binding = NfsBinding { start: Box::new(start), release: Arc::clone(&release) };

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, join_all};
+use gateway_nfs::statistics::report::Report;
 use proto::{ClusterId, NodeId, Timestamp, VolumeId};
 use rand::Rng;
 use replication::config::{ClusterState, Command, CommandBody, NodeCommand, NodeKind, Outcome};
@@ -189,6 +190,7 @@ fn report(volume: VolumeId, local: &LocalVolume, status: Option<VolumeStatus>) -
     };
     let unknown = || replication::Status { role: "unknown", ..Default::default() };
     let copy = status.as_ref().and_then(|status| status.copy);
+    let acknowledged = status.as_ref().map(|status| status.acknowledged).unwrap_or_default();
     let data_offset = match status.as_ref().map(|status| &status.disk) {
         Some(DiskState::Open { data_offset, .. }) => *data_offset,
         _ => 0,
@@ -224,6 +226,7 @@ fn report(volume: VolumeId, local: &LocalVolume, status: Option<VolumeStatus>) -
         nbd_clients,
         data_offset,
         copy,
+        acknowledged,
         scrub_left: None,
         resync_left: Vec::new(),
     }
@@ -333,6 +336,10 @@ impl NodeOperations for Operations {
 
     fn files(&self, volume: VolumeId) -> BoxFuture<'_, Result<FilesHandle, FilesError>> {
         files::open(&self.core, volume).boxed()
+    }
+
+    fn nfs_report(&self, volume: VolumeId) -> BoxFuture<'_, Option<Report>> {
+        async move { self.core.membership()?.nfs_reports.ask(volume).await }.boxed()
     }
 
     fn close_files(&self, volume: VolumeId) -> BoxFuture<'_, bool> {

@@ -25,6 +25,7 @@ use super::{export, stop};
 use crate::admin;
 use crate::config::{ConfigError, NodeConfig};
 use crate::disk::{FenceFile, StoreError, StorePool};
+use crate::metrics;
 use crate::net::transport::Transport;
 use crate::peer::{Identity, PeerListener};
 use crate::raft::RaftError;
@@ -235,9 +236,17 @@ async fn serve(core: Arc<Core>, mut ended: watch::Receiver<End>) -> anyhow::Resu
         info!(address = %listen.nbd, "NBD listens");
         tokio::spawn(export::serve(listener, Arc::clone(&core)));
     }
+    let metrics_listener = match listen.metrics {
+        Some(at) => Some(core.transport.listen(&at.to_string()).await.with_context(|| listen_failed("metrics", at))?),
+        None => None,
+    };
     enter(&core).await?;
     let operations = Arc::new(Operations::new(Arc::clone(&core)));
     tokio::spawn(Operations::clone(&operations).measure());
+    if let (Some(address), Some(listener)) = (listen.metrics, metrics_listener) {
+        info!(%address, "metrics for Prometheus at http://{address}/metrics");
+        tokio::spawn(metrics::server::serve(listener, operations.clone(), core.closing.clone()));
+    }
     let closing = core.closing.clone();
     let transport = core.transport.clone();
     let admin_core = Arc::clone(&core);

@@ -260,7 +260,8 @@ impl Actor {
                     last_scrub: store.last_scrub(),
                 });
                 let (disk, clients) = (self.disk.clone(), self.shared.clients.get());
-                let _ = answer.send(VolumeStatus { replica, disk, copy, clients });
+                let acknowledged = self.shared.acknowledged.get();
+                let _ = answer.send(VolumeStatus { replica, disk, copy, clients, acknowledged });
             }
             Remote::Attach { found, suspect, done } => self.on_attach(found, suspect, done),
             Remote::Stop(done) => {

@@ -20,6 +20,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::cut::{self, WritePiece};
+use super::handle::Acknowledged;
 use super::inbox::{Inbox, Input};
 use super::payloads::Held;
 use crate::disk::Store;
@@ -52,6 +53,8 @@ pub(crate) struct Shared {
     operations: Arc<Semaphore>,
     blocks: Arc<Semaphore>,
     next_op: Cell<u64>,
+    /// Operations that were acknowledged.
+    pub(crate) acknowledged: Cell<Acknowledged>,
     cluster: watch::Receiver<Arc<ClusterState>>,
 }
 
@@ -91,6 +94,7 @@ impl Shared {
             operations: Arc::new(Semaphore::new(OPERATIONS_OPEN_MAX)),
             blocks: Arc::new(Semaphore::new(BLOCKS_OPEN_MAX as usize)),
             next_op: Cell::new(0),
+            acknowledged: Cell::default(),
             cluster,
         }
     }
@@ -104,9 +108,13 @@ impl Shared {
         self.next_op.set(op.0);
         let (answer, answered) = oneshot::channel();
         let open = OpenOperation { answer, _operation: operation, _blocks: data };
+        let counted = Acknowledged::of(&request);
         self.inbox.push(Input::Client { op, request, payload, open });
         match answered.await {
-            Ok(Ok(data)) => Ok(data),
+            Ok(Ok(data)) => {
+                self.acknowledged.set(self.acknowledged.get().plus(counted));
+                Ok(data)
+            }
             Ok(Err(refusal)) => Err(self.error_of(refusal)),
             Err(_) => Err(BlockError::Closed),
         }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use futures_util::future::LocalBoxFuture;
 use proto::{Boot, DiskId, VolumeId};
 use replication::config::{ClusterState, VolumeConfig};
-use replication::event::{Control, Event};
+use replication::event::{Control, Event, Request};
 use replication::local_copy::Counters;
 use replication::{Notice, ScrubReport, Status, Timing};
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
@@ -113,6 +113,49 @@ pub struct VolumeStatus {
     pub copy: Option<CopyStatistics>,
     /// Clients connected here.
     pub clients: usize,
+    /// What was acknowledged here, to clients of the block device and to the filesystem.
+    pub acknowledged: Acknowledged,
+}
+
+/// Operations of a volume that were acknowledged since it was started on this node.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Acknowledged {
+    /// Reads, a large one being several.
+    pub reads: u64,
+    /// Bytes of their blocks.
+    pub read_bytes: u64,
+    /// Writes, and what clears blocks; a large one is several.
+    pub writes: u64,
+    /// Bytes of their blocks.
+    pub written_bytes: u64,
+    /// Flushes.
+    pub flushes: u64,
+}
+
+impl Acknowledged {
+    /// One operation.
+    pub(crate) fn of(request: &Request) -> Self {
+        match request {
+            Request::Read { range } => Self { reads: 1, read_bytes: range.length_bytes(), ..Self::default() },
+            Request::Write { range, .. } => Self { writes: 1, written_bytes: range.length_bytes(), ..Self::default() },
+            Request::WriteBatch { groups } => {
+                let bytes = groups.iter().flatten().map(|range| range.length_bytes());
+                Self { writes: 1, written_bytes: bytes.sum(), ..Self::default() }
+            }
+            Request::Flush => Self { flushes: 1, ..Self::default() },
+        }
+    }
+
+    /// These and others.
+    pub(crate) fn plus(self, more: Self) -> Self {
+        Self {
+            reads: self.reads + more.reads,
+            read_bytes: self.read_bytes.saturating_add(more.read_bytes),
+            writes: self.writes + more.writes,
+            written_bytes: self.written_bytes.saturating_add(more.written_bytes),
+            flushes: self.flushes + more.flushes,
+        }
+    }
 }
 
 /// What a volume's open local copy has found out about its content.

@@ -10,8 +10,8 @@ use std::time::Duration;
 
 use super::namespace::{FLOATING_ADDRESS, NamespaceNetwork};
 
-/// The ports of a node in a namespace: replication and Raft, the admin API, NBD clients.
-const PORTS: [u16; 3] = [7400, 7401, 10809];
+/// The ports of a node in a namespace: replication and Raft, the admin API, NBD clients, metrics.
+const PORTS: [u16; 4] = [7400, 7401, 10809, 7402];
 /// The lowest port of a node on loopback; below those that the system gives to outgoing connections.
 const LOWEST_PORT: u16 = 10_000;
 const ADDRESSES_TRIED_MAX: usize = 1000;
@@ -26,7 +26,7 @@ pub enum Network {
     Namespaces(Arc<NamespaceNetwork>),
 }
 
-/// The three listening addresses of a node.
+/// The listening addresses of a node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NodeAddresses {
     /// Replication and Raft.
@@ -35,16 +35,18 @@ pub struct NodeAddresses {
     pub admin: SocketAddr,
     /// NBD clients.
     pub nbd: SocketAddr,
+    /// Metrics.
+    pub metrics: SocketAddr,
 }
 
 impl Network {
     /// Addresses for the node with this index.
     pub fn addresses(&self, index: usize) -> NodeAddresses {
-        let [peer, admin, nbd] = match self {
+        let [peer, admin, nbd, metrics] = match self {
             Self::Loopback => own_loopback_addresses(),
             Self::Namespaces(network) => PORTS.map(|port| SocketAddr::new(network.node_ip(index), port)),
         };
-        NodeAddresses { peer, admin, nbd }
+        NodeAddresses { peer, admin, nbd, metrics }
     }
 
     /// A command that runs where the node with this index lives.
@@ -98,7 +100,7 @@ impl Network {
 ///
 /// # Panics
 /// When the machine allows no such address.
-fn own_loopback_addresses() -> [SocketAddr; 3] {
+fn own_loopback_addresses() -> [SocketAddr; 4] {
     static NODES: AtomicU64 = AtomicU64::new(0);
     for _ in 0..ADDRESSES_TRIED_MAX {
         let mut hasher = RandomState::new().build_hasher();
@@ -106,7 +108,7 @@ fn own_loopback_addresses() -> [SocketAddr; 3] {
         let [a, b, c, d, e, ..] = hasher.finish().to_le_bytes();
         let first_port = LOWEST_PORT + u16::from_le_bytes([d, e]) % 16_384;
         let addresses =
-            [0, 1, 2].map(|port| SocketAddr::from(([127, a.max(1), b, c.clamp(1, 254)], first_port + port)));
+            [0, 1, 2, 3].map(|port| SocketAddr::from(([127, a.max(1), b, c.clamp(1, 254)], first_port + port)));
         if addresses.iter().all(|address| TcpListener::bind(address).is_ok()) {
             return addresses;
         }

@@ -60,7 +60,7 @@ impl Node {
 
     /// Writes the configuration again, with other additions.
     pub fn write_config(&self, extra: &str) {
-        let NodeAddresses { peer, admin, nbd } = self.addresses;
+        let NodeAddresses { peer, admin, nbd, metrics } = self.addresses;
         let plaintext = !peer.ip().is_loopback();
         // The export listens on every address where a floating one may come and go.
         let (listen_nbd, advertise) = match plaintext {
@@ -69,7 +69,7 @@ impl Node {
         };
         let text = format!(
             "name = \"{}\"\ndata_dir = \"{}\"\ninsecure_plaintext = {plaintext}\n{extra}\n[listen]\npeer = \"{peer}\"\n\
-             admin = \"{admin}\"\nnbd = \"{listen_nbd}\"\n{advertise}",
+             admin = \"{admin}\"\nnbd = \"{listen_nbd}\"\nmetrics = \"{metrics}\"\n{advertise}",
             self.name,
             self.data_dir().display()
         );

@@ -63,6 +63,7 @@ pub async fn serve<D: BlockDevice + 'static>(
     mut stop: watch::Receiver<bool>,
 ) -> Ended {
     let budget = Arc::new(Semaphore::new(REQUEST_BYTES_TOTAL_MAX));
+    service.watch_budget(&budget, REQUEST_BYTES_TOTAL_MAX);
     let (gone, mut is_gone) = watch::channel(false);
     let gone = Rc::new(gone);
     let mut connections = JoinSet::new();
@@ -89,6 +90,7 @@ pub async fn serve<D: BlockDevice + 'static>(
                     let Ok(local) = stream.local_addr() else { continue };
                     debug!(%peer, connection = next, "connected");
                     service.record_connection(ConnectionId(next), Endpoints { client: peer, service: local });
+                    service.connection_taken(ConnectionId(next));
                     let connection = connection::Connection {
                         service: Rc::clone(&service),
                         id: ConnectionId(next),
@@ -106,7 +108,10 @@ pub async fn serve<D: BlockDevice + 'static>(
                     });
                     next += 1;
                 }
-                Ok((_, peer)) => warn!(%peer, "more than {CONNECTIONS_MAX} connections: closed"),
+                Ok((_, peer)) => {
+                    service.connection_refused();
+                    warn!(%peer, "more than {CONNECTIONS_MAX} connections: closed");
+                }
                 Err(error) => pause_after(error).await,
             },
         }

@@ -14,6 +14,7 @@ use bytes::Bytes;
 use filesystem::engine::Failure;
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use tokio::sync::{Notify, mpsc};
+use tokio::time::Instant;
 use tracing::debug;
 
 use super::paths::Paths;
@@ -24,6 +25,7 @@ use crate::state::callbacks::{Due, Message, Outbox, Waiting};
 use crate::state::holder::Holder;
 use crate::state::waiters::Wanted;
 use crate::v4::callback::{self, Answer, NoAnswer, Operation};
+use crate::v4::status::{self, Status};
 
 /// Callbacks of all clients that are under way.
 const CALLBACKS_MAX: usize = 2_048;
@@ -99,6 +101,7 @@ impl<D: BlockDevice + 'static> Service<D> {
     pub fn connection_closed(&self, connection: ConnectionId) {
         self.callbacks.paths.close(connection);
         self.connections.borrow_mut().closed(connection);
+        self.recorder.count(|counters| counters.connection_ended(connection));
         // There may be other ones for what waits.
         let carried = self.state().clients.connection_closed(connection);
         carried.into_iter().for_each(|session| self.channel_bound(session));
@@ -252,8 +255,12 @@ impl<D: BlockDevice + 'static> Service<D> {
         };
         let volume = self.facts.volume;
         let call = |xid| callback::compound(xid, &head, session, turn, (volume, operation.as_ref()));
+        let began = Instant::now();
         let message = self.callbacks.paths.call(connection, call).await;
         let answer = message.map(|message| callback::decode(message, session, turn, operation.as_ref()));
+        if let (Some(operation), Some(Ok(Answer { operation: Some(done), .. }))) = (&operation, &answer) {
+            self.called_back(operation.number(), done.err().map_or(status::OK, Status::code), began.elapsed());
+        }
         self.end_turn(session, connection, turn, waiting, answer);
         Ok(())
     }

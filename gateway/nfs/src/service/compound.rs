@@ -12,13 +12,14 @@ use tokio::time::Instant;
 use tracing::error;
 
 use super::group::{Limit, put_head, status_of};
+use super::recording::{Phases, Ticket};
 use super::{Gone, Origin, Service, newest};
 use crate::access::Caller;
 use crate::ids::{ClientId, FileId, SessionId};
 use crate::rpc::auth::Credential;
 use crate::state::refusal::Refusal;
 use crate::state::sequence::{Granted, Outcome, Sequence};
-use crate::state::slot::{self, RESULT_BYTES_MAX};
+use crate::state::slot::{self, RESULT_BYTES_MAX, Reply};
 use crate::v4::compound::{Compound, Operation, SEQUENCE, Step};
 use crate::v4::context::{Others, Position, Request};
 use crate::v4::dispatch::{self, Kind};
@@ -38,6 +39,9 @@ pub(super) struct Run<'a> {
     pub(super) compound: &'a Compound,
     pub(super) request: Request<'a>,
     pub(super) slot: u32,
+    pub(super) ticket: &'a Ticket<'a>,
+    /// The operation that is done first: those before it were, before a takeover.
+    pub(super) first: usize,
     /// The operation to be done next.
     pub(super) next: usize,
     /// The results of those before it.
@@ -54,6 +58,9 @@ pub(super) struct Run<'a> {
     pub(super) changed: bool,
     /// Data has to be on the device, and then the result is to be recorded.
     pub(super) unrecorded: Option<Unrecorded>,
+    /// Data that the client is given.
+    pub(super) read_bytes: u64,
+    pub(super) phases: Phases,
 }
 
 /// What the last operation wrote and is not on the device yet.
@@ -86,19 +93,23 @@ impl<D: BlockDevice + 'static> Service<D> {
     /// Does a compound, and gives its result. `body` are the arguments behind the first operation.
     pub(super) async fn compound(
         &self,
-        origin: Origin,
+        (origin, ticket): (Origin, &Ticket<'_>),
         (caller, credential): (&Caller, &Credential),
         compound: &Compound,
         body: &[u8],
     ) -> Result<Encoder, Gone> {
+        let refuse = |number, status| {
+            self.compound_alone(ticket, number, Some(status));
+            Ok(refused(compound, number, status, number.is_some()))
+        };
         match compound.steps.first() {
-            None => Ok(refused(compound, None, Status::OperationNotInSession, false)),
-            Some(Step::Refuse(number, status)) => Ok(refused(compound, Some(*number), *status, true)),
+            None => refuse(None, Status::OperationNotInSession),
+            Some(Step::Refuse(number, status)) => refuse(Some(*number), *status),
             Some(Step::Do(Operation::Sequence(first))) => {
-                self.in_session(first, caller, (compound, body), credential).await
+                self.in_session((first, ticket), caller, (compound, body), credential).await
             }
             Some(Step::Do(operation)) if compound.steps.len() == 1 => {
-                self.session_operation(origin, credential, compound, operation).await
+                self.session_operation((origin, ticket), credential, compound, operation).await
             }
             Some(Step::Do(operation)) => {
                 let alone = matches!(
@@ -110,7 +121,7 @@ impl<D: BlockDevice + 'static> Service<D> {
                         | Operation::BindConnToSession(_)
                 );
                 let status = if alone { Status::NotOnlyOperation } else { Status::OperationNotInSession };
-                Ok(refused(compound, Some(operation.number()), status, true))
+                refuse(Some(operation.number()), status)
             }
         }
     }
@@ -118,7 +129,7 @@ impl<D: BlockDevice + 'static> Service<D> {
     /// A compound that begins with SEQUENCE.
     async fn in_session(
         &self,
-        first: &sequence::Arguments,
+        (first, ticket): (&sequence::Arguments, &Ticket<'_>),
         caller: &Caller,
         (compound, body): (&Compound, &[u8]),
         credential: &Credential,
@@ -133,27 +144,17 @@ impl<D: BlockDevice + 'static> Service<D> {
             highest_slot: first.highest_slot,
             digest,
         };
-        let (granted, before) = loop {
-            let ended = self.ended.notified();
-            let outcome = self.state().clients.sequence((self.world.moment)(), &request);
-            match outcome {
-                Outcome::Execute(granted) => break (granted, None),
-                Outcome::ReplayPartly(reply, granted) => break (granted, Some(reply)),
-                Outcome::Replay(result) => {
-                    let mut out = Encoder::new();
-                    out.encoded(&result);
-                    return Ok(out);
-                }
-                Outcome::Refuse(status) => return Ok(refused(compound, Some(SEQUENCE), status, true)),
-                Outcome::Park => ended.await,
-            }
+        let (granted, before) = match self.judged(&request, ticket, compound).await {
+            Ok(new) => new,
+            Err(answer) => return Ok(answer),
         };
         let resumed = match before.map(|reply| Position::from_bytes(reply.resume.clone()).map(|at| (reply, at))) {
             None => None,
             Some(Ok(resumed)) => Some(resumed),
             Some(Err(error)) => {
                 // What was done must not be done again.
-                error!("the record of a request cannot be read, it is refused: {error}");
+                error!("the record of request {ticket} cannot be read, it is refused: {error}");
+                self.compound_alone(ticket, Some(SEQUENCE), Some(Status::ServerFault));
                 self.state().clients.finish(first.session, first.slot, None);
                 self.ended.notify_waiters();
                 return Ok(refused(compound, Some(SEQUENCE), Status::ServerFault, true));
@@ -180,6 +181,8 @@ impl<D: BlockDevice + 'static> Service<D> {
             compound,
             request,
             slot: first.slot,
+            ticket,
+            first: start.0,
             next: start.0,
             out,
             at: start.1,
@@ -189,9 +192,42 @@ impl<D: BlockDevice + 'static> Service<D> {
             observed: None,
             changed: start.0 > 1,
             unrecorded: None,
+            read_bytes: 0,
+            phases: Phases::default(),
         };
         let ended = self.run(&mut run).await;
         self.finish(run, first, granted, ended).await
+    }
+
+    /// Whether a request is new: what holds for it, and what was done of it before a takeover. Errors: it is not; the answer.
+    async fn judged(
+        &self,
+        request: &Sequence,
+        ticket: &Ticket<'_>,
+        compound: &Compound,
+    ) -> Result<(Granted, Option<Reply>), Encoder> {
+        loop {
+            let ended = self.ended.notified();
+            let outcome = self.state().clients.sequence((self.world.moment)(), request);
+            match outcome {
+                Outcome::Execute(granted) => return Ok((granted, None)),
+                Outcome::ReplayPartly(reply, granted) => return Ok((granted, Some(reply))),
+                Outcome::Replay(result) => {
+                    self.compound_replayed(ticket, request.session.client, compound.minor);
+                    let mut out = Encoder::new();
+                    out.encoded(&result);
+                    return Err(out);
+                }
+                Outcome::Refuse(status) => {
+                    self.compound_alone(ticket, Some(SEQUENCE), Some(status));
+                    return Err(refused(compound, Some(SEQUENCE), status, true));
+                }
+                Outcome::Park => {
+                    self.recorder.count(|counters| counters.totals.parked += 1);
+                    ended.await;
+                }
+            }
+        }
     }
 
     fn request<'a>(
@@ -206,6 +242,7 @@ impl<D: BlockDevice + 'static> Service<D> {
         Request {
             service: &self.facts,
             others,
+            owners: self.owners.as_known(),
             statistics,
             caller,
             minor: compound.minor,
@@ -234,17 +271,25 @@ impl<D: BlockDevice + 'static> Service<D> {
         let mut cleared = 0;
         let patience = Instant::now() + RECALL_TIME;
         while run.failed.is_none() && (run.next < run.compound.steps.len() || run.unrecorded.is_some()) {
-            if let Some(unrecorded) = run.unrecorded
-                && let Err(failure) = self.files.fsync(unrecorded.file.inode).await
-            {
-                give_up_sync(run, unrecorded, failure)?;
-                continue;
+            let began = Instant::now();
+            if let Some(unrecorded) = run.unrecorded {
+                let synced = self.files.fsync(unrecorded.file.inode).await;
+                run.phases.data += began.elapsed();
+                if let Err(failure) = synced {
+                    give_up_sync(run, unrecorded, failure)?;
+                    continue;
+                }
             }
+            let began = Instant::now();
             match run.compound.steps.get(run.next) {
                 Some(Step::Do(operation)) if run.unrecorded.is_none() && dispatch::kind(operation) == Kind::Outside => {
                     self.outside(run, operation).await?;
+                    run.phases.data += began.elapsed();
                 }
-                _ => self.group(run).await?,
+                _ => {
+                    self.group(run).await?;
+                    run.phases.transactions += began.elapsed();
+                }
             }
             if let Some((step, refusal)) = run.in_the_way.take() {
                 cleared += 1;
@@ -278,7 +323,7 @@ impl<D: BlockDevice + 'static> Service<D> {
     /// The reply: when what it tells of is durable.
     async fn finish(
         &self,
-        run: Run<'_>,
+        mut run: Run<'_>,
         first: &sequence::Arguments,
         granted: Granted,
         ended: Result<(), Gone>,
@@ -299,11 +344,14 @@ impl<D: BlockDevice + 'static> Service<D> {
                 Err(_) => {}
             }
         }
+        let began = Instant::now();
         if let (Ok(()), Some(transaction)) = (&ended, observed)
             && let Err(failure) = self.files.durable(transaction).await
         {
             ended = Err(Gone(failure));
         }
+        run.phases.durable = began.elapsed();
+        self.compound_done(&run);
         let steps = run.next + usize::from(run.failed.is_some());
         let mut out = run.head(run.failed, steps);
         // What changed nothing can be done again, unless the client would have the same answer.

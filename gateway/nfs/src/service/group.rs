@@ -47,6 +47,8 @@ struct Attempt {
     step: usize,
     /// It was refused so after it had changed something.
     refused: Option<(Status, Option<Refusal>)>,
+    /// Names of owners are to be looked up before it.
+    names_missing: bool,
 }
 
 /// Behind which operation a record may let a compound go on.
@@ -57,18 +59,26 @@ struct Done {
     at: Position,
 }
 
+/// Times that names of owners are looked up for one group; what is missing after that goes as numbers.
+const NAME_ROUNDS_MAX: usize = 4;
+
 impl<D: BlockDevice + 'static> Service<D> {
     /// Runs operations from the next one on. Errors: nothing can be done any more.
     pub(super) async fn group(&self, run: &mut Run<'_>) -> Result<(), Gone> {
         let start = run.out.mark();
         let mut may_make_room = true;
-        // Each time one operation is left out that was not before, or the one before it; and once room is made.
-        for _ in 0..=2 * run.compound.steps.len() + 1 {
+        // Each time one operation is left out that was not before, or the one before it; once room is made; and names are found.
+        for round in 0..=2 * run.compound.steps.len() + 1 + NAME_ROUNDS_MAX {
             let mut attempt = Attempt::default();
+            let may_look_up = round < NAME_ROUNDS_MAX;
             let changed = self.change(|handle, state| {
                 run.out.truncate(start);
                 attempt.refused = None;
-                attempt_group(run, handle, state, &mut attempt)
+                run.request.owners.begin();
+                let group = attempt_group(run, handle, state, &mut attempt);
+                attempt.names_missing = may_look_up && run.request.owners.is_missing();
+                // Nothing of it counts: it runs again when they are known.
+                if attempt.names_missing { Err(FilesRefusal::NotSupported.into()) } else { group }
             });
             let status = match changed.await {
                 Ok((group, observed)) => {
@@ -85,6 +95,10 @@ impl<D: BlockDevice + 'static> Service<D> {
                     return Ok(());
                 }
                 Err(Failure::Device(error)) => return Err(Gone(Failure::Device(error))),
+                Err(_) if attempt.names_missing => {
+                    self.owners.find().await;
+                    continue;
+                }
                 // What clients hold matters more than old replies of NFSv3.
                 Err(Failure::Refused(FilesRefusal::StateRingFull))
                     if std::mem::take(&mut may_make_room) && self.make_room().await? =>

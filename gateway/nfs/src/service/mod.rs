@@ -18,11 +18,13 @@ mod door;
 mod group;
 mod hosts;
 mod mount;
+pub mod names;
 mod nlm;
 mod nsm;
 mod outside;
 mod paths;
 mod recalls;
+mod recording;
 mod sessions;
 mod start;
 mod v3;
@@ -42,8 +44,11 @@ use filesystem::engine::{Failure, Filesystem};
 use filesystem::layout::timestamp::Timestamp;
 use filesystem::{Stop, TransactionId};
 use tokio::sync::Notify;
+use tracing::Instrument;
 
 use self::callbacks::Callbacks;
+use self::names::OwnerNames;
+use self::recording::{Recorder, Ticket};
 use crate::access::Caller;
 use crate::ids::Moment;
 use crate::mount::list::Mounts;
@@ -55,12 +60,14 @@ use crate::state::back_channel::ConnectionId;
 use crate::state::holder::Host;
 use crate::state::service::ServiceState;
 use crate::state::waiters::Wanted;
+use crate::statistics::program::Program;
 use crate::v4::attributes::facts::ServiceFacts;
 use crate::v4::context::OtherVolume;
 use crate::xdr::{Decoder, Encoder};
 
 pub use door::Door;
 pub use hosts::{HostCall, Subject};
+pub use recording::SLOW_REQUEST;
 
 /// RPC program of NFS.
 const NFS_PROGRAM: u32 = 100_003;
@@ -108,6 +115,8 @@ pub struct Service<D> {
     facts: ServiceFacts,
     world: World,
     mounts: RefCell<Mounts>,
+    owners: Box<dyn OwnerNames>,
+    recorder: Recorder,
     /// A request has ended: retries of it that wait may have their answer.
     ended: Notify,
     /// What is to be told to clients, and how.
@@ -135,6 +144,11 @@ enum Answer {
 pub struct Gone(pub Failure);
 
 impl<D: BlockDevice + 'static> Service<D> {
+    /// The same, with names of owners.
+    pub fn with_owners(self, owners: Box<dyn OwnerNames>) -> Self {
+        Self { owners, ..self }
+    }
+
     /// The state as it counts: what an operation has left in it that did not, is taken back.
     fn state(&self) -> RefMut<'_, ServiceState> {
         let mut state = self.state.borrow_mut();
@@ -152,6 +166,10 @@ impl<D: BlockDevice + 'static> Service<D> {
         };
         if grace_is_over {
             self.tended(|state| state.clients.end_grace()).await?;
+        }
+        {
+            let state = self.state();
+            self.recorder.count(|counters| counters.keep_only(|client| state.clients.client(client).is_some()));
         }
         let expired = self.state().clients.expired(moment);
         for client in expired {
@@ -179,10 +197,25 @@ impl<D: BlockDevice + 'static> Service<D> {
         if origin.door.is_datagram() && (self.world.caller)(origin.address, &Credential::None).refused {
             return Ok(None);
         }
+        let ticket = self.recorder.begin(origin, &message);
+        let span = ticket.span(&self.facts.name);
+        let answered = self.answer((origin, &ticket), message).instrument(span).await;
+        ticket.replied(answered.as_ref().ok().and_then(Option::as_deref));
+        answered
+    }
+
+    async fn answer(
+        &self,
+        (origin, ticket): (Origin, &Ticket<'_>),
+        message: Bytes,
+    ) -> Result<Option<Vec<Bytes>>, Gone> {
         let mut decoder = Decoder::new(message);
         let call = match Call::decode(&mut decoder) {
             Ok(call) => call,
-            Err(NoCall::Garbage) => return Ok(None),
+            Err(NoCall::Garbage) => {
+                ticket.rejected("it is no call");
+                return Ok(None);
+            }
             Err(NoCall::Version { xid }) => return Ok(Some(reply::rpc_mismatch(xid).finish())),
             Err(NoCall::Credential { xid }) => {
                 return Ok(Some(reply::denied(xid, AuthError::BadCredential).finish()));
@@ -191,19 +224,37 @@ impl<D: BlockDevice + 'static> Service<D> {
         let answer = match (call.program, call.version) {
             (program, _) if !origin.door.admits(program) => Answer::Unaccepted(Unaccepted::ProgramUnavailable),
             (crate::port_mapper::PROGRAM, _) => return Ok(self.port_mapper(origin, &call, &mut decoder)),
-            (crate::nlm::PROGRAM, _) => return self.nlm(origin, &call, &mut decoder).await,
+            (crate::nlm::PROGRAM, _) => {
+                let reply = self.nlm(origin, &call, &mut decoder).await;
+                self.record_call(ticket, (Program::Nlm, call.version, call.procedure), None);
+                return reply;
+            }
             (crate::nsm::PROGRAM, _) => return self.nsm(origin, &call, &mut decoder).await,
             _ if matches!(call.credential, Credential::Other(_)) => Answer::Denied(AuthError::TooWeak),
-            (NFS_PROGRAM, v4::VERSION) => self.call_v4(origin, &call, decoder).await?,
-            (NFS_PROGRAM, v3::VERSION) => self.call_v3(origin, &call, decoder).await?,
+            (NFS_PROGRAM, v4::VERSION) => self.call_v4((origin, ticket), &call, decoder).await?,
+            (NFS_PROGRAM, v3::VERSION) => {
+                let answer = self.call_v3(origin, &call, decoder).await?;
+                self.record_call(ticket, (Program::V3, call.version, call.procedure), Some(&answer));
+                answer
+            }
             (NFS_PROGRAM, _) => Answer::Unaccepted(Unaccepted::VersionMismatch(v3::VERSION, v4::VERSION)),
-            (MOUNT_PROGRAM, MOUNT_VERSION) => self.call_mount(origin, &call, decoder).await?,
+            (MOUNT_PROGRAM, MOUNT_VERSION) => {
+                let answer = self.call_mount(origin, &call, decoder).await?;
+                self.record_call(ticket, (Program::Mount, call.version, call.procedure), Some(&answer));
+                answer
+            }
             (MOUNT_PROGRAM, _) => Answer::Unaccepted(Unaccepted::VersionMismatch(MOUNT_VERSION, MOUNT_VERSION)),
             _ => Answer::Unaccepted(Unaccepted::ProgramUnavailable),
         };
         let reply = match answer {
-            Answer::Unaccepted(why) => reply::unaccepted(call.xid, why),
-            Answer::Denied(why) => reply::denied(call.xid, why),
+            Answer::Unaccepted(why) => {
+                ticket.rejected("program, version, procedure or arguments");
+                reply::unaccepted(call.xid, why)
+            }
+            Answer::Denied(why) => {
+                ticket.rejected("who asks");
+                reply::denied(call.xid, why)
+            }
             Answer::Result(result) => {
                 let mut out = Encoder::new();
                 reply::success(&mut out, call.xid);

@@ -98,6 +98,7 @@ impl<D: BlockDevice + 'static> Service<D> {
         }
         let done = self.files.read(file.inode, offset, length).await?;
         self.observe(run, done.observed);
+        run.read_bytes += done.value.len() as u64;
         let at_end = offset.saturating_add(done.value.len() as u64) >= size;
         match plus {
             true => read::put_plus(&mut run.out, at_end, offset, read::Found::Data(done.value)),

@@ -5,6 +5,7 @@ use filesystem::engine::Failure;
 
 use super::compound::{principal, refused};
 use super::group::{put_head, status_of};
+use super::recording::Ticket;
 use super::{Gone, Origin, Service};
 use crate::ids::{ClientId, SessionId};
 use crate::rpc::auth::Credential;
@@ -18,7 +19,7 @@ impl<D: BlockDevice + 'static> Service<D> {
     /// Does the only operation of a compound without SEQUENCE.
     pub(super) async fn session_operation(
         &self,
-        origin: Origin,
+        (origin, ticket): (Origin, &Ticket<'_>),
         credential: &Credential,
         compound: &Compound,
         operation: &Operation,
@@ -40,6 +41,7 @@ impl<D: BlockDevice + 'static> Service<D> {
             Err(Failure::Device(error)) => return Err(Gone(Failure::Device(error))),
             Err(failure) => Some(status_of(&failure)),
         };
+        self.compound_alone(ticket, Some(operation.number()), status);
         if let Some(status) = status {
             return Ok(refused(compound, Some(operation.number()), status, true));
         }

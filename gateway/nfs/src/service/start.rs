@@ -16,12 +16,14 @@ use tracing::{error, warn};
 
 use super::callbacks::Callbacks;
 use super::connections::Connections;
+use super::recording::Recorder;
 use super::{Service, World};
 use crate::ids::Moment;
 use crate::state::foundation::{Doubt, FOUNDATION_RECORD, Foundation};
 use crate::state::record::{CONNECTION, FOUNDATION, Payload};
 use crate::state::service::ServiceState;
 use crate::v4::attributes::facts::ServiceFacts;
+use crate::v4::owner::Numbers;
 
 /// Records that are deleted in one transaction.
 const FORGOTTEN_AT_ONCE: usize = 64;
@@ -75,6 +77,8 @@ impl<D: BlockDevice + 'static> Service<D> {
             facts,
             world,
             mounts: RefCell::default(),
+            owners: Box::new(Numbers),
+            recorder: Recorder::new(moment),
             ended: Notify::new(),
             callbacks: Callbacks::default(),
             woken: RefCell::default(),

@@ -119,6 +119,7 @@ impl<D: BlockDevice + 'static> Service<D> {
             others,
             statistics,
             caller,
+            owners: self.owners.as_known(),
             minor: 0,
             session: SessionId { client: ClientId::NOBODY, number: 0 },
             client: ClientId::NOBODY,

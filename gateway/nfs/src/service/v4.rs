@@ -2,6 +2,7 @@
 
 use block_device::BlockDevice;
 
+use super::recording::Ticket;
 use super::{Answer, Gone, Origin, Service};
 use crate::rpc::call::Call;
 use crate::rpc::reply::{AuthError, Unaccepted};
@@ -15,7 +16,12 @@ const PROCEDURE_COMPOUND: u32 = 1;
 
 impl<D: BlockDevice + 'static> Service<D> {
     /// Answers a call of NFSv4, whose arguments are next in the decoder.
-    pub(super) async fn call_v4(&self, origin: Origin, call: &Call, mut decoder: Decoder) -> Result<Answer, Gone> {
+    pub(super) async fn call_v4(
+        &self,
+        (origin, ticket): (Origin, &Ticket<'_>),
+        call: &Call,
+        mut decoder: Decoder,
+    ) -> Result<Answer, Gone> {
         match call.procedure {
             PROCEDURE_NULL => return Ok(Answer::Result(Encoder::new())),
             PROCEDURE_COMPOUND => {}
@@ -25,6 +31,7 @@ impl<D: BlockDevice + 'static> Service<D> {
             Ok(compound) => compound,
             Err(BadCompound::Garbage) => return Ok(Answer::Unaccepted(Unaccepted::GarbageArguments)),
             Err(BadCompound::Refuse(tag, status)) => {
+                self.compound_alone(ticket, None, Some(status));
                 let mut out = Encoder::new();
                 out.u32(status.code());
                 out.opaque(&tag);
@@ -37,6 +44,6 @@ impl<D: BlockDevice + 'static> Service<D> {
             return Ok(Answer::Denied(AuthError::TooWeak));
         }
         let body = decoder.between(compound.body_at, usize::MAX);
-        self.compound(origin, (&caller, &call.credential), &compound, &body).await.map(Answer::Result)
+        self.compound((origin, ticket), (&caller, &call.credential), &compound, &body).await.map(Answer::Result)
     }
 }

@@ -24,7 +24,7 @@ use crate::state::counters::{Counters, Service};
 use crate::state::grace::Grace;
 use crate::state::lease::Leases;
 use crate::state::record::{self, Payload, RestoreError};
-use crate::state::sequence::LiveSession;
+use crate::state::sequence::{LiveSession, Replays};
 use crate::state::session::Session;
 use crate::state::slot::{Reply, SlotRecord};
 use crate::state::table::Table;
@@ -63,6 +63,7 @@ pub struct Clients {
     pub(super) grace: Grace,
     pub(super) dead: BTreeSet<ClientId>,
     pub(super) ring_is_full: bool,
+    pub(super) replays: Replays,
 }
 
 impl Clients {
@@ -144,6 +145,7 @@ impl Clients {
             grace,
             dead: BTreeSet::new(),
             ring_is_full: false,
+            replays: Replays::default(),
         }
     }
 

@@ -70,6 +70,17 @@ pub enum Outcome {
     Refuse(Status),
 }
 
+/// How retries were answered since the service began on this node.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Replays {
+    /// With the reply that the slot keeps in memory.
+    pub kept: u64,
+    /// With the reply that was recorded beside what it tells of.
+    pub recorded: u64,
+    /// By doing the rest of what was recorded in part.
+    pub continued: u64,
+}
+
 /// Why a result is not recorded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum FinishError {
@@ -137,6 +148,7 @@ impl Clients {
         let verdict = slot::judge(&live.slot(slot), record, sequence, digest);
         let wants_record = slot::wants_record(record, sequence);
         let recorded = record.map(|record| record.reply.clone()).filter(|_| verdict == Verdict::Recorded);
+        let was_kept = matches!(verdict, Verdict::Kept(_));
         let answer = match (verdict, &recorded) {
             (Verdict::Misordered, _) => return Outcome::Refuse(Status::SequenceMisordered),
             (Verdict::FalseRetry, _) => return Outcome::Refuse(Status::SequenceFalseRetry),
@@ -149,6 +161,8 @@ impl Clients {
         if let Some(reply) = answer {
             // Settles a slot at its first use.
             live.slots.insert(slot, SlotState::Done { sequence, digest, reply: Some(reply.clone()) });
+            let count = if was_kept { &mut self.replays.kept } else { &mut self.replays.recorded };
+            *count += 1;
             return Outcome::Replay(reply);
         }
         live.slots.insert(slot, SlotState::InProgress { sequence, digest });
@@ -160,9 +174,17 @@ impl Clients {
             wants_record,
         };
         match recorded.filter(|recorded| recorded.operations_done > 0) {
-            Some(recorded) => Outcome::ReplayPartly(recorded, granted),
+            Some(recorded) => {
+                self.replays.continued += 1;
+                Outcome::ReplayPartly(recorded, granted)
+            }
             None => Outcome::Execute(granted),
         }
+    }
+
+    /// How retries were answered.
+    pub fn replays(&self) -> Replays {
+        self.replays
     }
 
     /// Records what a request has changed and answered so far, beside the change itself. It stays in progress until

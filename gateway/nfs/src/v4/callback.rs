@@ -64,7 +64,8 @@ pub enum NoAnswer {
 }
 
 impl Operation {
-    fn number(&self) -> u32 {
+    /// Its number (RFC 8881 §20).
+    pub fn number(&self) -> u32 {
         match self {
             Self::Recall(..) => RECALL,
             Self::RecallAny(_) => RECALL_ANY,

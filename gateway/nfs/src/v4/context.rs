@@ -13,6 +13,7 @@ use filesystem::{InodeNumber, Refusal, Stop};
 use super::attributes::encode::Location;
 use super::attributes::facts::{FileFacts, NOTHING_STORED, ServiceFacts};
 use super::file_handle::{FileHandle, HANDLE_BYTES};
+use super::owner::Owners;
 use super::stateid;
 use super::status::Status;
 use crate::access::{Caller, Wanted, is_permitted};
@@ -70,6 +71,8 @@ pub struct Request<'a> {
     pub service: &'a ServiceFacts,
     /// Volumes of other services.
     pub others: &'a Others<'a>,
+    /// Names of owners.
+    pub owners: &'a dyn Owners,
     /// How full the filesystem is.
     pub statistics: &'a Statistics,
     /// Who asks.

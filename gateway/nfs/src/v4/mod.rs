@@ -11,5 +11,6 @@ pub mod file_handle;
 pub mod listing;
 pub mod name;
 pub mod operations;
+pub mod owner;
 pub mod stateid;
 pub mod status;

@@ -36,6 +36,12 @@ impl Encoder {
         self.len() == 0
     }
 
+    /// What the message begins with; none of one that is shorter.
+    pub fn first_word(&self) -> Option<u32> {
+        let first = self.done.first().map_or(&self.last[..], |part| &part[..]);
+        first.first_chunk().map(|bytes| u32::from_be_bytes(*bytes))
+    }
+
     /// An unsigned integer.
     pub fn u32(&mut self, value: u32) {
         self.last.put_u32(value);

@@ -9,6 +9,8 @@ mod doubt;
 mod hosts;
 mod line;
 mod lock_notices;
+mod owners;
+mod statistics;
 mod takeover;
 mod tree;
 mod v3;

@@ -8,7 +8,7 @@ use gateway_nfs::state::back_channel::ConnectionId;
 
 use crate::world::{
     Client, SEQUENCE_BYTES, close, get_handle, lock, lookup, make_directory, open, operation, put_handle, read, remove,
-    run, serve, volume, write,
+    run, serve, stateid_and_handle, volume, write,
 };
 
 const DENIED: u32 = 10_010;
@@ -55,14 +55,7 @@ fn opens_and_locks_outlive_a_takeover_also_of_a_file_without_a_name() {
         let mut opened = Vec::new();
         for (client, guarded) in [(&mut one, true), (&mut two, false)] {
             let answer = client.call(&[put_handle(&root), open("me", "file", guarded), get_handle()]).await;
-            assert_eq!(answer.status, 0);
-            let mut body = answer.body(&[SEQUENCE_BYTES, 0]);
-            let stateid = body.fixed::<16>().unwrap();
-            let set = if guarded { 12 } else { 4 };
-            for _ in 0..(20 + 4 + set + 4 + 8) / 4 {
-                body.u32().unwrap();
-            }
-            opened.push((stateid, body.opaque(128).unwrap()));
+            opened.push(stateid_and_handle(&answer, guarded));
         }
         let file = opened[0].1.clone();
         let locked = one.call(&[put_handle(&file), lock(&opened[0].0, "locker", 0, 100)]).await;

@@ -59,13 +59,18 @@ pub(crate) async fn serve(device: &Rc<RamDevice>) -> Rc<Service<Rc<RamDevice>>> 
     serve_from(device, |records| records).await
 }
 
+/// The same, before it is shared.
+pub(crate) async fn begin(device: &Rc<RamDevice>) -> Service<Rc<RamDevice>> {
+    start(device, Foundation::default(), EPOCH.fetch_add(1, Ordering::Relaxed), |records| records).await
+}
+
 /// The same, with what the state depends on, and an epoch for one that is lost.
 pub(crate) async fn serve_upon(
     device: &Rc<RamDevice>,
     foundation: Foundation,
     epoch: u32,
 ) -> Rc<Service<Rc<RamDevice>>> {
-    begin(device, foundation, epoch, |records| records).await
+    Rc::new(start(device, foundation, epoch, |records| records).await)
 }
 
 /// The same, with what is left of the records.
@@ -73,7 +78,7 @@ pub(crate) async fn serve_from(
     device: &Rc<RamDevice>,
     left: impl FnOnce(Vec<Record>) -> Vec<Record>,
 ) -> Rc<Service<Rc<RamDevice>>> {
-    begin(device, Foundation::default(), EPOCH.fetch_add(1, Ordering::Relaxed), left).await
+    Rc::new(start(device, Foundation::default(), EPOCH.fetch_add(1, Ordering::Relaxed), left).await)
 }
 
 /// The volume's filesystem, open.
@@ -87,12 +92,12 @@ async fn filesystem_of(device: &Rc<RamDevice>) -> Rc<Filesystem<Rc<RamDevice>>> 
     files
 }
 
-async fn begin(
+async fn start(
     device: &Rc<RamDevice>,
     foundation: Foundation,
     epoch: u32,
     left: impl FnOnce(Vec<Record>) -> Vec<Record>,
-) -> Rc<Service<Rc<RamDevice>>> {
+) -> Service<Rc<RamDevice>> {
     let files = filesystem_of(device).await;
     let records = left(files.open_state_ring(RING_BYTES).await.expect("a ring").records);
     let ticks = Cell::new(0);
@@ -125,8 +130,7 @@ async fn begin(
         since: Timestamp { seconds: 1_700_000_000, nanoseconds: 0 },
     };
     let beginning = Beginning { records, foundation, epoch };
-    let (service, _) = Service::start(files, beginning, facts, world).await.expect("it starts");
-    Rc::new(service)
+    Service::start(files, beginning, facts, world).await.expect("it starts").0
 }
 
 /// A volume that another service has.
@@ -307,6 +311,18 @@ impl Answer {
         let before: usize = lengths.iter().map(|length| 8 + length).sum();
         Decoder::new(self.results.slice(before + 8..))
     }
+}
+
+/// Stateid and handle from the answer to SEQUENCE, PUTFH, OPEN, GETFH; `made`: OPEN has made the file.
+pub(crate) fn stateid_and_handle(answer: &Answer, made: bool) -> ([u8; 16], Bytes) {
+    assert_eq!(answer.status, 0);
+    let mut body = answer.body(&[SEQUENCE_BYTES, 0]);
+    let stateid = body.fixed::<16>().unwrap();
+    let attributes_set = if made { 12 } else { 4 };
+    for _ in 0..(20 + 4 + attributes_set + 4 + 8) / 4 {
+        body.u32().unwrap();
+    }
+    (stateid, body.opaque(128).unwrap())
 }
 
 /// Bytes of SEQUENCE's result.

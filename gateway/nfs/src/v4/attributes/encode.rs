@@ -7,6 +7,7 @@ use filesystem::layout::timestamp::Timestamp;
 use super::facts::{FileFacts, ServiceFacts};
 use super::{SETTABLE_EXCLUSIVE, number as n, supported};
 use crate::v4::bitmap::Bitmap;
+use crate::v4::owner::{OwnerKind, Owners};
 use crate::v4::status::Status;
 use crate::xdr::Encoder;
 
@@ -34,6 +35,8 @@ pub struct Source<'a> {
     pub minor: u32,
     /// For entries of a directory whose attributes could not be had.
     pub error: Option<Status>,
+    /// Names of owners.
+    pub owners: &'a dyn Owners,
 }
 
 /// Change attributes only grow (RFC 7862 §12.2.3, `NFS4_CHANGE_TYPE_IS_MONOTONIC_INCR`).
@@ -68,7 +71,7 @@ pub fn put(encoder: &mut Encoder, asked: Bitmap, from: Source<'_>) {
 }
 
 fn put_one(out: &mut Encoder, number: u32, from: Source<'_>) {
-    let Source { service, file, statistics, location, minor, error } = from;
+    let Source { service, file, statistics, location, minor, error, owners } = from;
     let block = u64::from(statistics.block_size);
     match number {
         n::SUPPORTED_ATTRS => supported(minor).encode(out),
@@ -96,8 +99,8 @@ fn put_one(out: &mut Encoder, number: u32, from: Source<'_>) {
         n::MAXREAD | n::MAXWRITE => out.u64(u64::from(service.io_bytes_max)),
         n::MODE => out.u32(u32::from(file.mode)),
         n::NUMLINKS => out.u32(file.links),
-        n::OWNER => out.opaque(file.user.to_string().as_bytes()),
-        n::OWNER_GROUP => out.opaque(file.group.to_string().as_bytes()),
+        n::OWNER => put_owner(out, owners, OwnerKind::User, file.user),
+        n::OWNER_GROUP => put_owner(out, owners, OwnerKind::Group, file.group),
         n::RAWDEV => {
             out.u32(file.device.map_or(0, |device| device.major));
             out.u32(file.device.map_or(0, |device| device.minor));
@@ -117,6 +120,14 @@ fn put_one(out: &mut Encoder, number: u32, from: Source<'_>) {
         // Link and symlink support, unique handles, time that can be set, case kept, chown restricted, one kind of files
         // below, names never cut, extended attributes.
         _ => out.bool(true),
+    }
+}
+
+/// The name, or the digits of what has none.
+fn put_owner(out: &mut Encoder, owners: &dyn Owners, kind: OwnerKind, id: u32) {
+    match owners.name_of(kind, id) {
+        Some(name) => out.opaque(name.as_bytes()),
+        None => out.opaque(id.to_string().as_bytes()),
     }
 }
 

@@ -5,6 +5,7 @@ use filesystem::layout::timestamp::Timestamp;
 
 use super::{READABLE, SETTABLE, number as n};
 use crate::v4::bitmap::Bitmap;
+use crate::v4::owner::{self, OwnerKind, Owners};
 use crate::v4::status::Status;
 use crate::xdr::{Decoder, XdrError};
 
@@ -62,7 +63,7 @@ impl Unread {
 
     /// What is to be set. Errors: [`Status::AttributeNotSupported`]; [`Status::Invalid`] for what can only be read;
     /// [`Status::BadXdr`]; [`Status::BadOwner`].
-    pub fn wishes(&self) -> Result<Wishes, Status> {
+    pub fn wishes(&self, owners: &dyn Owners) -> Result<Wishes, Status> {
         let unknown = self.asked.without(READABLE.or(SETTABLE));
         if self.beyond || !unknown.is_empty() {
             return Err(Status::AttributeNotSupported);
@@ -77,7 +78,7 @@ impl Unread {
         let mut values = Decoder::new(self.values.clone());
         let mut wishes = Wishes { named: self.asked, ..Wishes::default() };
         for number in self.asked.iter() {
-            take(&mut values, number, &mut wishes)?;
+            take(&mut values, number, owners, &mut wishes)?;
         }
         values.finish()?;
         Ok(wishes)
@@ -89,12 +90,12 @@ impl Unread {
     }
 }
 
-fn take(values: &mut Decoder, number: u32, wishes: &mut Wishes) -> Result<(), Status> {
+fn take(values: &mut Decoder, number: u32, owners: &dyn Owners, wishes: &mut Wishes) -> Result<(), Status> {
     match number {
         n::SIZE => wishes.size = Some(values.u64()?),
         n::MODE => wishes.mode = Some(mode(values.u32()?)?),
-        n::OWNER => wishes.user = Some(id(&values.opaque(OWNER_BYTES_MAX)?)?),
-        n::OWNER_GROUP => wishes.group = Some(id(&values.opaque(OWNER_BYTES_MAX)?)?),
+        n::OWNER => wishes.user = Some(owner::id(owners, OwnerKind::User, &values.opaque(OWNER_BYTES_MAX)?)?),
+        n::OWNER_GROUP => wishes.group = Some(owner::id(owners, OwnerKind::Group, &values.opaque(OWNER_BYTES_MAX)?)?),
         n::TIME_ACCESS_SET => wishes.accessed = Some(time(values)?),
         n::TIME_MODIFY_SET => wishes.modified = Some(time(values)?),
         n::MODE_UMASK => {
@@ -108,13 +109,6 @@ fn take(values: &mut Decoder, number: u32, wishes: &mut Wishes) -> Result<(), St
 
 fn mode(bits: u32) -> Result<u16, Status> {
     u16::try_from(bits).ok().filter(|bits| *bits <= 0o7777).ok_or(Status::Invalid)
-}
-
-/// The number of a user or group that goes as digits, as every client with AUTH_SYS sends it (RFC 7530 §5.9).
-fn id(name: &[u8]) -> Result<u32, Status> {
-    let digits = std::str::from_utf8(name).ok().filter(|name| name.bytes().all(|byte| byte.is_ascii_digit()));
-    // The highest number stands for nobody.
-    digits.and_then(|digits| digits.parse().ok()).filter(|id| *id != u32::MAX).ok_or(Status::BadOwner)
 }
 
 fn time(values: &mut Decoder) -> Result<SetTime, Status> {
@@ -144,6 +138,7 @@ impl SetTime {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::v4::owner::Numbers;
     use crate::xdr::Encoder;
 
     /// As a client sends them.
@@ -201,20 +196,24 @@ mod tests {
         let mut encoder = Encoder::new();
         wishes.encode(&mut encoder);
         let mut decoder = Decoder::new(encoder.to_bytes());
-        assert_eq!(Unread::decode(&mut decoder).unwrap().wishes(), Ok(wishes));
+        assert_eq!(Unread::decode(&mut decoder).unwrap().wishes(&Numbers), Ok(wishes));
         assert_eq!(decoder.finish(), Ok(()));
     }
 
     #[test]
     fn each_wrong_wish_gets_its_answer() {
-        assert_eq!(unread(&[n::FILEID], |_| ()).wishes(), Err(Status::Invalid), "only read");
-        assert_eq!(unread(&[12], |_| ()).wishes(), Err(Status::AttributeNotSupported), "ACL");
-        assert_eq!(unread(&[n::MODE, n::MODE_UMASK], |_| ()).wishes(), Err(Status::Invalid));
-        assert_eq!(unread(&[n::MODE], |out| out.u32(0o10000)).wishes(), Err(Status::Invalid));
-        assert_eq!(unread(&[n::SIZE], |out| out.u32(1)).wishes(), Err(Status::BadXdr));
-        assert_eq!(unread(&[n::MODE], |out| out.u64(1)).wishes(), Err(Status::BadXdr), "more than there should be");
+        assert_eq!(unread(&[n::FILEID], |_| ()).wishes(&Numbers), Err(Status::Invalid), "only read");
+        assert_eq!(unread(&[12], |_| ()).wishes(&Numbers), Err(Status::AttributeNotSupported), "ACL");
+        assert_eq!(unread(&[n::MODE, n::MODE_UMASK], |_| ()).wishes(&Numbers), Err(Status::Invalid));
+        assert_eq!(unread(&[n::MODE], |out| out.u32(0o10000)).wishes(&Numbers), Err(Status::Invalid));
+        assert_eq!(unread(&[n::SIZE], |out| out.u32(1)).wishes(&Numbers), Err(Status::BadXdr));
+        assert_eq!(
+            unread(&[n::MODE], |out| out.u64(1)).wishes(&Numbers),
+            Err(Status::BadXdr),
+            "more than there should be"
+        );
         for name in [&b"root@localdomain"[..], b"", b"-1", b"4294967295", b"99999999999"] {
-            assert_eq!(unread(&[n::OWNER], |out| out.opaque(name)).wishes(), Err(Status::BadOwner), "{name:?}");
+            assert_eq!(unread(&[n::OWNER], |out| out.opaque(name)).wishes(&Numbers), Err(Status::BadOwner), "{name:?}");
         }
     }
 }

@@ -65,7 +65,7 @@ pub fn run(context: &mut Context<'_, '_>, arguments: &Arguments, out: &mut Encod
     let (directory, _) = context.directory_to_change()?;
     name::check(name)?;
     let kind = arguments.kind.ok_or(Status::BadType)?;
-    let wishes = arguments.attributes.wishes()?;
+    let wishes = arguments.attributes.wishes(context.request.owners)?;
     if wishes.size.is_some() {
         return Err(Status::Invalid.into());
     }

@@ -26,7 +26,7 @@ impl Arguments {
 
 /// Puts those that there are. Errors: [`Status::Moved`] for a filesystem that is elsewhere, unless that is what is asked for.
 pub fn run(context: &mut Context<'_, '_>, arguments: &Arguments, out: &mut Encoder) -> Result<(), Halt> {
-    let (service, minor) = (context.request.service, context.request.minor);
+    let (service, minor, owners) = (context.request.service, context.request.minor, context.request.owners);
     let mut asked = arguments.0;
     let (file, statistics, other) = context.facts()?;
     let mut error = None;
@@ -38,6 +38,6 @@ pub fn run(context: &mut Context<'_, '_>, arguments: &Arguments, out: &mut Encod
         error = Some(Status::Moved);
     }
     let location = other.map(|other| &other.location);
-    put(out, asked, Source { service, file: &file, statistics: &statistics, location, minor, error });
+    put(out, asked, Source { service, file: &file, statistics: &statistics, location, minor, error, owners });
     Ok(())
 }

@@ -111,7 +111,7 @@ fn by_name(context: &mut Context<'_, '_>, name: &[u8], creation: &Creation) -> R
     let change = context.change_of(directory)?;
     let wishes = match creation {
         Creation::Unchecked(attributes) | Creation::Guarded(attributes) | Creation::ExclusiveWith(_, attributes) => {
-            attributes.wishes()?
+            attributes.wishes(context.request.owners)?
         }
         Creation::No | Creation::Exclusive(_) => Wishes::default(),
     };
@@ -202,7 +202,7 @@ fn truncate_if_wished(
     mode: ShareMode,
 ) -> Result<Bitmap, Halt> {
     let Creation::Unchecked(attributes) = creation else { return Ok(Bitmap::default()) };
-    if found.is_new || attributes.wishes()?.size != Some(0) {
+    if found.is_new || attributes.wishes(context.request.owners)?.size != Some(0) {
         return Ok(Bitmap::default());
     }
     if !mode.access.contains(ShareBits::WRITE) {

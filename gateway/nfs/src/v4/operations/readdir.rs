@@ -86,20 +86,26 @@ fn put_entry(
     (cookie, attributes): (Cookie, Bitmap),
     out: &mut Encoder,
 ) -> Result<(), Halt> {
-    let (service, statistics, minor) = (context.request.service, context.request.statistics, context.request.minor);
+    let request = context.request;
+    let (service, statistics, minor, owners) = (request.service, request.statistics, request.minor, request.owners);
     out.bool(true);
     out.u64(cookie.0);
     out.opaque(name);
     match context.identify(inode) {
         Ok((file, inode)) => {
             let file = service.file(file, &inode);
-            put(out, attributes, Source { service, file: &file, statistics, location: None, minor, error: None });
+            put(
+                out,
+                attributes,
+                Source { service, file: &file, statistics, location: None, minor, error: None, owners },
+            );
         }
         // The name is told all the same, if the client wants to know what is wrong with it.
         Err(Halt::Status(status)) if attributes.contains(number::RDATTR_ERROR) => {
             let file = service.root();
             let asked = Bitmap::of(&[number::RDATTR_ERROR]);
-            let source = Source { service, file: &file, statistics, location: None, minor, error: Some(status) };
+            let source =
+                Source { service, file: &file, statistics, location: None, minor, error: Some(status), owners };
             put(out, asked, source);
         }
         Err(halt) => return Err(halt),
@@ -115,7 +121,7 @@ fn put_volumes(
     end: usize,
 ) -> Result<(usize, bool), Halt> {
     let request = context.request;
-    let (service, minor) = (request.service, request.minor);
+    let (service, minor, owners) = (request.service, request.minor, request.owners);
     let mut volumes: Vec<_> =
         request.others.get().iter().map(|other| (other.volume, &other.name, Some(other))).collect();
     volumes.push((service.volume, &service.name, None));
@@ -134,13 +140,14 @@ fn put_volumes(
                 let (root, inode) = context.identify(ROOT_INODE)?;
                 let file = service.file(root, &inode);
                 let statistics = request.statistics;
-                let source = Source { service, file: &file, statistics, location: None, minor, error: None };
+                let source = Source { service, file: &file, statistics, location: None, minor, error: None, owners };
                 put(out, arguments.attributes, source);
             }
             Some(other) => {
                 let file = service.referral(volume);
                 let (location, error) = (Some(&other.location), Some(Status::Moved));
-                let source = Source { service, file: &file, statistics: &NOTHING_STORED, location, minor, error };
+                let source =
+                    Source { service, file: &file, statistics: &NOTHING_STORED, location, minor, error, owners };
                 put(out, arguments.attributes.and(OF_ABSENT), source);
             }
         }

@@ -37,7 +37,7 @@ impl Arguments {
 pub fn run(context: &mut Context<'_, '_>, arguments: &Arguments, out: &mut Encoder) -> Result<(), Halt> {
     let (file, inode) = context.file(Status::ReadOnly)?;
     context.expect_writable()?;
-    let wishes = arguments.attributes.wishes()?;
+    let wishes = arguments.attributes.wishes(context.request.owners)?;
     if wishes.umask.is_some() {
         // Only with a file that is made (RFC 8275 §6).
         return Err(Status::Invalid.into());

@@ -24,7 +24,7 @@ impl Arguments {
 
 /// `wanted` is whether they are to be the same. Errors: [`Status::Same`], [`Status::NotSame`].
 pub fn run(context: &mut Context<'_, '_>, arguments: &Arguments, wanted: bool) -> Result<(), Halt> {
-    let (service, minor) = (context.request.service, context.request.minor);
+    let (service, minor, owners) = (context.request.service, context.request.minor, context.request.owners);
     let (asked, beyond, _) = arguments.0.raw();
     if beyond || !asked.without(supported(minor)).is_empty() {
         return Err(Status::AttributeNotSupported.into());
@@ -37,7 +37,11 @@ pub fn run(context: &mut Context<'_, '_>, arguments: &Arguments, wanted: bool) -
         return Err(Status::Moved.into());
     }
     let mut ours = Encoder::new();
-    put(&mut ours, asked, Source { service, file: &file, statistics: &statistics, location: None, minor, error: None });
+    put(
+        &mut ours,
+        asked,
+        Source { service, file: &file, statistics: &statistics, location: None, minor, error: None, owners },
+    );
     let ours = Unread::decode(&mut Decoder::new(ours.to_bytes())).map_err(Status::from)?;
     match (ours == arguments.0, wanted) {
         (true, true) | (false, false) => Ok(()),

@@ -9,3 +9,4 @@ pub mod model;
 #[path = "../sim/mod.rs"]
 pub mod sim;
 pub mod torture;
+pub mod workloads;

@@ -13,6 +13,7 @@ mod interop_fs;
 mod kernel_client;
 mod model;
 mod mutants;
+mod nfs_torture;
 mod posix;
 mod shell;
 mod sim;

@@ -33,6 +33,10 @@ const TOOLS: &[Tool] = &[
     Tool { package: "nbd-client", probe: Probe::Program("nbd-client") },
     Tool { package: "iproute2", probe: Probe::Program("ip") },
     Tool { package: "libnfs-utils", probe: Probe::Program("nfs-ls") },
+    Tool { package: "dbench", probe: Probe::Program("dbench") },
+    Tool { package: "git", probe: Probe::Program("git") },
+    Tool { package: "make", probe: Probe::Program("make") },
+    Tool { package: "gcc", probe: Probe::Program("cc") },
 ];
 
 /// Peers that only a measurement wants: installed only if named.

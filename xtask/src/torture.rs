@@ -5,6 +5,7 @@ use std::process::Command;
 use anyhow::{Result, bail};
 use clap::Args;
 
+use crate::nfs_torture::{self, NfsTortureOptions};
 use crate::shell;
 
 /// What cargo is told. The whole workspace decides on the features of the dependencies, as in every other command: with
@@ -39,6 +40,8 @@ pub(crate) struct TortureOptions {
     /// So many single bits flipped in the stores of a pair, many a round, in every area.
     #[arg(long, value_name = "N")]
     flips: Option<u64>,
+    #[command(flatten)]
+    nfs: NfsTortureOptions,
     /// Decides about everything but timing; drawn and printed if it is left out.
     #[arg(long)]
     seed: Option<u64>,
@@ -56,8 +59,10 @@ pub(crate) struct TortureOptions {
 /// Builds, and runs each kind that is asked for. All run, also after one that found something.
 pub(crate) fn run(options: &TortureOptions) -> Result<()> {
     let kinds = chosen(options);
-    shell::run_visibly(&mut shell::cargo(BUILD))?;
     let mut failed = Vec::new();
+    if !kinds.is_empty() {
+        shell::run_visibly(&mut shell::cargo(BUILD))?;
+    }
     for (kind, count) in kinds {
         let mut command = Command::new(shell::release_binary("torture"));
         command.args(arguments(kind, count, options)).env("TANDEM_BIN", shell::release_binary("tandem-torture"));
@@ -65,6 +70,12 @@ pub(crate) fn run(options: &TortureOptions) -> Result<()> {
             eprintln!("{error:#}");
             failed.push(kind);
         }
+    }
+    if let Some(rounds) = options.nfs.nfs
+        && let Err(error) = nfs_torture::run(&options.nfs, rounds, options.seed, options.round)
+    {
+        eprintln!("{error:#}");
+        failed.push("nfs");
     }
     if !failed.is_empty() {
         bail!("findings in: {}", failed.join(", "));
@@ -75,7 +86,7 @@ pub(crate) fn run(options: &TortureOptions) -> Result<()> {
 fn chosen(options: &TortureOptions) -> Vec<(&'static str, u64)> {
     let TortureOptions { cuts, kills, points, flips, .. } = *options;
     let kinds = [("cuts", cuts), ("kills", kills), ("points", points), ("flips", flips)];
-    if kinds.iter().all(|(_, count)| count.is_none()) {
+    if options.nfs.nfs.is_none() && kinds.iter().all(|(_, count)| count.is_none()) {
         return EVERYTHING.to_vec();
     }
     kinds.into_iter().filter_map(|(kind, count)| Some((kind, count?))).collect()
@@ -104,6 +115,7 @@ mod tests {
             kills: None,
             points: Some(1),
             flips: None,
+            nfs: NfsTortureOptions::default(),
             seed: Some(7),
             round: None,
             jobs: Some(2),
@@ -120,12 +132,15 @@ mod tests {
             kills: None,
             points: None,
             flips: None,
+            nfs: NfsTortureOptions::default(),
             seed: None,
             round: None,
             jobs: None,
             size: None,
         };
         assert_eq!(chosen(&none), EVERYTHING);
+        let nfs = NfsTortureOptions::of_rounds(1);
         assert_eq!(chosen(&TortureOptions { flips: Some(50), ..none }), [("flips", 50)]);
+        assert!(chosen(&TortureOptions { flips: None, nfs, ..none }).is_empty());
     }
 }

@@ -12,9 +12,9 @@ use nix::sched::{CloneFlags, setns};
 
 /// The address that a test moves between the nodes.
 pub const FLOATING_ADDRESS: [u8; 4] = [10, 213, 0, 100];
-/// The address of a guest on the tap device.
+/// The address of the first guest, on the first tap device.
 pub const GUEST_ADDRESS: [u8; 4] = [10, 213, 0, 50];
-/// The tap device in the hub.
+/// The first tap device in the hub.
 pub const TAP: &str = "tap0";
 
 static NUMBER: AtomicU32 = AtomicU32::new(0);
@@ -121,10 +121,16 @@ impl NamespaceNetwork {
         must(&["-n", &self.hub, "link", "set", &bridge_port(index), "master", "br0"]);
     }
 
-    /// A tap device on the bridge for a guest.
+    /// A tap device on the bridge for the first guest.
     pub fn add_tap(&self) {
-        must(&["-n", &self.hub, "tuntap", "add", TAP, "mode", "tap"]);
-        must(&["-n", &self.hub, "link", "set", TAP, "master", "br0", "up"]);
+        self.add_tap_of(0);
+    }
+
+    /// A tap device on the bridge for the guest of this number.
+    pub fn add_tap_of(&self, guest: u8) {
+        let tap = tap_of(guest);
+        must(&["-n", &self.hub, "tuntap", "add", &tap, "mode", "tap"]);
+        must(&["-n", &self.hub, "link", "set", &tap, "master", "br0", "up"]);
     }
 
     /// Gives the floating address to a node and takes it from all others, and tells the neighbours.
@@ -158,6 +164,17 @@ impl Drop for NamespaceNetwork {
 /// Why this machine cannot make such a network, or nothing.
 pub fn unsupported() -> Option<String> {
     NamespaceNetwork::try_new(1).err().map(|why| format!("no network namespaces with bridge and veth: {why}"))
+}
+
+/// The tap device of the guest of this number.
+pub fn tap_of(guest: u8) -> String {
+    format!("tap{guest}")
+}
+
+/// The address of the guest of this number.
+pub fn guest_address(guest: u8) -> Ipv4Addr {
+    let [a, b, c, first] = GUEST_ADDRESS;
+    Ipv4Addr::new(a, b, c, first.saturating_add(guest))
 }
 
 fn bridge_port(index: usize) -> String {

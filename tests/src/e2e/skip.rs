@@ -37,7 +37,7 @@ pub enum Need {
 
 impl Need {
     /// Why it is not met, or nothing.
-    fn missing(self) -> Option<String> {
+    pub fn missing(self) -> Option<String> {
         let root = nix::unistd::geteuid().is_root();
         match self {
             Self::Root => (!root).then(|| "needs root".to_owned()),

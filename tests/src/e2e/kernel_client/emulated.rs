@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use super::super::namespace::{NamespaceNetwork, TAP};
+use super::super::namespace::{NamespaceNetwork, tap_of};
 use super::super::skip::find_program;
 use super::{directory, packages};
 
@@ -26,8 +26,8 @@ fn emulator() -> Option<PathBuf> {
     if unpacked.exists() { Some(unpacked) } else { find_program(EMULATOR) }
 }
 
-/// The emulator on the tap device of the hub.
-pub(super) fn command(network: &NamespaceNetwork, share: &Path, console: &Path) -> Command {
+/// The emulator on its tap device of the hub.
+pub(super) fn command(network: &NamespaceNetwork, share: &Path, console: &Path, guest: u8) -> Command {
     let home = directory();
     let packages = packages();
     let mut command = network.command_at_hub("env");
@@ -47,7 +47,9 @@ pub(super) fn command(network: &NamespaceNetwork, share: &Path, console: &Path) 
     let shared = "security_model=none,multidevs=remap";
     command.arg("-virtfs").arg(format!("local,path=/,mount_tag=root,readonly=on,{shared}"));
     command.arg("-virtfs").arg(format!("local,path={},mount_tag=work,{shared}", share.display()));
-    command.arg("-netdev").arg(format!("tap,id=net,ifname={TAP},script=no,downscript=no"));
-    command.args(["-device", "virtio-net-pci,netdev=net,mac=52:54:00:00:00:32"]);
+    command.arg("-netdev").arg(format!("tap,id=net,ifname={},script=no,downscript=no", tap_of(guest)));
+    command
+        .arg("-device")
+        .arg(format!("virtio-net-pci,netdev=net,mac=52:54:00:00:00:{:02x}", guest.saturating_add(0x32)));
     command
 }

@@ -13,11 +13,10 @@ pub mod user_mode;
 
 use std::fs;
 use std::io;
-use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use super::namespace::{GUEST_ADDRESS, NamespaceNetwork};
+use super::namespace::{NamespaceNetwork, guest_address};
 use super::node::tail;
 use super::process::Process;
 
@@ -76,6 +75,21 @@ pub struct KernelClient {
     scripts: u32,
 }
 
+/// Which guest of its network one is, and its size.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct GuestOptions {
+    /// The first is 0: it decides about address and tap device.
+    pub number: u8,
+    /// Memory of a user-mode one, in MiB; an emulated one has a fixed size.
+    pub memory_mib: u32,
+}
+
+impl Default for GuestOptions {
+    fn default() -> Self {
+        Self { number: 0, memory_mib: 256 }
+    }
+}
+
 /// How a script ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ScriptOutcome {
@@ -90,8 +104,20 @@ pub struct ScriptOutcome {
 pub struct ScriptNumber(u32);
 
 impl KernelClient {
-    /// Boots a guest with the address [`GUEST_ADDRESS`] on the network's tap device, and waits until it takes scripts. A
-    /// network has one such guest. Its files lie in `home`, and stay there.
+    /// Boots the first guest of a network, and waits until it takes scripts. Its files lie in `home`, and stay there.
+    ///
+    /// # Errors
+    /// As [`Self::boot_as`].
+    ///
+    /// # Panics
+    /// As [`Self::boot_as`].
+    #[track_caller]
+    pub fn boot(kernel: Kernel, network: &NamespaceNetwork, home: &Path) -> io::Result<Self> {
+        Self::boot_as(kernel, network, &home.join("kernel-client"), GuestOptions::default())
+    }
+
+    /// Boots a guest with the address and the tap device of its number, and waits until it takes scripts. Its files lie in
+    /// the directory `here`, and stay there.
     ///
     /// # Errors
     /// A file cannot be written, or the emulator cannot be started.
@@ -99,16 +125,15 @@ impl KernelClient {
     /// # Panics
     /// If the guest ends or is not up in time, with the end of its console.
     #[track_caller]
-    pub fn boot(kernel: Kernel, network: &NamespaceNetwork, home: &Path) -> io::Result<Self> {
-        network.add_tap();
-        let here = home.join("kernel-client");
+    pub fn boot_as(kernel: Kernel, network: &NamespaceNetwork, here: &Path, guest: GuestOptions) -> io::Result<Self> {
+        network.add_tap_of(guest.number);
         let share = here.join("share");
         fs::create_dir_all(&share)?;
-        fs::write(share.join("agent"), agent(kernel))?;
+        fs::write(share.join("agent"), agent(kernel, guest.number))?;
         let console = here.join("console");
         let command = match kernel {
-            Kernel::UserMode => user_mode::command(network, &here, &share)?,
-            Kernel::Emulated => emulated::command(network, &share, &console),
+            Kernel::UserMode => user_mode::command(network, here, &share, guest)?,
+            Kernel::Emulated => emulated::command(network, &share, &console, guest.number),
         };
         let log = if kernel == Kernel::Emulated { here.join("emulator") } else { console.clone() };
         let process = Process::start(command, &log)?;
@@ -170,6 +195,16 @@ impl KernelClient {
         ScriptOutcome { status, output: self.output(script) }
     }
 
+    /// How a script ended, if it has.
+    ///
+    /// # Panics
+    /// If the guest wrote no status.
+    #[track_caller]
+    pub fn try_finish(&mut self, script: ScriptNumber) -> Option<ScriptOutcome> {
+        let code = self.file(script, "code");
+        code.exists().then(|| self.finish(script, Duration::ZERO))
+    }
+
     /// Runs a script to its end.
     ///
     /// # Panics
@@ -212,16 +247,16 @@ impl KernelClient {
 }
 
 /// The agent with what it has to know.
-fn agent(kernel: Kernel) -> String {
+fn agent(kernel: Kernel, guest: u8) -> String {
     // Looking takes the emulated processor some milliseconds.
     let (device, poll) = match kernel {
         Kernel::UserMode => ("vec0", "0.05"),
         Kernel::Emulated => ("eth0", "0.3"),
     };
-    let address = Ipv4Addr::from(GUEST_ADDRESS);
+    let address = guest_address(guest);
     let packages = packages();
     format!(
-        "SHARE={SHARE} DEVICE={device} ADDRESS={address}/24 NAME=client PACKAGES={} POLL={poll}\n{AGENT}",
+        "SHARE={SHARE} DEVICE={device} ADDRESS={address}/24 NAME=client{guest} PACKAGES={} POLL={poll}\n{AGENT}",
         packages.display()
     )
 }

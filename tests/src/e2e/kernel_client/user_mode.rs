@@ -7,9 +7,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::OnceLock;
 
-use super::super::namespace::{NamespaceNetwork, TAP};
+use super::super::namespace::{NamespaceNetwork, tap_of};
 use super::super::skip::find_program;
-use super::{SHARE, directory};
+use super::{GuestOptions, SHARE, directory};
 
 const INIT: &str = include_str!("user_mode.sh");
 const PROGRAM: &str = "linux.uml";
@@ -56,23 +56,22 @@ fn probe() -> Option<String> {
     })
 }
 
-/// The guest on the tap device of the hub; `here` takes its first program and its memory's file.
-pub(super) fn command(network: &NamespaceNetwork, here: &Path, share: &Path) -> io::Result<Command> {
+/// The guest on its tap device of the hub; `here` takes its first program and its memory's file.
+pub(super) fn command(
+    network: &NamespaceNetwork,
+    here: &Path,
+    share: &Path,
+    guest: GuestOptions,
+) -> io::Result<Command> {
     let init = here.join("init");
     fs::write(&init, INIT)?;
     fs::set_permissions(&init, fs::Permissions::from_mode(0o755))?;
     let program = program().unwrap_or_else(|| PROGRAM.into());
     let mut command = network.command_at_hub(&program.to_string_lossy());
-    command.args([
-        "mem=256M",
-        "root=/dev/root",
-        "rootfstype=hostfs",
-        "rootflags=/",
-        "ro",
-        "con=null",
-        "con0=null,fd:1",
-    ]);
-    command.arg(format!("vec0:transport=tap,ifname={TAP},depth=128,gro=1")).arg(format!("init={}", init.display()));
+    command.arg(format!("mem={}M", guest.memory_mib));
+    command.args(["root=/dev/root", "rootfstype=hostfs", "rootflags=/", "ro", "con=null", "con0=null,fd:1"]);
+    let tap = tap_of(guest.number);
+    command.arg(format!("vec0:transport=tap,ifname={tap},depth=128,gro=1")).arg(format!("init={}", init.display()));
     // What follows `--` is handed to init as its arguments.
     command.arg("--").arg(share).arg(SHARE);
     // Where it keeps its memory, and its control socket.

@@ -59,6 +59,11 @@ impl Ganesha {
         Ok(server)
     }
 
+    /// The first of its processes: all others descend from it.
+    pub fn pid(&self) -> u32 {
+        self.process.pid()
+    }
+
     /// What it has logged.
     pub fn log(&self) -> String {
         fs::read(&self.log).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default()

@@ -10,6 +10,7 @@ mod fio;
 mod floor;
 mod gluster;
 mod idle;
+mod nfs;
 mod plot;
 mod proc;
 mod report;
@@ -35,10 +36,14 @@ enum What {
     Busy(busy::BusyOptions),
     /// DRBD, protocol C, and Tandem on the same disks of the same two emulated guests.
     Drbd(drbd::DrbdOptions),
+    /// What an NFS client sees of planned switchovers, killed processes and dead boxes.
+    Failover(nfs::FailoverOptions),
     /// The filesystem engine, and the kernel's ext4 on the same disk.
     Files(files::FilesOptions),
     /// Memory and processor time of a node with ten idle 100 GB volumes.
     Idle(idle::IdleOptions),
+    /// NFS: the pair and nfs-ganesha, under a real kernel client and under the load generator.
+    Nfs(nfs::NfsOptions),
     /// Speed of a full resync, what clients feel of it, and whether holes stay holes.
     Resync(resync::ResyncOptions),
 }
@@ -50,8 +55,10 @@ pub(crate) fn run(options: &BenchOptions) -> Result<()> {
         What::Budget(options) => budget::run(options),
         What::Busy(options) => busy::run(options),
         What::Drbd(options) => drbd::run(options),
+        What::Failover(options) => nfs::run_failovers(options),
         What::Files(options) => files::run(options),
         What::Idle(options) => idle::run(options),
+        What::Nfs(options) => nfs::run(options),
         What::Resync(options) => resync::run(options),
     }
 }

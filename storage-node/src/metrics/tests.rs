@@ -49,8 +49,13 @@ async fn node() -> Arc<FakeNode> {
     let node = FakeNode::new("alpha", "127.0.0.1:1");
     node.init(Duration::ZERO).await.unwrap();
     let volume = VolumeId(77);
-    let service =
-        NfsService { version: ServiceVersion(1), addresses: vec![], port: 2049, exports: ExportRules::default() };
+    let service = NfsService {
+        version: ServiceVersion(1),
+        since: ServiceVersion(1),
+        addresses: vec![],
+        port: 2049,
+        exports: ExportRules::default(),
+    };
     let config = VolumeConfig {
         id: volume,
         name: "vm".into(),

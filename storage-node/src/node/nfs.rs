@@ -29,8 +29,11 @@ use crate::nfs::Start;
 use crate::supervisor::SupervisorSockets;
 use crate::volume::VolumeHandle;
 
-/// A service that ended, or could not begin, begins anew after this. Longer than a switchover takes, for which it ended.
+/// A service that ended begins anew after this: longer than a switchover takes, for which it ended.
 const PAUSE: Duration = Duration::from_secs(1);
+/// A service that could not begin tries again after this, and then after twice as long each time, up to [`PAUSE`]: what is on
+/// record comes a moment before this node's copy is primary.
+const PAUSE_FIRST: Duration = Duration::from_millis(10);
 /// What is served is looked at this often, if nothing else tells of a change.
 const PASS_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -123,11 +126,14 @@ async fn serve(
     cancel: CancellationToken,
 ) {
     let mut said = String::new();
+    let mut again = PAUSE_FIRST;
     loop {
         let served = once(&core, &membership, volume, &place, &cancel).await;
         membership.files.set_nfs(volume, None);
+        let has_served = matches!(served, Ok(true));
         match served {
-            Ok(()) => said.clear(),
+            Ok(true) => said.clear(),
+            Ok(false) => {}
             // Whoever waits for NBD clients to go would fill the log.
             Err(why) if why == said => {}
             Err(why) => {
@@ -135,22 +141,24 @@ async fn serve(
                 said = why;
             }
         }
+        let pause = if has_served { PAUSE } else { again };
+        again = if has_served { PAUSE_FIRST } else { (again * 2).min(PAUSE) };
         tokio::select! {
             () = cancel.cancelled() => return,
-            () = tokio::time::sleep(PAUSE) => {}
+            () = tokio::time::sleep(pause) => {}
         }
     }
 }
 
-/// Serves until the filesystem is closed or this is cancelled.
+/// Serves until the filesystem is closed or this is cancelled. False if it did not come to that: the copy here is not primary.
 async fn once(
     core: &Arc<Core>,
     membership: &Arc<Membership>,
     volume: VolumeId,
     place: &Place,
     cancel: &CancellationToken,
-) -> Result<(), String> {
-    let Some(handle) = membership.volumes.handle(volume) else { return Ok(()) };
+) -> Result<bool, String> {
+    let Some(handle) = membership.volumes.handle(volume) else { return Ok(false) };
     let sockets = core.announcer.sockets.clone();
     let addresses = place.addresses.iter().map(floating).collect::<Result<Vec<_>, _>>()?;
     let ips = match &*addresses {
@@ -179,7 +187,7 @@ async fn with_listeners(
     place: &Place,
     (listeners, addresses): (Vec<TcpListener>, &[FloatingAddress]),
     cancel: &CancellationToken,
-) -> Result<(), String> {
+) -> Result<bool, String> {
     let sockets = core.announcer.sockets.clone();
     // One that was opened without its service.
     membership.files.close(volume).await;
@@ -214,8 +222,8 @@ async fn with_listeners(
     membership.files.set_nfs(volume, Some(binding));
     let files = match membership.files.get(&place.name, &handle).await {
         Ok(files) => files,
-        // The role has just gone.
-        Err(FilesError::Ended) => return Ok(()),
+        // The role has just gone, or is yet to come.
+        Err(FilesError::Ended) => return Ok(false),
         Err(why) => return Err(why.to_string()),
     };
     let mut announcing = Vec::new();
@@ -237,7 +245,7 @@ async fn with_listeners(
     announcing.iter().for_each(JoinHandle::abort);
     let _ = tokio::task::spawn_blocking(move || release()).await;
     membership.files.close(volume).await;
-    Ok(())
+    Ok(true)
 }
 
 /// Listens, with the supervisor's help where there is one: what waits to be accepted outlives this process then.

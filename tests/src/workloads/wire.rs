@@ -72,8 +72,11 @@ impl Wire {
             while let Some(message) = self.session.next_outgoing() {
                 let message = Bytes::from(message.concat());
                 let written = self.send(&message);
-                // The last that goes out, once the session is there, is the request itself.
-                sent = Some(message);
+                // The last call that goes out, once the session is there, is the request itself; the server's calls are answered
+                // in between.
+                if !is_reply(&message) {
+                    sent = Some(message);
+                }
                 if written.is_err() {
                     break;
                 }

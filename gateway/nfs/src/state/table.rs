@@ -83,11 +83,17 @@ impl<K: Ord + Clone, V: Clone> Table<K, V> {
 
     /// The changes count.
     pub fn commit(&mut self) {
-        self.before.clear();
+        // Most have none, each time that anybody looks at the state; emptying a map takes longer than asking it.
+        if self.is_changed() {
+            self.before.clear();
+        }
     }
 
     /// All is as it was before the changes.
     pub fn take_back(&mut self) {
+        if !self.is_changed() {
+            return;
+        }
         for (key, former) in std::mem::take(&mut self.before) {
             match former {
                 Some(value) => drop(self.entries.insert(key, value)),

@@ -2,13 +2,14 @@
 //! and its answers come in among the requests.
 
 use std::cell::RefCell;
+use std::collections::VecDeque;
 use std::io::{self, IoSlice};
 use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 
 use block_device::BlockDevice;
-use bytes::{Buf, Bytes, BytesMut};
+use bytes::{Buf, BufMut, Bytes, BytesMut};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
@@ -29,6 +30,20 @@ const REPLIES_QUEUED_MAX: usize = 16;
 const READ_BYTES: usize = 64 << 10;
 /// Parts of replies that are written at once.
 const PARTS_MAX: usize = 64;
+/// A part of a reply that is written with what is before and behind it: copying it costs less than another part.
+const JOINED_BYTES_MAX: usize = 1 << 10;
+/// Bytes of a reply that are written with others, as most are; the first room that is made for them.
+const REPLY_BYTES: usize = 512;
+
+/// Where bytes are received, by the connections of a thread in turn: one that waits for more keeps only what came. So an idle
+/// connection keeps nothing, and a small request only its own bytes.
+pub(super) struct Scratch(RefCell<Box<[u8]>>);
+
+impl Scratch {
+    pub(super) fn new() -> Rc<Self> {
+        Rc::new(Self(RefCell::new(vec![0; READ_BYTES].into())))
+    }
+}
 
 /// A connection of a service.
 pub(super) struct Connection<D> {
@@ -42,6 +57,8 @@ pub(super) struct Connection<D> {
     pub(super) record_bytes_max: usize,
     /// Bytes of requests, of all connections.
     pub(super) budget: Arc<Semaphore>,
+    /// Of all connections of the thread.
+    pub(super) scratch: Rc<Scratch>,
     /// Where requests run: they outlive their connection.
     pub(super) requests: Rc<RefCell<JoinSet<()>>>,
     /// Turns true when the service has nothing to say any more.
@@ -79,7 +96,7 @@ impl<D: BlockDevice + 'static> Connection<D> {
         let slots = Arc::new(Semaphore::new(REQUESTS_MAX));
         loop {
             while received.len() < MARK_BYTES {
-                if !receive(&mut stream, &mut received).await? {
+                if !receive(&mut stream, &mut received, &self.scratch).await? {
                     return Ok(());
                 }
             }
@@ -90,7 +107,7 @@ impl<D: BlockDevice + 'static> Connection<D> {
                 if let Some(record) = records.next(&mut received).map_err(invalid)? {
                     break record;
                 }
-                if !receive(&mut stream, &mut received).await? {
+                if !receive(&mut stream, &mut received, &self.scratch).await? {
                     return Ok(());
                 }
             };
@@ -129,17 +146,27 @@ impl<D: BlockDevice + 'static> Connection<D> {
 }
 
 /// Waits for more bytes. False at the end of the stream.
-async fn receive(stream: &mut OwnedReadHalf, received: &mut BytesMut) -> io::Result<bool> {
+async fn receive(stream: &mut OwnedReadHalf, received: &mut BytesMut, scratch: &Scratch) -> io::Result<bool> {
     if received.is_empty() {
-        // An idle connection keeps no room.
+        // What it had belongs to the records that were taken out of it.
         *received = BytesMut::new();
+    }
+    // There is room for the rest of a record already.
+    if received.capacity() > received.len() {
+        return Ok(stream.read_buf(received).await? > 0);
+    }
+    loop {
         stream.readable().await?;
+        let mut scratch = scratch.0.borrow_mut();
+        match stream.try_read(&mut scratch) {
+            Ok(count) => {
+                received.extend_from_slice(scratch.get(..count).unwrap_or_default());
+                return Ok(count > 0);
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            Err(error) => return Err(error),
+        }
     }
-    // Where there is room for the rest of a record already, more would only move what is there.
-    if received.capacity() == received.len() {
-        received.reserve(READ_BYTES);
-    }
-    Ok(stream.read_buf(received).await? > 0)
 }
 
 /// Bytes of the record, or of its first fragment, whose mark is here. Longer ones than can be are refused later.
@@ -157,20 +184,36 @@ async fn acquire(semaphore: &Arc<Semaphore>, count: usize) -> io::Result<OwnedSe
 async fn write(mut stream: OwnedWriteHalf, mut queue: mpsc::Receiver<Vec<Bytes>>) -> io::Result<()> {
     let mut replies = Vec::new();
     while queue.recv_many(&mut replies, REPLIES_QUEUED_MAX).await > 0 {
-        let mut parts = Vec::new();
-        for reply in replies.drain(..) {
-            let length = reply.iter().map(Bytes::len).sum();
-            parts.push(Bytes::copy_from_slice(&record::mark(length)));
-            parts.extend(reply);
-        }
-        write_all(&mut stream, parts).await?;
+        write_all(&mut stream, joined(&mut replies)).await?;
     }
     Ok(())
 }
 
-async fn write_all(stream: &mut OwnedWriteHalf, mut parts: Vec<Bytes>) -> io::Result<()> {
-    parts.retain(|part| !part.is_empty());
-    let mut parts = std::collections::VecDeque::from(parts);
+/// Replies with their marks, in as few parts as are worth it. None is empty.
+fn joined(replies: &mut Vec<Vec<Bytes>>) -> VecDeque<Bytes> {
+    let mut parts = VecDeque::new();
+    let mut small = BytesMut::with_capacity(REPLY_BYTES * replies.len());
+    for reply in replies.drain(..) {
+        let length = reply.iter().map(Bytes::len).sum();
+        small.put_slice(&record::mark(length));
+        for part in reply {
+            if part.len() <= JOINED_BYTES_MAX {
+                small.put_slice(&part);
+                continue;
+            }
+            if !small.is_empty() {
+                parts.push_back(small.split().freeze());
+            }
+            parts.push_back(part);
+        }
+    }
+    if !small.is_empty() {
+        parts.push_back(small.freeze());
+    }
+    parts
+}
+
+async fn write_all(stream: &mut OwnedWriteHalf, mut parts: VecDeque<Bytes>) -> io::Result<()> {
     while !parts.is_empty() {
         let slices: Vec<_> = parts.iter().take(PARTS_MAX).map(|part| IoSlice::new(part)).collect();
         let mut written = stream.write_vectored(&slices).await?;
@@ -188,4 +231,28 @@ async fn write_all(stream: &mut OwnedWriteHalf, mut parts: Vec<Bytes>) -> io::Re
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn small_parts_are_joined_and_large_ones_are_not_copied() {
+        let large = Bytes::from(vec![7; JOINED_BYTES_MAX + 1]);
+        let small = Bytes::from_static(b"abcd");
+        let mut replies =
+            vec![vec![small.clone(), Bytes::new()], vec![small.clone(), large.clone(), small.clone()], vec![small]];
+        let expected: Vec<u8> = replies
+            .iter()
+            .map(|reply| reply.concat())
+            .flat_map(|reply| [&record::mark(reply.len())[..], &reply].concat())
+            .collect();
+        let parts = joined(&mut replies);
+        assert!(replies.is_empty());
+        assert_eq!(parts.iter().map(Bytes::len).collect::<Vec<_>>(), [16, large.len(), 12]);
+        assert_eq!(parts.get(1).map(|part| part.as_ptr()), Some(large.as_ptr()));
+        assert_eq!(parts.iter().flat_map(|part| part.to_vec()).collect::<Vec<_>>(), expected);
+        assert!(joined(&mut Vec::new()).is_empty());
+    }
 }

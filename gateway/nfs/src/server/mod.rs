@@ -67,6 +67,7 @@ pub async fn serve<D: BlockDevice + 'static>(
     let (gone, mut is_gone) = watch::channel(false);
     let gone = Rc::new(gone);
     let mut connections = JoinSet::new();
+    let scratch = connection::Scratch::new();
     let requests = Rc::new(RefCell::new(JoinSet::new()));
     let mut next = 1;
     let mut tend = tokio::time::interval(TEND_INTERVAL);
@@ -99,6 +100,7 @@ pub async fn serve<D: BlockDevice + 'static>(
                         door: Door::Service,
                         record_bytes_max: REQUEST_BYTES_MAX,
                         budget: Arc::clone(&budget),
+                        scratch: Rc::clone(&scratch),
                         requests: Rc::clone(&requests),
                         gone: Rc::clone(&gone),
                     };

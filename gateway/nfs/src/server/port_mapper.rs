@@ -12,7 +12,7 @@ use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 use tracing::debug;
 
-use super::connection::Connection;
+use super::connection::{Connection, Scratch};
 use super::{Ended, pause_after};
 use crate::port_mapper::Protocol;
 use crate::service::{Door, Service};
@@ -37,6 +37,7 @@ pub async fn serve_port_mapper<D: BlockDevice + 'static>(
     let budget = Arc::new(Semaphore::new(REQUEST_BYTES_TOTAL_MAX));
     let (gone, mut is_gone) = watch::channel(false);
     let gone = Rc::new(gone);
+    let scratch = Scratch::new();
     let requests = Rc::new(RefCell::new(JoinSet::new()));
     let mut connections = JoinSet::new();
     loop {
@@ -56,6 +57,7 @@ pub async fn serve_port_mapper<D: BlockDevice + 'static>(
                         door: Door::PortMapper(Protocol::Tcp),
                         record_bytes_max: REQUEST_BYTES_MAX,
                         budget: Arc::clone(&budget),
+                        scratch: Rc::clone(&scratch),
                         requests: Rc::clone(&requests),
                         gone: Rc::clone(&gone),
                     };

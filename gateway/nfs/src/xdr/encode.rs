@@ -4,8 +4,13 @@ use bytes::{BufMut, Bytes, BytesMut};
 
 use super::padding;
 
+/// The first room that is made for a message; most need no more.
+const FIRST_BYTES: usize = 256;
+/// A part of another message that is copied when that is appended: it costs less than a part more.
+const COPIED_BYTES_MAX: usize = 1 << 10;
+
 /// A message being made: its bytes so far, and between them payloads that are not copied.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Encoder {
     /// What is before the newest payload, and the payloads.
     done: Vec<Bytes>,
@@ -20,10 +25,16 @@ pub struct Mark {
     at: usize,
 }
 
+impl Default for Encoder {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 impl Encoder {
     /// An empty message.
     pub fn new() -> Self {
-        Self::default()
+        Self { done: Vec::new(), done_bytes: 0, last: BytesMut::with_capacity(FIRST_BYTES) }
     }
 
     /// Bytes so far.
@@ -83,10 +94,7 @@ impl Encoder {
     pub fn payload(&mut self, value: Bytes) {
         let length = value.len();
         self.last.put_u32(length as u32);
-        let before = self.last.split().freeze();
-        self.done_bytes += before.len() + length;
-        self.done.push(before);
-        self.done.push(value);
+        self.part(value);
         self.last.put_bytes(0, padding(length));
     }
 
@@ -157,14 +165,26 @@ impl Encoder {
         bytes
     }
 
-    /// Appends all parts of another message.
+    /// Appends another message; its larger parts are not copied.
     pub fn append(&mut self, other: Self) {
-        for part in other.finish() {
-            let before = self.last.split().freeze();
-            self.done_bytes += before.len() + part.len();
-            self.done.push(before);
-            self.done.push(part);
+        for part in other.done {
+            match part.len() <= COPIED_BYTES_MAX {
+                true => self.encoded(&part),
+                false => self.part(part),
+            }
         }
+        match other.last.len() <= COPIED_BYTES_MAX {
+            true => self.encoded(&other.last),
+            false => self.part(other.last.freeze()),
+        }
+    }
+
+    /// A part of its own, behind what there is.
+    fn part(&mut self, part: Bytes) {
+        let before = self.last.split().freeze();
+        self.done_bytes += before.len() + part.len();
+        self.done.push(before);
+        self.done.push(part);
     }
 
     /// The message in the parts it is to be sent in.

@@ -1,5 +1,5 @@
 //! The project's own commands: `cargo xtask check | test | sim | model | mutants | torture | crash-fs | interop-fs | fuzz-fs |
-//! posix | kernel-client | bench`.
+//! fuzz-nfs | posix | kernel-client | bench`.
 //!
 //! Nothing here is linked into the product. The commands shell out to cargo, fio, qemu and the built binaries, so that what
 //! they measure and test is what a user runs.
@@ -8,6 +8,8 @@ mod bench;
 mod check;
 mod crash_fs;
 mod fuzz_fs;
+mod fuzz_nfs;
+mod fuzzing;
 mod initramfs;
 mod interop_fs;
 mod kernel_client;
@@ -53,6 +55,8 @@ enum Command {
     CrashFs(crash_fs::CrashFsOptions),
     /// Give the filesystem engine hostile images.
     FuzzFs(fuzz_fs::FuzzFsOptions),
+    /// Give the NFS gateway hostile messages and records.
+    FuzzNfs(fuzz_nfs::FuzzNfsOptions),
     /// Let the kernel and the filesystem engine work on the same images, and replay each other's logs.
     InteropFs(interop_fs::InteropFsOptions),
     /// Fetch, and with `--uml` build, the Linux kernels that run as clients in the end-to-end tests.
@@ -82,6 +86,7 @@ fn execute(command: &Command) -> Result<()> {
         Command::Posix(options) => posix::run(options),
         Command::CrashFs(options) => crash_fs::run(options),
         Command::FuzzFs(options) => fuzz_fs::run(options),
+        Command::FuzzNfs(options) => fuzz_nfs::run(options),
         Command::InteropFs(options) => interop_fs::run(options),
         Command::KernelClient(options) => kernel_client::run(options),
         Command::Bench(options) => bench::run(options),

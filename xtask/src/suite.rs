@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use clap::Args;
 
-use crate::{crash_fs, fuzz_fs, interop_fs, mutants, posix, shell, sim, tools, torture};
+use crate::{crash_fs, fuzz_fs, fuzz_nfs, interop_fs, mutants, posix, shell, sim, tools, torture};
 
 /// Where tests write the names of what they skip (see `tests/src/e2e/skip.rs`).
 pub(crate) const SKIP_LOG: &str = "TANDEM_SKIP_LOG";
@@ -72,6 +72,7 @@ pub(crate) fn run(options: &TestOptions) -> Result<()> {
             });
             step("crash images", &mut || crash_fs::run_some(options.crash_images, &skip_log.path));
             step("hostile images", &mut fuzz_fs::run_short);
+            step("hostile messages", &mut fuzz_nfs::run_short);
             step("filesystem interop", &mut || {
                 let mut command = interop_fs::short(&shell::release_binary(interop_fs::BINARY));
                 shell::run_visibly(command.env(SKIP_LOG, &skip_log.path))

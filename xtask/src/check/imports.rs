@@ -47,7 +47,7 @@ fn allowed(package: &str) -> Option<Allowed> {
         "replication" => Allowed::These(&["proto"]),
         "filesystem" | "gateway-nbd" => Allowed::These(&["block-device"]),
         "gateway-nfs" | "gateway-smb" => Allowed::These(&["filesystem", "block-device"]),
-        "fuzz-harness" => Allowed::These(&["filesystem", "block-device"]),
+        "fuzz-harness" => Allowed::These(&["filesystem", "block-device", "gateway-nfs"]),
         "storage-node" | "tandem-tests" => Allowed::Product,
         "tandem-benches" => Allowed::Measurements,
         _ => return None,

@@ -9,11 +9,21 @@ use std::process::Command;
 
 use fuzz_harness::seed;
 
-/// The size of each, in bytes: a journal has 1024 blocks at least.
+/// The one of [`SERVED_BYTES`].
+const SERVED: &str = "served";
+/// The size of the others, in bytes: a journal has 1024 blocks at least.
 const IMAGE_BYTES: u64 = 3 << 20;
+
+/// The size of the one that the NFS service works on, whose ring wants blocks of 4 KiB.
+const SERVED_BYTES: u64 = 12 << 20;
 
 /// What mke2fs is told.
 const PROFILES: &[(&str, &str)] = &[
+    (
+        SERVED,
+        "-b 4096 -J size=4 -O none,has_journal,ext_attr,dir_index,filetype,extent,64bit,flex_bg,sparse_super,large_file,\
+         huge_file,dir_nlink,extra_isize,metadata_csum,metadata_csum_seed -N 128 -I 256",
+    ),
     (
         "ours",
         "-O none,has_journal,ext_attr,dir_index,filetype,extent,64bit,flex_bg,sparse_super,large_file,huge_file,dir_nlink,\
@@ -36,20 +46,24 @@ fn main() {
     let to = PathBuf::from(arguments.next().expect("a directory for the seeds"));
     let only: Vec<String> = arguments.collect();
     for (name, options) in PROFILES.iter().filter(|(name, _)| only.is_empty() || only.iter().any(|one| one == name)) {
-        let image = make(options);
+        let bytes = if *name == SERVED { SERVED_BYTES } else { IMAGE_BYTES };
+        let image = make(options, bytes);
         let packed = seed::pack(&image);
         println!("{name}: {} of {} bytes", packed.len(), image.len());
         fs::write(to.join(format!("{name}.sparse")), packed).expect("the seed is written");
     }
 }
 
-fn make(options: &str) -> Vec<u8> {
+fn make(options: &str, bytes: u64) -> Vec<u8> {
     let directory = tempfile::tempdir().expect("a directory");
     let (tree, image) = (directory.path().join("tree"), directory.path().join("image"));
     plant(&tree);
-    fs::File::create(&image).and_then(|file| file.set_len(IMAGE_BYTES)).expect("a sparse file");
+    fs::File::create(&image).and_then(|file| file.set_len(bytes)).expect("a sparse file");
     let mut make = Command::new("/sbin/mke2fs");
-    make.args(["-q", "-F", "-b", "1024", "-m", "0", "-J", "size=1"]);
+    make.args(["-q", "-F", "-m", "0"]);
+    if !options.contains("-b ") {
+        make.args(["-b", "1024", "-J", "size=1"]);
+    }
     make.args(["-U", "6f9d1c1e-2d1a-4e0b-9b7e-6a1f0a8f4c11", "-E", "hash_seed=3b0b8a0e-91d5-4a52-8f6f-6f8c8a1fb2aa"]);
     run(make.args(options.split_whitespace()).arg("-d").arg(&tree).arg(&image));
     let value = directory.path().join("value");

@@ -5,24 +5,26 @@
 //! not read from any more, and all connections share one budget of bytes. A request that was begun is ended, whatever becomes
 //! of its connection: its slot would be in use for ever otherwise.
 
+mod appetite;
 mod connection;
 mod datagrams;
 mod hosts;
 mod port_mapper;
+mod room;
 
 use std::any::Any;
 use std::cell::RefCell;
 use std::io;
 use std::rc::Rc;
-use std::sync::Arc;
 
 use block_device::BlockDevice;
 use futures_util::future::select_all;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tracing::{debug, warn};
 
+use self::room::{Room, Share};
 use crate::service::{Door, Endpoints, REQUEST_BYTES_MAX, Service};
 use crate::state::back_channel::ConnectionId;
 
@@ -34,6 +36,8 @@ pub use port_mapper::serve_port_mapper;
 pub const CONNECTIONS_MAX: usize = 4096;
 /// Bytes of requests that are being read or worked on, of all connections.
 pub const REQUEST_BYTES_TOTAL_MAX: usize = 64 << 20;
+/// Bytes of replies that are being made or wait to be written, of all connections.
+pub const REPLY_BYTES_TOTAL_MAX: usize = 256 << 20;
 /// How long nothing is taken after taking has failed, as when there are no descriptors left.
 const ACCEPT_PAUSE: std::time::Duration = std::time::Duration::from_millis(100);
 /// How often is looked at what time brings.
@@ -62,8 +66,9 @@ pub async fn serve<D: BlockDevice + 'static>(
     hold: Hold,
     mut stop: watch::Receiver<bool>,
 ) -> Ended {
-    let budget = Arc::new(Semaphore::new(REQUEST_BYTES_TOTAL_MAX));
-    service.watch_budget(&budget, REQUEST_BYTES_TOTAL_MAX);
+    let room = Rc::new(Room::new(REQUEST_BYTES_TOTAL_MAX));
+    service.watch_budget(room.budget(), REQUEST_BYTES_TOTAL_MAX);
+    let reply_room = Rc::new(Room::new(REPLY_BYTES_TOTAL_MAX));
     let (gone, mut is_gone) = watch::channel(false);
     let gone = Rc::new(gone);
     let mut connections = JoinSet::new();
@@ -99,7 +104,8 @@ pub async fn serve<D: BlockDevice + 'static>(
                         local: local.ip(),
                         door: Door::Service,
                         record_bytes_max: REQUEST_BYTES_MAX,
-                        budget: Arc::clone(&budget),
+                        room: Rc::clone(&room),
+                        share: Share::new(&reply_room),
                         scratch: Rc::clone(&scratch),
                         requests: Rc::clone(&requests),
                         gone: Rc::clone(&gone),

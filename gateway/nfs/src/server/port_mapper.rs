@@ -3,16 +3,16 @@
 
 use std::cell::RefCell;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::time::Duration;
 
 use block_device::BlockDevice;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tracing::debug;
 
 use super::connection::{Connection, Scratch};
+use super::room::{Room, Share};
 use super::{Ended, pause_after};
 use crate::port_mapper::Protocol;
 use crate::service::{Door, Service};
@@ -26,6 +26,8 @@ const CONNECTION_TIME_MAX: Duration = Duration::from_secs(30);
 const REQUEST_BYTES_MAX: usize = 4 << 10;
 /// Bytes of requests, of all connections.
 const REQUEST_BYTES_TOTAL_MAX: usize = 256 << 10;
+/// Bytes of replies, of all connections: one of the largest that anything is answered with at least.
+const REPLY_BYTES_TOTAL_MAX: usize = 4 << 20;
 
 /// Serves the port mapper until `stop` turns true or the service has nothing to say any more. Runs on the service's thread
 /// (`tokio::task::LocalSet`).
@@ -34,7 +36,8 @@ pub async fn serve_port_mapper<D: BlockDevice + 'static>(
     listener: TcpListener,
     mut stop: watch::Receiver<bool>,
 ) -> Ended {
-    let budget = Arc::new(Semaphore::new(REQUEST_BYTES_TOTAL_MAX));
+    let room = Rc::new(Room::new(REQUEST_BYTES_TOTAL_MAX));
+    let reply_room = Rc::new(Room::new(REPLY_BYTES_TOTAL_MAX));
     let (gone, mut is_gone) = watch::channel(false);
     let gone = Rc::new(gone);
     let scratch = Scratch::new();
@@ -56,7 +59,8 @@ pub async fn serve_port_mapper<D: BlockDevice + 'static>(
                         local: local.ip(),
                         door: Door::PortMapper(Protocol::Tcp),
                         record_bytes_max: REQUEST_BYTES_MAX,
-                        budget: Arc::clone(&budget),
+                        room: Rc::clone(&room),
+                        share: Share::new(&reply_room),
                         scratch: Rc::clone(&scratch),
                         requests: Rc::clone(&requests),
                         gone: Rc::clone(&gone),

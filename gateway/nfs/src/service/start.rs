@@ -91,9 +91,13 @@ impl<D: BlockDevice + 'static> Service<D> {
             service.forget_records(&records).await?;
         }
         if !is_noted {
+            // Together with the new state: that it is in grace must not be forgotten by the next start.
             let payload = foundation.to_payload();
-            let note = |handle: &mut Handle<'_>| handle.append_record(FOUNDATION_RECORD, &payload);
-            service.files.run(note).await?;
+            let note =
+                |handle: &mut Handle<'_>, _: &mut ServiceState| handle.append_record(FOUNDATION_RECORD, &payload);
+            if let ((), Some(transaction)) = service.change(note).await? {
+                service.files.durable(transaction).await?;
+            }
         }
         let open: Vec<_> = service.state().files.open_files();
         for file in &open {
@@ -104,8 +108,8 @@ impl<D: BlockDevice + 'static> Service<D> {
         Ok((service, orphans))
     }
 
-    /// Deletes the records of a state that is lost, a few in each transaction; but not those of hosts that are to hear of it. What says on what they depended goes last: until
-    /// then the next start finds them in doubt again.
+    /// Deletes the records of a state that is lost, a few in each transaction; but not those of hosts that are to hear of it. What
+    /// says on what they depended goes last: until then the next start finds them in doubt again.
     async fn forget_records(&self, records: &[Record]) -> Result<(), Failure> {
         let lost = records.iter().map(|record| record.id).filter(|id| !self.state().hosts.is_kept_in(*id));
         let (foundation, others): (Vec<_>, Vec<_>) = lost.partition(|id| *id == FOUNDATION_RECORD);

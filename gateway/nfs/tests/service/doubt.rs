@@ -111,3 +111,18 @@ fn a_service_that_had_no_clients_needs_no_grace() {
         }
     });
 }
+
+#[test]
+fn a_grace_period_that_nobody_has_used_yet_outlives_the_next_takeover() {
+    run(async {
+        let (device, [one, two], root, file) = in_use().await;
+        drop((one, two));
+        let doubted = Foundation { disturbed: 7, ..FIRST };
+        let second = found(&device);
+        serve_upon(&second, doubted, 2).await;
+        let service = serve_upon(&found(&second), doubted, 3).await;
+        let mut again = Client::connect(&service, "one").await;
+        assert_eq!(again.call(&[put_handle(&root), open("me", "file", false)]).await.status, GRACE);
+        assert_eq!(again.call(&[put_handle(&file), reclaim("me")]).await.status, 0);
+    });
+}

@@ -153,7 +153,7 @@ async fn record(image: &Image, seed: u64, groups: usize, ring_bytes: u64) -> Run
                 let made = mounted.run(|handle| make(handle, number, bytes)).await;
                 made.map(|done| {
                     tree.insert(number, done.value);
-                    Done { value: (), transaction: done.transaction, observed: done.observed }
+                    Done { value: (), transaction: done.transaction, observed: done.observed, pending: done.pending }
                 })
             }
             // Of a group that is refused in the end nothing is there, its records included.

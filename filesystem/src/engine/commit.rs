@@ -25,8 +25,16 @@ impl<D: BlockDevice> Filesystem<D> {
     /// Commits what operations change, and does what they leave to the background, until [`Self::stop`]. To be polled beside
     /// them, by one task only. Data that waits is written back when much waits; call [`Self::sync`] now and then.
     pub async fn drive(&self) {
-        self.state.borrow_mut().tended = false;
-        futures_util::future::join(self.commit_all(), self.tend()).await;
+        {
+            let mut state = self.state.borrow_mut();
+            (state.tended, state.notes_over) = (false, false);
+        }
+        let work = async {
+            futures_util::future::join(self.commit_all(), self.tend()).await;
+            self.state.borrow_mut().notes_over = true;
+            self.noted.notify_one();
+        };
+        futures_util::future::join(work, self.write_notes()).await;
     }
 
     async fn commit_all(&self) {
@@ -34,7 +42,10 @@ impl<D: BlockDevice> Filesystem<D> {
             let (idle, over, stopping) = {
                 let state = self.state.borrow();
                 let over = state.read_only.is_some() || state.journal.is_none();
-                (state.running.is_empty(), over, state.stopping && state.tended)
+                let stopping = state.stopping && state.tended;
+                // What only notes wait for is gathered.
+                let idle = state.running.is_empty() || !(state.running.is_urgent() || stopping);
+                (idle, over, stopping)
             };
             if over {
                 self.mark_broken().await;
@@ -216,6 +227,7 @@ impl<D: BlockDevice> Filesystem<D> {
         }
         drop(state);
         self.data_moved.notify_waiters();
+        self.notes_durable(closed.id);
         self.reached.send_modify(|reached| reached.durable = closed.id);
     }
 

@@ -16,6 +16,7 @@ use super::cache::BlockCache;
 use super::data::Holds;
 use super::data::table::DataTable;
 use super::handle::{Handle, View};
+use super::notes::Pending;
 use super::open::Options;
 use super::profile::Profile;
 use super::state_ring::Ring;
@@ -74,6 +75,8 @@ pub struct Done<T> {
     /// What a reply has to wait for: the newest transaction whose changes it tells of, its own included. None when all of that
     /// is durable already.
     pub observed: Option<TransactionId>,
+    /// The same where a note of records will do for a reply.
+    pub pending: Pending,
 }
 
 /// How far the log is.
@@ -81,6 +84,8 @@ pub struct Done<T> {
 pub(super) struct Reached {
     /// The newest durable transaction.
     pub(super) durable: TransactionId,
+    /// The newest note that is on the device.
+    pub(super) noted: u64,
     /// No more will become durable.
     pub(super) failed: Option<String>,
 }
@@ -93,6 +98,8 @@ pub struct Filesystem<D> {
     pub(super) state: RefCell<State>,
     /// The committer has something to do.
     pub(super) work: Notify,
+    /// There may be notes to be written.
+    pub(super) noted: Notify,
     pub(super) reached: watch::Sender<Reached>,
     /// There may be something to do in the background.
     pub(super) background: Notify,
@@ -132,6 +139,8 @@ pub(super) struct State {
     pub(super) stopping: bool,
     /// And nothing is left to be done in the background.
     pub(super) tended: bool,
+    /// No more notes are to be written.
+    pub(super) notes_over: bool,
 }
 
 impl State {
@@ -171,12 +180,19 @@ pub(super) struct Journal {
 impl<T> Done<T> {
     /// The same with another value.
     pub fn map<U>(self, to: impl FnOnce(T) -> U) -> Done<U> {
-        Done { value: to(self.value), transaction: self.transaction, observed: self.observed }
+        Done { value: to(self.value), transaction: self.transaction, observed: self.observed, pending: self.pending }
     }
 }
 
-/// The transaction that makes an operation durable, if it needs one, and what the operation holds.
-type Joined = (Option<TransactionId>, Vec<u64>);
+/// An operation that has joined the running transaction.
+struct Joined {
+    /// What makes it durable, if it needs that.
+    transaction: Option<TransactionId>,
+    /// The note that has all of it.
+    note: Option<u64>,
+    /// What it holds.
+    holds: Vec<u64>,
+}
 
 /// What became of one run of an operation.
 enum Attempt<T> {
@@ -213,6 +229,7 @@ impl<D: BlockDevice> Filesystem<D> {
             ring: None,
             stopping: false,
             tended: false,
+            notes_over: false,
             superblock,
         };
         Self {
@@ -221,7 +238,8 @@ impl<D: BlockDevice> Filesystem<D> {
             profile: Profile::of(&state.superblock),
             state: RefCell::new(state),
             work: Notify::new(),
-            reached: watch::Sender::new(Reached { durable, failed: None }),
+            noted: Notify::new(),
+            reached: watch::Sender::new(Reached { durable, noted: 0, failed: None }),
             background: Notify::new(),
             data_moved: Notify::new(),
             fetched: Notify::new(),
@@ -280,6 +298,7 @@ impl<D: BlockDevice> Filesystem<D> {
 
     /// Waits until a transaction is durable. Errors: it will never be.
     pub async fn durable(&self, transaction: TransactionId) -> Result<(), Failure> {
+        self.hurry(transaction);
         let mut reached = self.reached.subscribe();
         let is_over = |reached: &Reached| !reached.durable.is_before(transaction) || reached.failed.is_some();
         // The sender lives as long as this.
@@ -314,13 +333,15 @@ impl<D: BlockDevice> Filesystem<D> {
             Ok(value) if edits.is_empty() => {
                 let durable = self.reached.borrow().durable;
                 let observed = observed.filter(|observed| durable.is_before(*observed));
-                Ok(Attempt::Done(Done { value, transaction: None, observed }, Vec::new()))
+                Ok(Attempt::Done(Done { value, transaction: None, observed, pending: observed.into() }, Vec::new()))
             }
-            Ok(value) => Ok(match self.join(&mut state, edits)? {
-                Ok((transaction, holds)) => {
+            Ok(value) => Ok(match self.join(&mut state, edits, observed)? {
+                Ok(Joined { transaction, note, holds }) => {
                     let durable = self.reached.borrow().durable;
                     let observed = transaction.or(observed.filter(|observed| durable.is_before(*observed)));
-                    Attempt::Done(Done { value, transaction, observed }, holds)
+                    let noted = note.zip(transaction).map(|(note, transaction)| Pending::noted(note, transaction));
+                    let pending = noted.unwrap_or(observed.into());
+                    Attempt::Done(Done { value, transaction, observed, pending }, holds)
                 }
                 Err(full) => Attempt::After(full),
             }),
@@ -350,10 +371,17 @@ impl<D: BlockDevice> Filesystem<D> {
 
     /// Takes an operation's edits into the running transaction, and gives that and what the operation holds; or tells which
     /// transaction has to be out of the way.
-    fn join(&self, state: &mut State, mut edits: Edits) -> Result<Result<Joined, TransactionId>, Failure> {
+    fn join(
+        &self,
+        state: &mut State,
+        mut edits: Edits,
+        observed: Option<TransactionId>,
+    ) -> Result<Result<Joined, TransactionId>, Failure> {
+        let is_only_records = self.is_only_records(state, &edits);
         let data = std::mem::take(&mut edits.data);
         if !edits.needs_commit() && data.only_claims() {
-            return Ok(Ok((None, state.table.apply(data, state.running.id()).1)));
+            let holds = state.table.apply(data, state.running.id()).1;
+            return Ok(Ok(Joined { transaction: None, note: None, holds }));
         }
         if let Some(why) = &state.read_only {
             return Err(Failure::ReadOnly(why.clone()));
@@ -388,6 +416,8 @@ impl<D: BlockDevice> Filesystem<D> {
         }
         let id = state.running.id();
         let commits = edits.needs_commit() || !data.ordered.is_empty();
+        let observed = observed.filter(|observed| self.reached.borrow().durable.is_before(*observed));
+        let note = self.note(state, edits.ring().take_note(), is_only_records && observed.is_none());
         if let Some(ring) = &mut state.ring {
             ring.apply(std::mem::take(edits.ring()));
         }
@@ -397,9 +427,14 @@ impl<D: BlockDevice> Filesystem<D> {
         let ordered = data.ordered.clone();
         let (pages, holds) = state.table.apply(data, id);
         state.running.order(ordered, pages);
-        self.background.notify_one();
-        self.work.notify_one();
-        Ok(Ok((commits.then_some(id), holds)))
+        if note.is_some() {
+            self.noted.notify_one();
+        }
+        if state.running.is_urgent() {
+            self.background.notify_one();
+            self.work.notify_one();
+        }
+        Ok(Ok(Joined { transaction: commits.then_some(id), note, holds }))
     }
 
     /// Brings a block into memory. Errors: the volume's.

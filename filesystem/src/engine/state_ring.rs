@@ -4,6 +4,8 @@
 //! The file is flagged for data journaling, so that the kernel knows that its blocks may be in the log. They are written
 //! nowhere but through the log, and never move. What records mean is the gateways' to know.
 
+use std::collections::BTreeMap;
+
 use block_device::BlockDevice;
 
 use super::attributes::CHANGES_BITS;
@@ -11,6 +13,7 @@ use super::files::count_blocks;
 use super::filesystem::{Failure, Filesystem};
 use super::handle::Handle;
 use super::namespace::{NewFile, Place};
+use super::notes::{self, Notes};
 use crate::layout::extent::Extent;
 use crate::layout::file_kind::{FileKind, Mode};
 use crate::layout::inode_flags::InodeFlags;
@@ -20,6 +23,7 @@ use crate::map::{FileMap, Mapping};
 use crate::state_ring::append::Appender;
 use crate::state_ring::header::{MountMark, RingHeader};
 use crate::state_ring::index::{RingChanges, RingIndex};
+use crate::state_ring::note::{Note, NotedRecord};
 use crate::state_ring::scan::RingScan;
 use crate::state_ring::{Record, RecordId, RingBlocks, RingShape};
 use crate::store::{BlockStore, Refusal, Stop};
@@ -44,6 +48,8 @@ const STARTS_MAX: u64 = (1 << (u64::BITS - CHANGES_BITS)) - 1;
 pub struct Ring {
     directory: InodeNumber,
     file: InodeNumber,
+    /// The file of notes, if there is one.
+    notes: Option<InodeNumber>,
     /// Once it was read.
     open: Option<OpenRing>,
 }
@@ -52,6 +58,7 @@ pub struct Ring {
 struct OpenRing {
     index: RingIndex,
     places: RingPlaces,
+    notes: Option<Notes>,
 }
 
 /// Where the file's blocks are.
@@ -92,6 +99,17 @@ impl Ring {
             open.index.apply(changes);
         }
     }
+
+    /// The block is one of the open ring.
+    pub(super) fn has_block(&self, at: BlockNumber) -> bool {
+        let is_in = |open: &OpenRing| open.places.0.iter().any(|extent| extent.run.contains(at));
+        self.open.as_ref().is_some_and(is_in)
+    }
+
+    /// The notes, if the ring is open and has any.
+    pub(super) fn notes(&mut self) -> Option<&mut Notes> {
+        self.open.as_mut()?.notes.as_mut()
+    }
 }
 
 impl RingPlaces {
@@ -110,6 +128,18 @@ impl RingPlaces {
     }
 }
 
+/// The records that count once those of notes are among them.
+fn with_notes(mut records: Vec<Record>, lost: Note) -> Vec<Record> {
+    let newest: BTreeMap<RecordId, NotedRecord> = lost.into_iter().map(|record| (record.id, record)).collect();
+    records.retain(|record| !newest.contains_key(&record.id));
+    let noted = newest
+        .into_values()
+        .filter_map(|NotedRecord { id, sequence, payload }| payload.map(|payload| Record { id, sequence, payload }));
+    records.extend(noted);
+    records.sort_unstable_by_key(|record| record.sequence);
+    records
+}
+
 /// The ring's blocks among those of an operation.
 struct Stored<'r, 'h, 'a> {
     handle: &'h mut Handle<'a>,
@@ -118,7 +148,8 @@ struct Stored<'r, 'h, 'a> {
 
 impl RingBlocks for Stored<'_, '_, '_> {
     fn block(&mut self, at: FileBlock) -> Result<&[u8], Stop> {
-        self.handle.block(self.places.block(at)?)
+        // Whoever is told of a record waits for that by other means.
+        self.handle.unobserved(self.places.block(at)?)
     }
 
     fn block_mut(&mut self, at: FileBlock) -> Result<&mut [u8], Stop> {
@@ -150,7 +181,8 @@ impl Handle<'_> {
 
     /// True for the inodes of the state ring: gateways answer as if there were no such files.
     pub fn is_hidden(&self, number: InodeNumber) -> bool {
-        self.ring().is_some_and(|ring| number == ring.directory || number == ring.file)
+        let belongs = |ring: &Ring| number == ring.directory || number == ring.file || Some(number) == ring.notes;
+        self.ring().is_some_and(belongs)
     }
 
     /// Nothing but the ring changes what belongs to the ring. Errors: [`Refusal::Reserved`].
@@ -166,13 +198,27 @@ impl Handle<'_> {
         op: impl FnOnce(&mut Appender<'_, Stored<'_, '_, '_>>) -> Result<T, Stop>,
     ) -> Result<T, Stop> {
         let transaction = self.running();
-        let OpenRing { index, places } = self.ring().and_then(|ring| ring.open.as_ref()).ok_or(Refusal::Reserved)?;
+        let OpenRing { index, places, .. } =
+            self.ring().and_then(|ring| ring.open.as_ref()).ok_or(Refusal::Reserved)?;
         let mut changes = std::mem::take(self.ring_changes());
         let mut blocks = Stored { handle: self, places };
         let result = op(&mut Appender { index, changes: &mut changes, blocks: &mut blocks, transaction });
         // Also of one that was refused: the operation may go on, and others have joined the same changes before.
         *self.ring_changes() = changes;
         result
+    }
+
+    /// The header of the open ring, and records that are to be in it.
+    fn begin_start(&mut self, header: &RingHeader, lost: &[NotedRecord]) -> Result<(), Stop> {
+        let open = self.ring().and_then(|ring| ring.open.as_ref()).ok_or(Refusal::Reserved)?;
+        header.encode(self.block_mut(open.places.block(FileBlock(0))?)?);
+        for record in lost {
+            match &record.payload {
+                Some(payload) => self.append_record(record.id, payload)?,
+                None => drop(self.delete_record(record.id)?),
+            }
+        }
+        Ok(())
     }
 
     fn ring_map(&mut self, file: InodeNumber) -> Result<(FileMap, u32), Stop> {
@@ -269,12 +315,16 @@ impl<D: BlockDevice> Filesystem<D> {
     pub(super) async fn find_ring(&self) -> Result<(), Failure> {
         let find = |handle: &mut Handle<'_>| {
             let directory = handle.lookup(ROOT_INODE, DIRECTORY)?;
-            Ok((directory, handle.lookup(directory, FILE)?))
+            let notes = match handle.lookup(directory, notes::FILE) {
+                Err(Stop::Refused(Refusal::NotFound)) => None,
+                found => Some(found?),
+            };
+            Ok((directory, handle.lookup(directory, FILE)?, notes))
         };
         match self.run(find).await {
             Ok(done) => {
-                let (directory, file) = done.value;
-                self.state.borrow_mut().ring = Some(Ring { directory, file, open: None });
+                let (directory, file, notes) = done.value;
+                self.state.borrow_mut().ring = Some(Ring { directory, file, notes, open: None });
                 Ok(())
             }
             // What is broken has turned the filesystem read-only: it can be looked at.
@@ -295,7 +345,8 @@ impl<D: BlockDevice> Filesystem<D> {
         let now = (self.clock)();
         let now = Timestamp { seconds: now.seconds as i64, nanoseconds: now.nanoseconds };
         let (directory, file) = self.run(|handle| handle.make_ring_file(now)).await?.value;
-        self.state.borrow_mut().ring = Some(Ring { directory, file, open: None });
+        let ring = Ring { directory, file, notes: None, open: None };
+        self.state.borrow_mut().ring = Some(ring);
         let (header, places, is_new) = match self.ring_header(file).await? {
             Some(header) => (header, self.run(|handle| handle.ring_places(file)).await?.value, false),
             None => {
@@ -309,19 +360,51 @@ impl<D: BlockDevice> Filesystem<D> {
             true => (RingIndex::empty(header.shape), Vec::new()),
             false => self.scan_ring(header.shape, &places).await?,
         };
-        let header = header.next(self.mount_mark(), STARTS_MAX);
-        let write = |handle: &mut Handle<'_>| {
-            header.encode(handle.block_mut(places.block(FileBlock(0))?)?);
-            Ok(())
+        // Nobody but the ring changes what is beside it.
+        self.state.borrow_mut().ring = None;
+        let notes = self.notes_file(directory, now).await?;
+        let lost = match notes {
+            Some((_, place)) => self.lost_notes(place, header.starts, index.next_record()).await,
+            None => Ok(Vec::new()),
         };
-        if let Some(transaction) = self.run(write).await?.transaction {
-            // Before a change attribute of this start is seen.
+        let open = OpenRing { index, places, notes: None };
+        let notes_file = notes.map(|(file, _)| file);
+        self.state.borrow_mut().ring = Some(Ring { directory, file, notes: notes_file, open: Some(open) });
+        let next = header.next(self.mount_mark(), STARTS_MAX);
+        let (header, lost) = self.begin_start(next, lost).await?;
+        let mut state = self.state.borrow_mut();
+        state.version_floor = header.starts << CHANGES_BITS;
+        if let (Some(open), Some((_, place))) = (state.ring.as_mut().and_then(|ring| ring.open.as_mut()), notes) {
+            open.notes = Some(Notes::new(self.geometry.block_size as usize, place, header.starts));
+        }
+        Ok(OpenedRing { records: with_notes(records, lost), disturbed: header.disturbed })
+    }
+
+    /// Writes the header of this start, and with it what the ring lacks of the start before; durable before a change attribute of this start is
+    /// seen. What cannot be found again, or has no room, leaves the records in doubt, as if somebody else had had the
+    /// filesystem. Gives the header, and what was written.
+    async fn begin_start(
+        &self,
+        header: RingHeader,
+        lost: Result<Vec<Note>, Failure>,
+    ) -> Result<(RingHeader, Note), Failure> {
+        let in_doubt = RingHeader { disturbed: header.starts, ..header };
+        let (header, lost) = match lost {
+            Ok(notes) => (header, notes.concat()),
+            Err(Failure::Corrupt(_)) => (in_doubt, Note::new()),
+            Err(failure) => return Err(failure),
+        };
+        let begun = match self.run(|handle| handle.begin_start(&header, &lost)).await {
+            Err(Failure::Refused(_) | Failure::TooLarge(_)) => {
+                let begun = self.run(|handle| handle.begin_start(&in_doubt, &[])).await?;
+                begun.map(|()| (in_doubt, Note::new()))
+            }
+            begun => begun?.map(|()| (header, lost)),
+        };
+        if let Some(transaction) = begun.transaction {
             self.durable(transaction).await?;
         }
-        let mut state = self.state.borrow_mut();
-        state.ring = Some(Ring { directory, file, open: Some(OpenRing { index, places }) });
-        state.version_floor = header.starts << CHANGES_BITS;
-        Ok(OpenedRing { records, disturbed: header.disturbed })
+        Ok(begun.value)
     }
 
     fn mount_mark(&self) -> MountMark {

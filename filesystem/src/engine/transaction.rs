@@ -123,6 +123,12 @@ impl Edits {
         !self.needs_commit() && self.data.is_empty()
     }
 
+    /// Nothing was changed but these blocks.
+    pub fn is_only(&self, belongs: impl Fn(BlockNumber) -> bool) -> bool {
+        let is_more = self.last_orphan.is_some() || !self.freed_metadata.is_empty() || !self.freed.is_empty();
+        !is_more && self.data.is_empty() && self.blocks.keys().all(|at| belongs(*at))
+    }
+
     /// Something was changed that a transaction has to make durable.
     pub fn needs_commit(&self) -> bool {
         !self.blocks.is_empty() || !self.freed.is_empty() || !self.data.ordered.is_empty()
@@ -142,6 +148,10 @@ pub struct Transaction {
     /// Data that is written before the commit block, and the pages that it comes from.
     ordered: BTreeMap<BlockNumber, Content>,
     pages: OrderedPages,
+    /// Somebody waits for it, or may.
+    urgent: bool,
+    /// It has records that are in no note.
+    unnoted: bool,
 }
 
 /// A transaction whose contents stand, on its way into the log.
@@ -161,6 +171,8 @@ pub struct Closed {
     pub(super) ordered: BTreeMap<BlockNumber, Content>,
     /// The pages that it comes from.
     pub(super) pages: OrderedPages,
+    /// It has records that are in no note.
+    pub unnoted: bool,
 }
 
 impl Closed {
@@ -175,7 +187,8 @@ impl Transaction {
     pub fn new(id: TransactionId) -> Self {
         let (blocks, revokes) = (BTreeSet::new(), BTreeSet::new());
         let (bitmaps_before, ordered) = (BTreeMap::new(), BTreeMap::new());
-        Self { id, blocks, revokes, freed: Vec::new(), bitmaps_before, ordered, pages: Vec::new() }
+        let (freed, pages) = (Vec::new(), Vec::new());
+        Self { id, blocks, revokes, freed, bitmaps_before, ordered, pages, urgent: false, unnoted: false }
     }
 
     /// Its number.
@@ -191,6 +204,31 @@ impl Transaction {
     /// It changes this block.
     pub fn contains(&self, at: BlockNumber) -> bool {
         self.blocks.contains(&at)
+    }
+
+    /// It is to be made durable as soon as that is possible, and not only when there is much of it.
+    pub fn is_urgent(&self) -> bool {
+        self.urgent
+    }
+
+    /// From now on it is.
+    pub fn hurry(&mut self) {
+        self.urgent = true;
+    }
+
+    /// It has records that are in no note.
+    pub fn is_unnoted(&self) -> bool {
+        self.unnoted
+    }
+
+    /// From now on it has.
+    pub fn set_unnoted(&mut self) {
+        self.unnoted = true;
+    }
+
+    /// Blocks that it changes.
+    pub fn block_count(&self) -> usize {
+        self.blocks.len()
     }
 
     /// Data goes with it.
@@ -261,8 +299,8 @@ impl Transaction {
         let contents: Vec<_> = self.blocks.iter().copied().filter_map(content).collect();
         // Dirty blocks do not leave the cache.
         assert_eq!(contents.len(), self.blocks.len(), "a changed block left the cache");
-        let Self { id, revokes, freed, bitmaps_before, ordered, pages, .. } = self;
-        Closed { id, contents, revokes, freed, bitmaps_before, ordered, pages }
+        let Self { id, revokes, freed, bitmaps_before, ordered, pages, unnoted, .. } = self;
+        Closed { id, contents, revokes, freed, bitmaps_before, ordered, pages, unnoted }
     }
 }
 

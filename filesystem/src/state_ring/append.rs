@@ -6,6 +6,7 @@
 
 use super::block::{self, StoredRecord};
 use super::index::{Location, Position, RingChanges, RingIndex};
+use super::note::NotedRecord;
 use super::{RecordId, RingBlocks};
 use crate::layout::{Corrupt, Structure};
 use crate::store::{Refusal, Stop};
@@ -47,6 +48,7 @@ impl<B: RingBlocks> Appender<'_, B> {
         let block = self.place(&record, false)?;
         self.moved(id, Some(Location { block, sequence: record.sequence, stored_bytes: record.stored_bytes() }));
         self.set_position(Position { cost, next_record: record.sequence + 1, ..self.position() });
+        self.note(&record);
         Ok(())
     }
 
@@ -60,6 +62,7 @@ impl<B: RingBlocks> Appender<'_, B> {
         let position = self.position();
         let cost = position.cost.saturating_sub(self.index.shape.cost(location.stored_bytes));
         self.set_position(Position { cost, next_record: record.sequence + 1, ..position });
+        self.note(&record);
         Ok(true)
     }
 
@@ -72,6 +75,11 @@ impl<B: RingBlocks> Appender<'_, B> {
         let mut records = found.records.iter();
         let record = records.find(|record| record.id == id && record.sequence == location.sequence);
         Ok(Some(record.and_then(|record| record.payload).ok_or(lost)?.to_vec()))
+    }
+
+    fn note(&mut self, record: &StoredRecord<'_>) {
+        let payload = record.payload.map(<[u8]>::to_vec);
+        self.changes.note.push(NotedRecord { id: record.id, sequence: record.sequence, payload });
     }
 
     /// Writes a record into the newest block, or a fresh one; gives the block's number. Room is made only for what is no copy.

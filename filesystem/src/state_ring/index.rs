@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::block::RECORD_HEADER_BYTES;
+use super::note::Note;
 use super::{RecordId, RingShape};
 use crate::units::TransactionId;
 
@@ -46,6 +47,15 @@ pub struct RingChanges {
     pub(super) records: BTreeMap<RecordId, Option<Location>>,
     pub(super) counts: BTreeMap<u64, i64>,
     pub(super) position: Option<Position>,
+    /// What was put and taken away, in order.
+    pub(super) note: Note,
+}
+
+impl RingChanges {
+    /// Takes out what was put and taken away.
+    pub fn take_note(&mut self) -> Note {
+        std::mem::take(&mut self.note)
+    }
 }
 
 impl RingShape {
@@ -99,9 +109,14 @@ impl RingIndex {
         (self.position.cost.saturating_mul(1000) / self.shape.cost_max().max(1)).min(1000) as u32
     }
 
+    /// The number of the next record; all before it were given.
+    pub fn next_record(&self) -> u64 {
+        self.position.next_record
+    }
+
     /// The operation has joined its transaction.
     pub fn apply(&mut self, changes: RingChanges) {
-        let RingChanges { records, counts, position } = changes;
+        let RingChanges { records, counts, position, note: _ } = changes;
         for (id, location) in records {
             match location {
                 Some(location) => self.records.insert(id, location),

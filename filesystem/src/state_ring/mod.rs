@@ -13,6 +13,7 @@ pub mod append;
 pub mod block;
 pub mod header;
 pub mod index;
+pub mod note;
 pub mod scan;
 
 use crate::store::Stop;

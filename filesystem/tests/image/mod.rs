@@ -24,14 +24,19 @@ pub(crate) fn run(program: &str, arguments: &[&str]) -> (i32, String) {
 }
 
 impl Image {
-    /// Made by mke2fs, of 8 MiB in one group.
+    /// Made by mke2fs, of 8 MiB in one group, with 64 inodes.
     pub(crate) fn new(block_bytes: usize, inode_bytes: usize, features: &str) -> Self {
+        Self::of_size(8, 64, (block_bytes, inode_bytes, features))
+    }
+
+    /// The same, of so many MiB and inodes.
+    pub(crate) fn of_size(mib: u64, inodes: u32, (block_bytes, inode_bytes, features): (usize, usize, &str)) -> Self {
         let image = Self { directory: tempfile::tempdir().unwrap(), block_bytes, inode_bytes };
         let file = std::fs::File::create(image.path()).unwrap();
-        file.set_len(8 << 20).unwrap();
-        let (block, inode) = (block_bytes.to_string(), inode_bytes.to_string());
+        file.set_len(mib << 20).unwrap();
+        let (block, inode, inodes) = (block_bytes.to_string(), inode_bytes.to_string(), inodes.to_string());
         let path = image.path_text();
-        let arguments = ["-q", "-F", "-t", "ext4", "-b", &block, "-I", &inode, "-O", features, "-N", "64", &path];
+        let arguments = ["-q", "-F", "-t", "ext4", "-b", &block, "-I", &inode, "-O", features, "-N", &inodes, &path];
         let (status, said) = run("mke2fs", &arguments);
         assert_eq!(status, 0, "{said}");
         image

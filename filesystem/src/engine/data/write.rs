@@ -9,6 +9,7 @@ use super::content::Content;
 use super::table::{FileEdit, Page, PageEdit, Stage, reservation};
 use crate::engine::filesystem::{Done, Failure, Filesystem};
 use crate::engine::handle::Handle;
+use crate::engine::notes::Pending;
 use crate::layout::extent::FILE_BLOCKS_MAX;
 use crate::layout::file_kind::FileKind;
 use crate::layout::indirect::file_blocks_max;
@@ -327,7 +328,7 @@ impl<D: BlockDevice> Filesystem<D> {
         data: Bytes,
         now: Timestamp,
     ) -> Result<Done<usize>, Failure> {
-        let mut done = Done { value: 0, transaction: None, observed: None };
+        let mut done = Done { value: 0, transaction: None, observed: None, pending: Pending::default() };
         loop {
             let part = data.slice(done.value..data.len().min(done.value + WRITE_BYTES_MAX));
             let at = offset.saturating_add(done.value as u64);

@@ -271,10 +271,8 @@ impl<D: BlockDevice + 'static> Service<D> {
             return Ok(true);
         }
         match self.change(|_, state| Ok(state.clients.record_callback(session, turn))).await {
-            Ok((is_there, transaction)) => {
-                if let Some(transaction) = transaction {
-                    self.files.durable(transaction).await.map_err(Gone)?;
-                }
+            Ok((is_there, pending)) => {
+                self.files.kept(pending).await.map_err(Gone)?;
                 Ok(is_there)
             }
             Err(Failure::Device(error)) => Err(Gone(Failure::Device(error))),

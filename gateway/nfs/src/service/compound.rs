@@ -6,14 +6,13 @@ use std::time::Duration;
 
 use block_device::BlockDevice;
 use bytes::Bytes;
-use filesystem::TransactionId;
-use filesystem::engine::{Failure, Statistics};
+use filesystem::engine::{Failure, Pending, Statistics};
 use tokio::time::Instant;
 use tracing::error;
 
 use super::group::{Limit, put_head, status_of};
 use super::recording::{Phases, Ticket};
-use super::{Gone, Origin, Service, newest};
+use super::{Gone, Origin, Service};
 use crate::access::Caller;
 use crate::ids::{ClientId, FileId, SessionId};
 use crate::rpc::auth::Credential;
@@ -53,7 +52,7 @@ pub(super) struct Run<'a> {
     /// What is in the way of which operation.
     pub(super) in_the_way: Option<(usize, Box<Refusal>)>,
     /// The reply waits for this.
-    pub(super) observed: Option<TransactionId>,
+    pub(super) observed: Pending,
     /// Something was changed.
     pub(super) changed: bool,
     /// Data has to be on the device, and then the result is to be recorded.
@@ -189,7 +188,7 @@ impl<D: BlockDevice + 'static> Service<D> {
             failed: None,
             limit: None,
             in_the_way: None,
-            observed: None,
+            observed: Pending::default(),
             changed: start.0 > 1,
             unrecorded: None,
             read_bytes: 0,
@@ -338,15 +337,15 @@ impl<D: BlockDevice + 'static> Service<D> {
                 Ok(())
             });
             match recorded.await {
-                Ok(((), transaction)) => observed = newest(observed, transaction),
+                Ok(((), pending)) => observed = observed.and(pending),
                 Err(Failure::Device(error)) => ended = Err(Gone(Failure::Device(error))),
                 // It is recorded another time.
                 Err(_) => {}
             }
         }
         let began = Instant::now();
-        if let (Ok(()), Some(transaction)) = (&ended, observed)
-            && let Err(failure) = self.files.durable(transaction).await
+        if ended.is_ok()
+            && let Err(failure) = self.files.kept(observed).await
         {
             ended = Err(Gone(failure));
         }

@@ -9,7 +9,7 @@ use filesystem::engine::{Failure, Handle};
 use filesystem::{Refusal as FilesRefusal, Stop};
 
 use super::compound::{Run, Unrecorded};
-use super::{Gone, Service, newest};
+use super::{Gone, Service};
 use crate::state::refusal::Refusal;
 use crate::state::service::ServiceState;
 use crate::state::slot::Reply;
@@ -89,7 +89,7 @@ impl<D: BlockDevice + 'static> Service<D> {
                     run.changed |= group.effects.changing;
                     // What need not be durable is not waited for, and what is told of it is excepted too.
                     if group.effects.changing || !group.effects.unstable {
-                        run.observed = newest(run.observed, observed);
+                        run.observed = run.observed.and(observed);
                     }
                     run.unrecorded = group.unrecorded;
                     return Ok(());

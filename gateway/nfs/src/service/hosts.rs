@@ -6,9 +6,9 @@ use std::net::IpAddr;
 
 use block_device::BlockDevice;
 use bytes::Bytes;
-use filesystem::engine::Failure;
+use filesystem::engine::{Failure, Pending};
 
-use super::{Gone, Service, newest};
+use super::{Gone, Service};
 use crate::nlm::granting;
 use crate::nlm::results::{granted, is_taken};
 use crate::state::holder::Host;
@@ -68,14 +68,14 @@ impl<D: BlockDevice + 'static> Service<D> {
 
     /// Takes locks for those who waited for them. Errors: there will be no answers any more.
     pub async fn give_to_waiters(&self) -> Result<(), Gone> {
-        let mut observed = None;
+        let mut observed = Pending::default();
         loop {
             // Not held across the wait.
             let next = self.woken.borrow_mut().pop_front();
             let Some(wanted) = next else { break };
             let moment = (self.world.moment)();
             match self.change(|_, state| Ok(granting::take(state, &wanted, moment))).await {
-                Ok((_, transaction)) => observed = newest(observed, transaction),
+                Ok((_, pending)) => observed = observed.and(pending),
                 Err(Failure::Device(error)) => return Err(Gone(Failure::Device(error))),
                 // No room for its record: the host asks again.
                 Err(_) => {
@@ -86,10 +86,7 @@ impl<D: BlockDevice + 'static> Service<D> {
                 }
             }
         }
-        match observed {
-            Some(transaction) => self.files.durable(transaction).await.map_err(Gone),
-            None => Ok(()),
-        }
+        self.files.kept(observed).await.map_err(Gone)
     }
 
     /// The next call to be made, to none of those who are being called.

@@ -40,9 +40,9 @@ use std::rc::Rc;
 
 use block_device::BlockDevice;
 use bytes::Bytes;
-use filesystem::engine::{Failure, Filesystem};
+use filesystem::Stop;
+use filesystem::engine::{Failure, Filesystem, Pending};
 use filesystem::layout::timestamp::Timestamp;
-use filesystem::{Stop, TransactionId};
 use tokio::sync::Notify;
 use tracing::Instrument;
 
@@ -266,12 +266,12 @@ impl<D: BlockDevice + 'static> Service<D> {
     }
 
     /// Runs an operation on the filesystem and the state together: what it changes of the state is recorded with what it changes
-    /// of the files, and counts when that has joined a transaction. Gives what it gave, and the transaction that a reply has to
-    /// wait for, also if it only saw what that makes durable.
+    /// of the files, and counts when that has joined a transaction. Gives what it gave, and what a reply has to wait for: that
+    /// whoever takes over finds what it changed, and what it saw.
     async fn change<T>(
         &self,
         mut op: impl FnMut(&mut filesystem::engine::Handle<'_>, &mut ServiceState) -> Result<T, Stop>,
-    ) -> Result<(T, Option<TransactionId>), Failure> {
+    ) -> Result<(T, Pending), Failure> {
         let ran = self.files.run(|handle| {
             let mut state = self.state();
             let result = op(handle, &mut state).and_then(|value| {
@@ -300,7 +300,7 @@ impl<D: BlockDevice + 'static> Service<D> {
             self.callbacks.given_back.notify_waiters();
         }
         self.wake(woken);
-        Ok((done.value, done.observed))
+        Ok((done.value, done.pending))
     }
 }
 
@@ -319,12 +319,4 @@ fn record(handle: &mut filesystem::engine::Handle<'_>, state: &ServiceState) -> 
         }
     });
     result
-}
-
-/// The newer of two transactions to wait for.
-fn newest(one: Option<TransactionId>, other: Option<TransactionId>) -> Option<TransactionId> {
-    match (one, other) {
-        (Some(one), Some(other)) if one.is_before(other) => Some(other),
-        (one, other) => one.or(other),
-    }
 }

@@ -83,9 +83,7 @@ impl<D: BlockDevice + 'static> Service<D> {
         });
         match walked.await {
             Ok((found, observed)) => {
-                if let Some(transaction) = observed {
-                    self.files.durable(transaction).await.map_err(Gone)?;
-                }
+                self.files.kept(observed).await.map_err(Gone)?;
                 Ok(found)
             }
             Err(Failure::Device(error)) => Err(Gone(Failure::Device(error))),

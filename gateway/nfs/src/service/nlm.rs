@@ -3,12 +3,12 @@
 use std::net::IpAddr;
 
 use block_device::BlockDevice;
-use filesystem::engine::Failure;
+use filesystem::engine::{Failure, Pending};
 use tokio::time::Instant;
 
 use super::companions::{Reply, refusal, success, understood};
 use super::compound::{CLEARED_MAX, RECALL_TIME};
-use super::{Gone, Origin, Service, newest};
+use super::{Gone, Origin, Service};
 use crate::access::Caller;
 use crate::nlm::arguments::{Arguments, Asked, Request};
 use crate::nlm::context::{Context, Halt};
@@ -154,9 +154,7 @@ impl<D: BlockDevice + 'static> Service<D> {
             Err(Failure::Device(error)) => return Err(Gone(Failure::Device(error))),
             Err(failure) => return Ok(Err(Refused::Stat(stat_of(&failure)))),
         };
-        if let Some(transaction) = observed {
-            self.files.durable(transaction).await.map_err(Gone)?;
-        }
+        self.files.kept(observed).await.map_err(Gone)?;
         Ok(done)
     }
 
@@ -178,11 +176,11 @@ impl<D: BlockDevice + 'static> Service<D> {
             }
             is_left
         };
-        let mut observed = None;
+        let mut observed = Pending::default();
         loop {
             match self.change(|_, state| Ok(drop_part(state))).await {
-                Ok((is_left, transaction)) => {
-                    observed = newest(observed, transaction);
+                Ok((is_left, pending)) => {
+                    observed = observed.and(pending);
                     if is_left {
                         continue;
                     }
@@ -191,9 +189,7 @@ impl<D: BlockDevice + 'static> Service<D> {
                 // The host says so again.
                 Err(_) => return Ok(false),
             }
-            if let Some(transaction) = observed {
-                self.files.durable(transaction).await.map_err(Gone)?;
-            }
+            self.files.kept(observed).await.map_err(Gone)?;
             return Ok(true);
         }
     }

@@ -1,12 +1,12 @@
 //! Operations that wait for the device between what comes before and after them: READ, READ_PLUS, COMMIT, COPY.
 
 use block_device::BlockDevice;
-use filesystem::engine::{Failure, Handle, Seek};
-use filesystem::{Stop, TransactionId};
+use filesystem::Stop;
+use filesystem::engine::{Failure, Handle, Pending, Seek};
 
 use super::compound::{Run, Unrecorded};
 use super::group::{Limit, put_head, status_of};
-use super::{Gone, Service, newest};
+use super::{Gone, Service};
 use crate::v4::compound::Operation;
 use crate::v4::context::{Context, Effects, Halt};
 use crate::v4::operations::{commit, copy, read};
@@ -69,7 +69,7 @@ impl<D: BlockDevice + 'static> Service<D> {
             }
         });
         let (result, observed) = ran.await?;
-        run.observed = newest(run.observed, observed);
+        run.observed = run.observed.and(observed);
         match result {
             Ok(value) => Ok(value),
             Err(Halt::Status(status)) => Err(Failed::Status(status)),
@@ -97,7 +97,7 @@ impl<D: BlockDevice + 'static> Service<D> {
             }
         }
         let done = self.files.read(file.inode, offset, length).await?;
-        self.observe(run, done.observed);
+        self.observe(run, done.pending);
         run.read_bytes += done.value.len() as u64;
         let at_end = offset.saturating_add(done.value.len() as u64) >= size;
         match plus {
@@ -121,7 +121,7 @@ impl<D: BlockDevice + 'static> Service<D> {
         while copied < plan.count {
             let length = (plan.count - copied).min(COPY_PIECE_BYTES) as usize;
             let piece = self.files.read(plan.source.inode, arguments.from + copied, length).await?;
-            self.observe(run, piece.observed);
+            self.observe(run, piece.pending);
             if piece.value.is_empty() {
                 break;
             }
@@ -144,8 +144,8 @@ impl<D: BlockDevice + 'static> Service<D> {
         Ok(())
     }
 
-    fn observe(&self, run: &mut Run<'_>, observed: Option<TransactionId>) {
-        run.observed = newest(run.observed, observed);
+    fn observe(&self, run: &mut Run<'_>, observed: Pending) {
+        run.observed = run.observed.and(observed);
     }
 }
 

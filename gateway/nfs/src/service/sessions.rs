@@ -33,9 +33,7 @@ impl<D: BlockDevice + 'static> Service<D> {
         let status = match changed.await {
             Ok((result, observed)) => {
                 // Also a refusal may be kept.
-                if let Some(transaction) = observed {
-                    self.files.durable(transaction).await.map_err(Gone)?;
-                }
+                self.files.kept(observed).await.map_err(Gone)?;
                 result.err()
             }
             Err(Failure::Device(error)) => return Err(Gone(Failure::Device(error))),

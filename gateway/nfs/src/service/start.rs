@@ -95,9 +95,8 @@ impl<D: BlockDevice + 'static> Service<D> {
             let payload = foundation.to_payload();
             let note =
                 |handle: &mut Handle<'_>, _: &mut ServiceState| handle.append_record(FOUNDATION_RECORD, &payload);
-            if let ((), Some(transaction)) = service.change(note).await? {
-                service.files.durable(transaction).await?;
-            }
+            let ((), pending) = service.change(note).await?;
+            service.files.kept(pending).await?;
         }
         let open: Vec<_> = service.state().files.open_files();
         for file in &open {

@@ -7,13 +7,13 @@
 use std::net::IpAddr;
 
 use block_device::BlockDevice;
-use filesystem::engine::{Failure, Handle, Statistics};
-use filesystem::{Refusal as FilesRefusal, TransactionId};
+use filesystem::Refusal as FilesRefusal;
+use filesystem::engine::{Failure, Handle, Pending, Statistics};
 use tokio::time::Instant;
 
 use super::compound::{CLEARED_MAX, RECALL_TIME};
 use super::group::status_of;
-use super::{Answer, Gone, Origin, Service, newest};
+use super::{Answer, Gone, Origin, Service};
 use crate::access::Caller;
 use crate::ids::{ClientId, SessionId};
 use crate::rpc::call::Call;
@@ -50,7 +50,7 @@ struct Attempt<T> {
     /// None where the procedure has failed, and that is put.
     value: Option<T>,
     effects: Effects,
-    observed: Option<TransactionId>,
+    observed: Pending,
 }
 
 /// Why there is no result.
@@ -165,9 +165,7 @@ impl<D: BlockDevice + 'static> Service<D> {
             };
             let status = match done {
                 Ok(observed) => {
-                    if let Some(transaction) = observed {
-                        self.files.durable(transaction).await.map_err(Gone)?;
-                    }
+                    self.files.kept(observed).await.map_err(Gone)?;
                     return Ok(out);
                 }
                 Err(Failed::Engine(Failure::Device(error))) => return Err(Gone(Failure::Device(error))),
@@ -197,8 +195,7 @@ impl<D: BlockDevice + 'static> Service<D> {
         let mut out = Encoder::new();
         match self.attempt(run, &mut out, |_, _| Err::<(), _>(Halt::Status(status))).await {
             Err(Failed::Engine(Failure::Device(error))) => return Err(Gone(Failure::Device(error))),
-            Ok(Attempt { observed: Some(transaction), .. }) => self.files.durable(transaction).await.map_err(Gone)?,
-            Ok(_) => {}
+            Ok(Attempt { observed, .. }) => self.files.kept(observed).await.map_err(Gone)?,
             Err(_) => {
                 out = Encoder::new();
                 out.u32(status::code(status));
@@ -263,7 +260,8 @@ impl<D: BlockDevice + 'static> Service<D> {
         match (changed, refused) {
             (Ok((Ok((value, effects)), observed)), _) => {
                 // What need not be durable is not waited for, and what is told of it is excepted too.
-                let observed = observed.filter(|_| effects.changing || !effects.unstable);
+                let is_told = effects.changing || !effects.unstable;
+                let observed = if is_told { observed } else { Pending::default() };
                 Ok(Attempt { value, effects, observed })
             }
             (Ok((Err(halt), _)), _) => Err(halt.into()),
@@ -279,7 +277,7 @@ impl<D: BlockDevice + 'static> Service<D> {
         run: &Run<'_>,
         out: &mut Encoder,
         op: impl Fn(&mut Context<'_, '_>, &mut Encoder) -> Result<(), Halt>,
-    ) -> Result<Option<TransactionId>, Failed> {
+    ) -> Result<Pending, Failed> {
         let whole = |context: &mut Context<'_, '_>, out: &mut Encoder| {
             out.u32(OK);
             op(context, out)
@@ -287,12 +285,7 @@ impl<D: BlockDevice + 'static> Service<D> {
         Ok(self.attempt(run, out, whole).await?.observed)
     }
 
-    async fn read_v3(
-        &self,
-        run: &Run<'_>,
-        arguments: &read::Arguments,
-        out: &mut Encoder,
-    ) -> Result<Option<TransactionId>, Failed> {
+    async fn read_v3(&self, run: &Run<'_>, arguments: &read::Arguments, out: &mut Encoder) -> Result<Pending, Failed> {
         let begun = self.attempt(run, out, |context, _| read::begin(context, arguments)).await?;
         let Some((file, length)) = begun.value else { return Ok(begun.observed) };
         let done = self.files.read(file.inode, arguments.offset, length).await?;
@@ -305,7 +298,7 @@ impl<D: BlockDevice + 'static> Service<D> {
             let at_end = arguments.offset.saturating_add(done.value.len() as u64) >= size;
             read::put_data(out, at_end, done.value);
         }
-        Ok(newest(newest(begun.observed, done.observed), told.observed))
+        Ok(begun.observed.and(done.pending).and(told.observed))
     }
 
     async fn write_v3(
@@ -313,7 +306,7 @@ impl<D: BlockDevice + 'static> Service<D> {
         run: &Run<'_>,
         arguments: &write::Arguments,
         out: &mut Encoder,
-    ) -> Result<Option<TransactionId>, Failed> {
+    ) -> Result<Pending, Failed> {
         let write = |context: &mut Context<'_, '_>, out: &mut Encoder| {
             let written = write::run(context, arguments)?;
             if context.effects.sync.is_none() {
@@ -331,7 +324,7 @@ impl<D: BlockDevice + 'static> Service<D> {
             write::put(context, arguments, written, out)
         };
         let told = self.attempt(run, out, tell).await?;
-        Ok(newest(begun.observed, told.observed))
+        Ok(begun.observed.and(told.observed))
     }
 
     async fn commit_v3(
@@ -339,7 +332,7 @@ impl<D: BlockDevice + 'static> Service<D> {
         run: &Run<'_>,
         arguments: &commit::Arguments,
         out: &mut Encoder,
-    ) -> Result<Option<TransactionId>, Failed> {
+    ) -> Result<Pending, Failed> {
         let begun = self.attempt(run, out, |context, _| commit::begin(context, arguments)).await?;
         let Some(committed) = begun.value else { return Ok(begun.observed) };
         self.files.fsync(committed.0.inode).await?;

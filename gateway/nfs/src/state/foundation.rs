@@ -16,7 +16,8 @@ pub const FOUNDATION_RECORD: RecordId = numbered(FOUNDATION, 0);
 pub struct Foundation {
     /// Since when the volume has this service: after it was stopped, others may have had the volume.
     pub service: u64,
-    /// The newest time that acknowledged writes of the volume may have been lost, as by a copy that was made primary by force.
+    /// The newest time that acknowledged writes of the volume may have been lost, flushed or not: a copy was made primary by force,
+    /// or all of them had lost power.
     pub loss: u64,
     /// The newest time that somebody else had the filesystem mounted for writing, or repaired it.
     pub disturbed: u64,
@@ -52,7 +53,7 @@ impl fmt::Display for Doubt {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.write_str(match self {
             Self::Unknown => "no record says on what it depends",
-            Self::Loss => "acknowledged writes may be missing, since a copy was made primary by force",
+            Self::Loss => "acknowledged writes may be missing, since a copy was made primary by force, or all of them lost power at once",
             Self::Restarted => "the service was stopped in between, and others may have written to the volume",
             Self::Disturbed => "somebody else had the filesystem mounted, or repaired it",
         })

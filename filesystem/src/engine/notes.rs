@@ -105,6 +105,15 @@ impl<D: BlockDevice> Filesystem<D> {
         }
     }
 
+    /// The same, also for a power loss of all who have the volume.
+    pub async fn kept_durably(&self, pending: Pending) -> Result<(), Failure> {
+        let transactions = pending.transaction.into_iter().chain(pending.note.map(|(_, transaction)| transaction));
+        for transaction in transactions {
+            self.durable(transaction).await?;
+        }
+        Ok(())
+    }
+
     /// Somebody waits for a transaction: if it is the running one, it is not gathered any longer.
     pub(super) fn hurry(&self, transaction: TransactionId) {
         let mut state = self.state.borrow_mut();

@@ -208,10 +208,9 @@ pub async fn start<D: BlockDevice + 'static>(
 fn foundation(state: &ClusterState, volume: VolumeId, disturbed: u64) -> Foundation {
     let config = state.volumes.get(&volume);
     let service = config.and_then(|config| config.nfs.as_ref()).map_or(0, |service| service.since.0);
-    // A power loss of all copies may have taken notes of records, which are not flushed.
-    let losses = config.map(|config| [config.loss_possible, config.unflushed_loss]);
-    let loss = losses.into_iter().flatten().flatten().map(|epoch| epoch.0).max().unwrap_or_default();
-    Foundation { service, loss, disturbed }
+    let loss = config.and_then(|config| config.loss_possible).map_or(0, |epoch| epoch.0);
+    let unflushed = config.and_then(|config| config.unflushed_loss).map_or(0, |epoch| epoch.0);
+    Foundation { service, loss, unflushed, disturbed }
 }
 
 fn world(volume: VolumeId, cluster: watch::Receiver<Arc<ClusterState>>, began: Instant, port: u16) -> World {

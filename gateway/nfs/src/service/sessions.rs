@@ -32,8 +32,8 @@ impl<D: BlockDevice + 'static> Service<D> {
         });
         let status = match changed.await {
             Ok((result, observed)) => {
-                // Also a refusal may be kept.
-                self.files.kept(observed).await.map_err(Gone)?;
+                // Also a refusal may be kept. Who the clients are has to be known even when all boxes lost power.
+                self.files.kept_durably(observed).await.map_err(Gone)?;
                 result.err()
             }
             Err(Failure::Device(error)) => return Err(Gone(Failure::Device(error))),

@@ -150,6 +150,6 @@ fn known(records: &[Record], foundation: Foundation, moment: Moment) -> Known {
 impl Doubt {
     /// True if all who were clients are among those that the records name.
     fn names_are_sound(self) -> bool {
-        matches!(self, Self::Disturbed | Self::Restarted)
+        matches!(self, Self::Disturbed | Self::Restarted | Self::Unflushed)
     }
 }

@@ -16,9 +16,10 @@ pub const FOUNDATION_RECORD: RecordId = numbered(FOUNDATION, 0);
 pub struct Foundation {
     /// Since when the volume has this service: after it was stopped, others may have had the volume.
     pub service: u64,
-    /// The newest time that acknowledged writes of the volume may have been lost, flushed or not: a copy was made primary by force,
-    /// or all of them had lost power.
+    /// The newest time that acknowledged writes of the volume may have been lost, as by a copy that was made primary by force.
     pub loss: u64,
+    /// The newest time that those of them may have been lost that were not flushed: all copies had lost power.
+    pub unflushed: u64,
     /// The newest time that somebody else had the filesystem mounted for writing, or repaired it.
     pub disturbed: u64,
 }
@@ -30,6 +31,8 @@ pub enum Doubt {
     Unknown,
     /// They may be old.
     Loss,
+    /// The newest of them may be missing, but none of those that say who the clients are.
+    Unflushed,
     /// Others may have written to the volume since.
     Restarted,
     /// Others had the filesystem since.
@@ -44,6 +47,7 @@ impl Foundation {
             Some(noted) if noted.loss != self.loss => Some(Doubt::Loss),
             Some(noted) if noted.service != self.service => Some(Doubt::Restarted),
             Some(noted) if noted.disturbed != self.disturbed => Some(Doubt::Disturbed),
+            Some(noted) if noted.unflushed != self.unflushed => Some(Doubt::Unflushed),
             Some(_) => None,
         }
     }
@@ -53,7 +57,8 @@ impl fmt::Display for Doubt {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.write_str(match self {
             Self::Unknown => "no record says on what it depends",
-            Self::Loss => "acknowledged writes may be missing, since a copy was made primary by force, or all of them lost power at once",
+            Self::Loss => "acknowledged writes may be missing, since a copy was made primary by force",
+            Self::Unflushed => "all copies lost power at once, and what was not flushed may be missing",
             Self::Restarted => "the service was stopped in between, and others may have written to the volume",
             Self::Disturbed => "somebody else had the filesystem mounted, or repaired it",
         })
@@ -67,10 +72,14 @@ impl Payload for Foundation {
         into.u64(self.service);
         into.u64(self.loss);
         into.u64(self.disturbed);
+        into.u64(self.unflushed);
     }
 
     fn decode(from: &mut Decoder) -> Result<Self, XdrError> {
-        Ok(Self { service: from.u64()?, loss: from.u64()?, disturbed: from.u64()? })
+        let (service, loss, disturbed) = (from.u64()?, from.u64()?, from.u64()?);
+        // Before there were notes, nothing that was not flushed was answered.
+        let unflushed = if from.remaining() == 0 { 0 } else { from.u64()? };
+        Ok(Self { service, loss, unflushed, disturbed })
     }
 }
 
@@ -80,12 +89,13 @@ mod tests {
 
     #[test]
     fn records_hold_while_nothing_has_changed_and_a_loss_is_told_before_all() {
-        let now = Foundation { service: 3, loss: 0, disturbed: 1 };
+        let now = Foundation { service: 3, loss: 0, unflushed: 4, disturbed: 1 };
         let noted = Foundation::from_payload(&now.to_payload()).expect("it comes back");
         assert_eq!(now.doubt(Some(noted)), None);
         assert_eq!(now.doubt(None), Some(Doubt::Unknown));
         assert_eq!(now.doubt(Some(Foundation { disturbed: 0, ..now })), Some(Doubt::Disturbed));
         assert_eq!(now.doubt(Some(Foundation { service: 2, ..now })), Some(Doubt::Restarted));
+        assert_eq!(now.doubt(Some(Foundation { unflushed: 0, ..now })), Some(Doubt::Unflushed));
         assert_eq!(now.doubt(Some(Foundation { service: 2, loss: 7, ..now })), Some(Doubt::Loss));
     }
 }

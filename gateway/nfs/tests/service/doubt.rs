@@ -13,7 +13,7 @@ use crate::world::{
 const GRACE: u32 = 10_013;
 const NO_GRACE: u32 = 10_033;
 const BAD_SESSION: u32 = 10_052;
-const FIRST: Foundation = Foundation { service: 5, loss: 0, disturbed: 0 };
+const FIRST: Foundation = Foundation { service: 5, loss: 0, unflushed: 0, disturbed: 0 };
 
 /// OPEN of the current file as it was before, for reading and writing.
 fn reclaim(owner: &str) -> Vec<u8> {
@@ -53,7 +53,12 @@ fn found(device: &Rc<RamDevice>) -> Rc<RamDevice> {
 fn after_somebody_else_had_the_filesystem_those_who_were_clients_reclaim_and_then_grace_ends() {
     run(async {
         let (device, [mut one, mut two], root, file) = in_use().await;
-        for (epoch, doubted) in [(2, Foundation { disturbed: 7, ..FIRST }), (3, Foundation { service: 6, ..FIRST })] {
+        let doubted = [
+            Foundation { disturbed: 7, ..FIRST },
+            Foundation { service: 6, ..FIRST },
+            Foundation { unflushed: 9, ..FIRST },
+        ];
+        for (epoch, doubted) in (2..).zip(doubted) {
             let device = found(&device);
             let service = serve_upon(&device, doubted, epoch).await;
             for client in [&mut one, &mut two] {

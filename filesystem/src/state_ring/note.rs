@@ -204,12 +204,16 @@ pub fn scan(circle: &[u8], block_bytes: usize, starts: u64, next_record: u64) ->
     else {
         return Ok(Vec::new());
     };
-    let needed = batches.split_off(&oldest_needed);
-    if needed.len() as u64 != (newest - oldest_needed.min(newest)) + 1 {
+    let is_lost = |note: &Note| note.first().is_some_and(|record| record.sequence >= next_record);
+    // What came before one that the ring has, it has as well; that may have been overwritten since.
+    let is_known = |batch: &&Batch| batch.notes.first().is_some_and(|note| !is_lost(note));
+    let known = batches.values().rev().find(is_known).map_or(0, |batch| batch.number);
+    let first = oldest_needed.max(known).min(newest);
+    let needed = batches.split_off(&first);
+    if needed.len() as u64 != newest - first + 1 {
         return Err(Corrupt::new(Structure::StateRing, newest, "notes before this one are missing"));
     }
     let notes = needed.into_values().flat_map(|batch| batch.notes);
-    let is_lost = |note: &Note| note.first().is_some_and(|record| record.sequence >= next_record);
     Ok(notes.filter(is_lost).collect())
 }
 

@@ -137,6 +137,31 @@ fn a_full_circle_takes_no_more_until_something_is_durable() {
 }
 
 #[test]
+fn a_batch_that_is_torn_over_others_of_which_the_ring_knows_takes_nothing_away() {
+    let mut circle = NoteCircle::new(BLOCK, BLOCKS, 1);
+    let mut disk = vec![0; BLOCKS as usize * BLOCK];
+    let mut next = 1;
+    circle.add(TransactionId(5), vec![put(next, 100)]);
+    while let Some(taken) = circle.take() {
+        write(&mut disk, &taken);
+        next += 1;
+        circle.add(TransactionId(5), vec![put(next, 100)]);
+    }
+    assert!(scan(&disk, BLOCK, 1, 1).expect("whole").len() as u32 >= BLOCKS - 1);
+    circle.durable(TransactionId(5));
+    let before = disk.clone();
+    circle.add(TransactionId(6), vec![put(next + 1, 100)]);
+    let over = circle.take().expect("there is room again");
+    let from = over.start as usize * BLOCK;
+    disk[from..from + 50].copy_from_slice(&over.data[..50]);
+    assert_ne!(disk, before);
+    assert_eq!(scan(&disk, BLOCK, 1, next + 1), Ok(Vec::new()));
+    assert!(scan(&disk, BLOCK, 1, 1).is_err(), "the ring would have to have them");
+    write(&mut disk, &over);
+    assert_eq!(scan(&disk, BLOCK, 1, next + 1).expect("whole").len(), 1);
+}
+
+#[test]
 fn random_bytes_are_no_notes() {
     let mut random = ChaCha8Rng::seed_from_u64(1);
     for _ in 0..2000 {

@@ -348,3 +348,62 @@ echo "rounds: $i"
     let outcome = client.finish(running, KERNEL_LIMIT);
     assert_eq!(outcome.status, 0, "{}\n{}", outcome.output, client.console());
 }
+
+#[test]
+fn a_linux_kernel_reclaims_what_it_had_after_all_boxes_lost_power() {
+    let name = "a_linux_kernel_reclaims_what_it_had_after_all_boxes_lost_power";
+    if !require(name, &[Need::Namespaces, Need::KernelClient, Need::Program("mke2fs"), Need::Program("unshare")]) {
+        return;
+    }
+    let mut cluster = served();
+    let kernel = Kernel::choose().expect("it was asked for");
+    let mut client = KernelClient::boot(kernel, cluster.network.namespaces(), cluster.home()).expect("a kernel");
+    let script = format!(
+        r#"
+mkdir -p /mnt/nfs
+mount.nfs "{}:/vol" /mnt/nfs -o vers=4.2
+cd /mnt/nfs
+exec 9>>locked
+flock -n 9
+i=0
+while [ ! -e "$SHARE/enough" ]; do
+    echo "line $i" >&9
+    sync locked
+    i=$((i + 1))
+    echo "round $i"
+done
+test "$(wc -l <locked)" = "$i"
+if flock -n locked true; then exit 1; fi
+exec 9>&-
+flock -n locked true
+cd /
+umount /mnt/nfs
+"#,
+        cluster.network.floating_ip()
+    );
+    let running = client.start(&script);
+    let mut seen = 0;
+    let mut progress = |client: &KernelClient| {
+        let target = seen + 5;
+        eventually(KERNEL_LIMIT, "the kernel's program gets on", || {
+            let output = client.output(running);
+            assert!(!output.contains("rror"), "{output}");
+            seen = output.lines().filter(|line| line.starts_with("round ")).count();
+            seen >= target
+        });
+    };
+    progress(&client);
+    for node in [ALPHA, BETA] {
+        cluster.nodes[node].kill();
+        cluster.nodes[node].boot_id = Some(format!("00000000-0000-4000-8000-00000000000{}", node + 1));
+    }
+    for node in [ALPHA, BETA] {
+        cluster.nodes[node].start();
+    }
+    progress(&client);
+    std::fs::write(client.share().join("enough"), "").expect("the shared directory");
+    let outcome = client.finish(running, KERNEL_LIMIT);
+    assert_eq!(outcome.status, 0, "{}\n{}", outcome.output, client.console());
+    let logs = [ALPHA, BETA].map(|node| cluster.nodes[node].log());
+    assert!(logs.iter().any(|log| log.contains("all copies lost power at once")), "nobody was in doubt");
+}

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
@@ -34,6 +35,8 @@ pub struct Node {
     pub addresses: NodeAddresses,
     /// Variables for the environment of its next start.
     pub environment: Vec<(String, String)>,
+    /// What its next start takes for the kernel's boot id, of a box that has lost power; it needs root.
+    pub boot_id: Option<String>,
     home: PathBuf,
     network: Network,
     process: Option<Process>,
@@ -49,6 +52,7 @@ impl Node {
             kind,
             addresses: network.addresses(index),
             environment: Vec::new(),
+            boot_id: None,
             home,
             network: network.clone(),
             process: None,
@@ -114,7 +118,7 @@ impl Node {
     /// Starts it and returns at once.
     pub fn start_unwatched(&mut self) {
         assert!(!self.is_running(), "{} runs already", self.name);
-        let mut command = self.network.command_at(self.index, &binary());
+        let mut command = self.command();
         command.arg(match self.kind {
             NodeKind::Storage => "node",
             NodeKind::Witness => "witness",
@@ -123,6 +127,17 @@ impl Node {
         command.env("RUST_BACKTRACE", "1");
         command.envs(self.environment.iter().map(|(name, value)| (name, value)));
         self.process = Some(must(Process::start(command, &self.log_path()), "starting a node"));
+    }
+
+    /// Its program, to be given arguments.
+    fn command(&self) -> Command {
+        let Some(boot_id) = &self.boot_id else { return self.network.command_at(self.index, &binary()) };
+        let file = self.home.join("boot_id");
+        must(fs::write(&file, format!("{boot_id}\n")), "writing a boot id");
+        let mut command = self.network.command_at(self.index, Path::new("unshare"));
+        let script = "mount --bind \"$0\" /proc/sys/kernel/random/boot_id && exec \"$@\"";
+        command.args(["--mount", "sh", "-c", script]).arg(file).arg(binary());
+        command
     }
 
     /// Whether its parent process runs.

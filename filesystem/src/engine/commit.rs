@@ -187,7 +187,7 @@ impl<D: BlockDevice> Filesystem<D> {
         let size = self.geometry.block_size as usize;
         let runs = blocks.chunk_by(|(one, _), (other, _)| one.plus(1) == *other);
         let write = |run: &[(BlockNumber, &[u8])]| {
-            let mut data = AlignedBuf::zeroed(run.len() * size);
+            let mut data = AlignedBuf::to_overwrite(run.len() * size);
             data.chunks_exact_mut(size).zip(run).for_each(|(to, (_, from))| to.copy_from_slice(from));
             let offset = run.first().map_or(0, |(at, _)| at.0 * size as u64);
             BatchWrite { offset, data: data.freeze() }

@@ -24,7 +24,7 @@ mod test_image;
 mod transaction;
 
 pub use attributes::{AttributeChanges, change_attribute};
-pub use data::Seek;
+pub use data::{Seek, Wanted};
 pub use filesystem::{Done, Failure, Filesystem};
 pub use handle::Handle;
 pub use namespace::{Created, NewFile, Place, Rename};

@@ -5,6 +5,7 @@
 mod device;
 mod hard_cases;
 mod model;
+mod write_behind;
 
 use std::fs::{self, File};
 use std::path::Path;

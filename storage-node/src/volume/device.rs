@@ -188,7 +188,7 @@ impl VolumeDevice {
     }
 
     async fn submit_batch(&self, batch: Batch) -> Result<(), BlockError> {
-        let mut data = AlignedBuf::zeroed((batch.blocks * BLOCK_BYTES) as usize);
+        let mut data = AlignedBuf::to_overwrite((batch.blocks * BLOCK_BYTES) as usize);
         let mut at = 0;
         for part in &batch.parts {
             data[at..at + part.len()].copy_from_slice(part);

@@ -45,7 +45,7 @@ impl Content {
         match all.first() {
             Some(first) if neighbours => first.source.slice(first.at..first.at + length),
             _ => {
-                let mut buffer = AlignedBuf::zeroed(length);
+                let mut buffer = AlignedBuf::to_overwrite(length);
                 let mut at = 0;
                 for content in all {
                     buffer[at..at + content.length].copy_from_slice(content.bytes());

@@ -19,5 +19,5 @@ pub(super) mod table;
 mod write;
 mod write_back;
 
-pub use read::Seek;
+pub use read::{Seek, Wanted};
 pub(super) use write_back::{Holds, OrderedPages};

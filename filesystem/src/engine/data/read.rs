@@ -24,6 +24,17 @@ pub enum Seek {
     Hole,
 }
 
+/// What is to be read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Wanted {
+    /// Of which file.
+    pub file: InodeNumber,
+    /// From which byte on.
+    pub offset: u64,
+    /// Bytes at most.
+    pub length: usize,
+}
+
 /// Blocks of a file, and where their bytes are.
 #[derive(Debug)]
 enum Piece {
@@ -141,8 +152,30 @@ impl<D: BlockDevice> Filesystem<D> {
     ///
     /// Errors: [`crate::Refusal::IsDirectory`], [`crate::Refusal::WrongKind`], [`crate::Refusal::Stale`]; the volume's.
     pub async fn read(&self, file: InodeNumber, offset: u64, length: usize) -> Result<Done<Bytes>, Failure> {
-        let (done, _holds) = self.run_with_holds(|handle| handle.plan_read(file, offset, length), true).await?;
-        let plan = &done.value;
+        let found = self.read_found(|_| Ok((Some(Wanted { file, offset, length }), ()))).await?;
+        Ok(found.map(|(data, ())| data))
+    }
+
+    /// The same of what `find` says, which looks for it in one run of an operation with the read's own look at the file: nothing
+    /// comes between them. Gives what else it found, too. No bytes when it wants none.
+    ///
+    /// Errors: as [`Self::read`], and those of `find`.
+    pub async fn read_found<T>(
+        &self,
+        mut find: impl FnMut(&mut Handle<'_>) -> Result<(Option<Wanted>, T), Stop>,
+    ) -> Result<Done<(Bytes, T)>, Failure> {
+        let planned = |handle: &mut Handle<'_>| {
+            let (wanted, found) = find(handle)?;
+            let plan = wanted.map(|Wanted { file, offset, length }| handle.plan_read(file, offset, length));
+            Ok((plan.transpose()?.unwrap_or_default(), found))
+        };
+        let (done, _holds) = self.run_with_holds(planned, true).await?;
+        let data = self.read_plan(&done.value.0).await?;
+        Ok(done.map(|(_, found)| (data, found)))
+    }
+
+    /// The bytes of a plan whose blocks are held.
+    async fn read_plan(&self, plan: &Plan) -> Result<Bytes, Failure> {
         let block_bytes = self.geometry.block_size as usize;
         let size = block_bytes as u64;
         let from_device = plan.pieces.iter().filter_map(|piece| match piece {
@@ -154,8 +187,7 @@ impl<D: BlockDevice> Filesystem<D> {
         let read = futures_util::future::try_join_all(reads).await?;
         let wanted = plan.skip..plan.skip + plan.length;
         if let ([Piece::Device(_)], [all]) = (&*plan.pieces, &*read) {
-            let data = all.slice(wanted);
-            return Ok(done.map(|_| data));
+            return Ok(all.slice(wanted));
         }
         let mut read = read.into_iter();
         let mut data = BytesMut::with_capacity(plan.skip + plan.length);
@@ -166,8 +198,7 @@ impl<D: BlockDevice> Filesystem<D> {
                 Piece::Device(_) => data.extend_from_slice(&read.next().unwrap_or_default()),
             }
         }
-        let data = data.freeze().slice(wanted);
-        Ok(done.map(|_| data))
+        Ok(data.freeze().slice(wanted))
     }
 
     /// The first byte from `from` on that was written, or was not; None when there is none before the end. A hole is at the

@@ -13,6 +13,9 @@ const NODES_SPARE: u64 = 6;
 
 /// Files for whose growth blocks are kept at a time.
 const WINDOWS_MAX: usize = 64;
+/// One file's data is on its way to the device when it is this part of what may wait, whether somebody asks for it or not: the
+/// device has something to do while the writer goes on, and who syncs the file waits for its end only.
+const MUCH_OF_ONE_FILE_PART: usize = 8;
 
 /// How far a block of a file is on its way to the device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -125,6 +128,8 @@ pub(crate) struct DataTable {
     files: BTreeMap<InodeNumber, FileData>,
     /// Files with dirty data, those that have waited longest first.
     queue: BTreeSet<(u64, InodeNumber)>,
+    /// Those of them with much.
+    large: BTreeSet<InodeNumber>,
     /// Bytes of pages.
     bytes: usize,
     bytes_max: usize,
@@ -157,6 +162,7 @@ impl DataTable {
         Self {
             files: BTreeMap::new(),
             queue: BTreeSet::new(),
+            large: BTreeSet::new(),
             bytes: 0,
             bytes_max,
             block_bytes,
@@ -230,6 +236,11 @@ impl DataTable {
     /// The file whose data has waited longest and is not on its way.
     pub(crate) fn oldest_dirty(&self) -> Option<InodeNumber> {
         self.queue.iter().map(|(_, file)| *file).find(|file| !self.busy.contains(file))
+    }
+
+    /// A file with much data that is in memory only and not on its way.
+    pub(crate) fn much_dirty(&self) -> Option<InodeNumber> {
+        self.large.iter().find(|file| !self.busy.contains(file)).copied()
     }
 
     /// All files with data that is in memory only.
@@ -533,6 +544,11 @@ impl DataTable {
     /// Brings a file's place in the queue up to date, and forgets it when the device has all of it.
     fn settle(&mut self, file: InodeNumber) {
         let Some(data) = self.files.get_mut(&file) else { return };
+        if data.dirty > 0 && data.dirty * self.block_bytes >= self.bytes_max / MUCH_OF_ONE_FILE_PART {
+            self.large.insert(file);
+        } else {
+            self.large.remove(&file);
+        }
         match (data.dirty > 0, data.queued) {
             (true, None) => {
                 self.last_number += 1;

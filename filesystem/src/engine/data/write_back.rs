@@ -21,7 +21,7 @@ use crate::units::{BlockRun, FileBlock, InodeNumber, TransactionId};
 /// Bytes of one file that join a transaction as they are; more of it is written first.
 const ORDERED_BYTES_MAX: usize = 128 << 10;
 /// Bytes that are written before their extents join a transaction.
-const ROUND_BYTES: usize = 8 << 20;
+const ROUND_BYTES: usize = 16 << 20;
 /// Runs of blocks in that, so that the extents fit into a transaction.
 const ROUND_RUNS_MAX: usize = 64;
 /// Blocks in it that go through the log.
@@ -333,20 +333,7 @@ impl<D: BlockDevice> Filesystem<D> {
             return Err(Failure::ReadOnly(why.clone()));
         }
         match wait {
-            Wait::Memory => {
-                let file = self.state.borrow().table.oldest_dirty();
-                match file {
-                    // Whoever needs the memory sees to it that there is some.
-                    Some(file) => self.write_back(file).await?,
-                    None => self.data_moved.notified().await,
-                }
-                // What goes with a transaction takes memory until that is durable.
-                let newest = self.state.borrow().newest_with_data();
-                match newest {
-                    Some(transaction) => self.durable(transaction).await,
-                    None => Ok(()),
-                }
-            }
+            Wait::Memory => self.wait_for_room().await,
             Wait::Quiet(file) => {
                 drop(self.claim_file(file).await);
                 Ok(())
@@ -362,6 +349,36 @@ impl<D: BlockDevice> Filesystem<D> {
             Wait::Whole(file) => self.finish_truncate(file).await,
             Wait::Blocks => {
                 self.data_moved.notified().await;
+                Ok(())
+            }
+        }
+    }
+
+    /// Waits until less data waits in memory than now: not for all of a file that is much of it, else its writer and the device
+    /// would work in turn instead of together.
+    async fn wait_for_room(&self) -> Result<(), Failure> {
+        let moved = self.data_moved.notified();
+        let oldest = self.state.borrow().table.oldest_dirty();
+        match oldest {
+            // It goes with a transaction, and takes memory until that is durable.
+            Some(file) if self.few_dirty(file) => {
+                self.write_back(file).await?;
+                let newest = self.state.borrow().newest_with_data();
+                match newest {
+                    Some(transaction) => self.durable(transaction).await,
+                    None => Ok(()),
+                }
+            }
+            // Whoever needs the memory sees to it that there is some.
+            Some(file) => {
+                self.state.borrow_mut().table.request(file);
+                self.background.notify_one();
+                moved.await;
+                let state = self.state.borrow();
+                state.table.failure(file).map_or(Ok(()), |failure| Err(failure.clone()))
+            }
+            None => {
+                moved.await;
                 Ok(())
             }
         }
@@ -400,7 +417,8 @@ impl<D: BlockDevice> Filesystem<D> {
         jobs.extend(table.any_truncating().map(Job::Truncate));
         let idle = active == 0 && jobs.is_empty();
         let crowded = table.is_crowded() || stopping;
-        jobs.extend(table.oldest_dirty().filter(|_| idle && crowded).map(Job::Write));
+        let due = if crowded { table.oldest_dirty() } else { table.much_dirty() };
+        jobs.extend(due.filter(|_| idle).map(Job::Write));
         jobs
     }
 

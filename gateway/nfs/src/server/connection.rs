@@ -3,14 +3,17 @@
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
+use std::future::poll_fn;
 use std::io::{self, IoSlice};
 use std::net::IpAddr;
+use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::task::{Poll, ready};
 
 use block_device::BlockDevice;
 use bytes::{Buf, BufMut, Bytes, BytesMut};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
@@ -198,18 +201,15 @@ async fn receive(stream: &mut OwnedReadHalf, received: &mut BytesMut, scratch: &
     if received.capacity() > received.len() {
         return Ok(stream.read_buf(received).await? > 0);
     }
-    loop {
-        stream.readable().await?;
+    // Not `try_read`: that one has to hear that nothing is left before it waits again, with a system call for each request.
+    poll_fn(|cx| {
         let mut scratch = scratch.0.borrow_mut();
-        match stream.try_read(&mut scratch) {
-            Ok(count) => {
-                received.extend_from_slice(scratch.get(..count).unwrap_or_default());
-                return Ok(count > 0);
-            }
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-            Err(error) => return Err(error),
-        }
-    }
+        let mut read = ReadBuf::new(&mut scratch);
+        ready!(Pin::new(&mut *stream).poll_read(cx, &mut read))?;
+        received.extend_from_slice(read.filled());
+        Poll::Ready(Ok(!read.filled().is_empty()))
+    })
+    .await
 }
 
 /// Bytes of the record, or of its first fragment, whose mark is here. Longer ones than can be are refused later.

@@ -280,7 +280,17 @@ impl<D: BlockDevice + 'static> Service<D> {
                 }
             }
             let began = Instant::now();
-            match run.compound.steps.get(run.next) {
+            let compound = run.compound;
+            let together = match compound.steps.get(run.next..) {
+                Some([Step::Do(Operation::PutFh(put)), Step::Do(Operation::Read(read)), ..])
+                    if run.unrecorded.is_none() =>
+                {
+                    self.put_and_read(run, put, read).await?
+                }
+                _ => false,
+            };
+            match compound.steps.get(run.next) {
+                _ if together => run.phases.data += began.elapsed(),
                 Some(Step::Do(operation)) if run.unrecorded.is_none() && dispatch::kind(operation) == Kind::Outside => {
                     self.outside(run, operation).await?;
                     run.phases.data += began.elapsed();

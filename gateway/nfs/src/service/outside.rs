@@ -2,14 +2,14 @@
 
 use block_device::BlockDevice;
 use filesystem::Stop;
-use filesystem::engine::{Failure, Handle, Pending, Seek};
+use filesystem::engine::{Failure, Handle, Pending, Seek, Wanted};
 
 use super::compound::{Run, Unrecorded};
 use super::group::{Limit, put_head, status_of};
 use super::{Gone, Service};
 use crate::v4::compound::Operation;
 use crate::v4::context::{Context, Effects, Halt};
-use crate::v4::operations::{commit, copy, read};
+use crate::v4::operations::{commit, copy, handles, read};
 use crate::v4::status::Status;
 use crate::xdr::Mark;
 
@@ -26,8 +26,8 @@ impl<D: BlockDevice + 'static> Service<D> {
             None => {
                 put_head(&mut run.out, operation.number(), None);
                 match operation {
-                    Operation::Read(arguments) => self.read(run, arguments, false).await,
-                    Operation::ReadPlus(arguments) => self.read(run, arguments, true).await,
+                    Operation::Read(arguments) => self.read(run, None, arguments).await,
+                    Operation::ReadPlus(arguments) => self.read_plus(run, arguments).await,
                     Operation::Commit(arguments) => self.commit(run, arguments).await,
                     Operation::Copy(arguments) => self.copy(run, arguments, begin).await,
                     _ => Err(Failed::Status(Status::ServerFault)),
@@ -70,24 +70,75 @@ impl<D: BlockDevice + 'static> Service<D> {
         });
         let (result, observed) = ran.await?;
         run.observed = run.observed.and(observed);
-        match result {
-            Ok(value) => Ok(value),
-            Err(Halt::Status(status)) => Err(Failed::Status(status)),
-            Err(Halt::InTheWay(refusal)) => {
-                run.in_the_way = Some((run.next, refusal));
-                Err(Failed::InTheWay)
+        result.map_err(|halt| refusal_of(run, halt))
+    }
+
+    /// PUTFH and the READ behind it, which is most of what clients send, in one run of the filesystem. False when one of them is
+    /// not to be answered with success: nothing was done then, and each by itself says why.
+    pub(super) async fn put_and_read(
+        &self,
+        run: &mut Run<'_>,
+        put: &handles::PutArguments,
+        arguments: &read::Arguments,
+    ) -> Result<bool, Gone> {
+        let begin = run.out.mark();
+        if run.limit.is_some() || run.out.len() + READ_HEAD_BYTES > run.request.reply_bytes_max {
+            return Ok(false);
+        }
+        for operation in run.compound.steps.iter().skip(run.next).take(2) {
+            put_head(&mut run.out, operation.number(), None);
+        }
+        match self.read(run, Some(put), arguments).await {
+            Ok(()) => {
+                run.next += 2;
+                Ok(true)
             }
-            Err(Halt::Stop(_)) => Err(Failed::Status(Status::ServerFault)),
+            Err(Failed::Engine(Failure::Device(error))) => Err(Gone(Failure::Device(error))),
+            Err(_) => {
+                run.out.truncate(begin);
+                run.in_the_way = None;
+                Ok(false)
+            }
         }
     }
 
-    async fn read(&self, run: &mut Run<'_>, arguments: &read::Arguments, plus: bool) -> Result<(), Failed> {
+    /// Looks whether the caller may read, and where the data is, together; then reads it.
+    async fn read(
+        &self,
+        run: &mut Run<'_>,
+        put: Option<&handles::PutArguments>,
+        arguments: &read::Arguments,
+    ) -> Result<(), Failed> {
+        let (request, at, offset) = (run.request, run.at, arguments.offset);
+        let room = room_for_data(run);
+        let found = self.files.read_found(|handle| {
+            let mut state = self.state();
+            let mut context = Context { files: handle, state: &mut state, request, at, effects: Effects::default() };
+            let current = put.map_or(Ok(()), |put| handles::put(&mut context, put));
+            match current.and_then(|()| read::begin(&mut context, arguments)) {
+                Ok((file, size, length)) => {
+                    let wanted = Wanted { file: file.inode, offset, length: length.min(room) };
+                    Ok((Some(wanted), Ok((size, context.at))))
+                }
+                Err(Halt::Stop(stop)) => Err(stop),
+                Err(other) => Ok((None, Err(other))),
+            }
+        });
+        let done = found.await?;
+        self.observe(run, done.pending);
+        let (data, found) = done.value;
+        let (size, at) = found.map_err(|halt| refusal_of(run, halt))?;
+        run.at = at;
+        run.read_bytes += data.len() as u64;
+        read::put(&mut run.out, offset.saturating_add(data.len() as u64) >= size, data);
+        Ok(())
+    }
+
+    async fn read_plus(&self, run: &mut Run<'_>, arguments: &read::Arguments) -> Result<(), Failed> {
         let (file, size, length) = self.begin(run, |context| read::begin(context, arguments)).await?;
-        // What was put before has to leave room, and the client bounds the whole.
-        let room = run.request.reply_bytes_max.saturating_sub(run.out.len() + READ_HEAD_BYTES);
-        let length = length.min(room);
+        let length = length.min(room_for_data(run));
         let offset = arguments.offset;
-        if plus && offset < size {
+        if offset < size {
             let seek = self.files.run(|handle| handle.seek(file.inode, offset, Seek::Data)).await?;
             let data = seek.value.unwrap_or(size);
             if data > offset {
@@ -100,10 +151,7 @@ impl<D: BlockDevice + 'static> Service<D> {
         self.observe(run, done.pending);
         run.read_bytes += done.value.len() as u64;
         let at_end = offset.saturating_add(done.value.len() as u64) >= size;
-        match plus {
-            true => read::put_plus(&mut run.out, at_end, offset, read::Found::Data(done.value)),
-            false => read::put(&mut run.out, at_end, done.value),
-        }
+        read::put_plus(&mut run.out, at_end, offset, read::Found::Data(done.value));
         Ok(())
     }
 
@@ -151,6 +199,24 @@ impl<D: BlockDevice + 'static> Service<D> {
 
 /// Bytes of a READ's result before its data, and of what may follow in the compound.
 const READ_HEAD_BYTES: usize = 256;
+
+/// Bytes of data that the reply has room for: what was put before leaves it, and the client bounds the whole.
+fn room_for_data(run: &Run<'_>) -> usize {
+    run.request.reply_bytes_max.saturating_sub(run.out.len() + READ_HEAD_BYTES)
+}
+
+/// Why the next operation has no result, as whoever looked before it says.
+fn refusal_of(run: &mut Run<'_>, halt: Halt) -> Failed {
+    match halt {
+        Halt::Status(status) => Failed::Status(status),
+        Halt::InTheWay(refusal) => {
+            run.in_the_way = Some((run.next, refusal));
+            Failed::InTheWay
+        }
+        // The engine has dealt with those.
+        Halt::Stop(_) => Failed::Status(Status::ServerFault),
+    }
+}
 
 /// Why there is no result.
 enum Failed {

@@ -11,7 +11,7 @@ use gateway_nfs::client::Handle;
 use gateway_nfs::client::arguments::{Claim, Creation, LockRange, NewKind, Open, Stable};
 use gateway_nfs::client::attributes::AttributesToSet;
 use gateway_nfs::client::callback::Notice;
-use gateway_nfs::client::connection::{Client, Options};
+use gateway_nfs::client::connection::{Client, ClientError, Options};
 use gateway_nfs::client::files::{Files, FilesError};
 use gateway_nfs::client::number::{ACCESS_BOTH, ACCESS_READ, CALLBACK_PROGRAM, WANT_READ_DELEGATION};
 use gateway_nfs::client::result::{Delegation, Piece};
@@ -260,6 +260,41 @@ fn operations_on_data_are_understood() {
         let open = client.call(at().open_downgrade(both, ACCESS_READ, 0)).await.unwrap().stateid().unwrap();
         assert_eq!((open.other, open.seqid), (both.other, both.seqid + 1));
         client.call(at().close(open)).await.unwrap();
+    });
+}
+
+#[test]
+fn a_read_behind_its_handle_is_answered_as_the_two_would_be() {
+    run(async {
+        let server = start().await;
+        let client = server.client("one").await;
+        let (open, file) = opened(&client, b"file", Creation::Guarded(AttributesToSet::mode(0o644))).await;
+        let at = || client.request().putfh(&file);
+        client.call(at().write(open, 0, Stable::Unstable, Bytes::from_static(b"0123456789"))).await.unwrap();
+        let directory =
+            client.call(client.request().putrootfh().lookup(b"vol").getfh()).await.unwrap().handle().unwrap();
+
+        // What follows finds the file that was put, whatever was before.
+        let sizes = Bitmap::of(&[n::SIZE]);
+        let request = client.request().putfh(&directory).savefh().putfh(&file).read(open, 6, 100).getattr(sizes);
+        let mut results = client.call(request).await.unwrap();
+        assert_eq!(results.read().unwrap(), (true, Bytes::from_static(b"6789")));
+        assert_eq!(results.attributes().unwrap().read().unwrap().size, Some(10));
+        let mut results = client.call(at().read(open, 0, 3).putfh(&file).read(open, 10, 3)).await.unwrap();
+        assert_eq!(results.read().unwrap(), (false, Bytes::from_static(b"012")));
+        assert_eq!(results.read().unwrap(), (true, Bytes::new()));
+
+        let failure = async |request| match client.call(request).await {
+            Err(ClientError::Failed(failure)) => (failure.index, failure.status),
+            other => panic!("{other:?}"),
+        };
+        let of = |handle: &Handle| client.request().putfh(handle).read(open, 0, 10).getattr(sizes);
+        assert_eq!(failure(of(&directory)).await, (2, Status::IsDirectory));
+        assert_eq!(failure(of(&Handle(Bytes::from_static(b"none")))).await, (1, Status::BadHandle));
+        client.call(at().close(open)).await.unwrap();
+        assert_eq!(failure(at().read(open, 0, 10)).await, (2, Status::BadStateid));
+        client.call(client.request().putfh(&directory).remove(b"file")).await.unwrap();
+        assert_eq!(failure(of(&file)).await, (1, Status::Stale));
     });
 }
 

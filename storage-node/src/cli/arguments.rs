@@ -58,6 +58,14 @@ pub(crate) enum Command {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<OsString>,
     },
+    /// Started by `demo --mount`, inside the Linux kernel that it boots
+    #[command(hide = true)]
+    DemoGuest {
+        /// The directory shared with the demo
+        share: PathBuf,
+        /// Where the volume is mounted
+        mount: PathBuf,
+    },
     /// Make a cluster, join one, see how it is
     #[command(subcommand)]
     Cluster(ClusterCommand),
@@ -314,6 +322,12 @@ pub(crate) struct DemoArguments {
     /// Work in this directory (made if missing, must be empty) and keep it, logs included
     #[arg(long, value_name = "DIR")]
     pub(crate) keep: Option<PathBuf>,
+    /// Also have a real Linux kernel (user-mode Linux) mount the files over NFS 4.2, from a floating address; needs root
+    #[arg(long)]
+    pub(crate) mount: bool,
+    /// With --mount: where linux.uml is. Default: target/kernel-client, else the path
+    #[arg(long, value_name = "DIR", requires = "mount")]
+    pub(crate) kernel_client: Option<PathBuf>,
 }
 
 fn volume_name(text: &str) -> Result<String, String> {
@@ -381,6 +395,7 @@ mod tests {
             ("tandem volume force-primary vm", "--to"),
             ("tandem volume switchover vm --timeout 0", "1..=3600"),
             ("tandem demo --seconds 1", "8.."),
+            ("tandem demo --kernel-client /opt/kernel", "--mount"),
             ("tandem volume create vm --size 1G --fs xfs", "ext4"),
             ("tandem fs ls /a/b", "VOLUME:PATH"),
         ] {

@@ -26,9 +26,11 @@ use std::process::ExitCode;
 use clap::Parser;
 use replication::config::NodeKind;
 
-use arguments::{Arguments, ClusterCommand, Command, NodeArguments, NodeCommand};
+use arguments::{Arguments, ClusterCommand, Command, DemoArguments, NodeArguments, NodeCommand};
 use exit::{Failure, end};
 use session::Session;
+
+use crate::demo;
 
 /// The whole program: parses the process's arguments, does what they say, and gives the exit code. `main.rs` is a call
 /// of this.
@@ -42,7 +44,10 @@ pub fn main() -> ExitCode {
             end(reset::run(&config, yes, arguments.json))
         }
         Command::RecoverQuorum { config, lost, yes } => end(recover::run(&config, &lost, yes, arguments.json)),
-        Command::Demo(options) => crate::demo::main(options.seconds, options.keep),
+        Command::Demo(DemoArguments { seconds, keep, mount, kernel_client }) => {
+            demo::main(demo::Options { seconds, keep, mount, kernel_client })
+        }
+        Command::DemoGuest { share, mount } => demo::guest_main(&share, &mount),
         command => {
             let session = Session::new(arguments.admin, arguments.json);
             end(runtime().and_then(|runtime| runtime.block_on(ask(&session, command))))
@@ -77,6 +82,7 @@ async fn ask(session: &Session, command: Command) -> Result<(), Failure> {
         | Command::Witness { .. }
         | Command::Worker { .. }
         | Command::Demo(_)
+        | Command::DemoGuest { .. }
         | Command::RecoverQuorum { .. } => Err(Failure::Usage("this command runs by itself".into())),
     }
 }

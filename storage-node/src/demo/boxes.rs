@@ -1,8 +1,7 @@
-//! The demo's machines: one directory, configuration, log and process each, on loopback; gone at the end whatever happens.
+//! The demo's machines: one directory, configuration, log and process each; gone at the end whatever happens.
 
 use std::fs::{self, File, OpenOptions};
-use std::io;
-use std::net::{IpAddr, Ipv4Addr, TcpListener};
+use std::net::IpAddr;
 use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -14,11 +13,9 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tempfile::TempDir;
 
-/// A service has one port on all boxes, so each box has an address of its own.
-const NFS_ADDRESSES: [Ipv4Addr; 3] =
-    [Ipv4Addr::new(127, 0, 0, 1), Ipv4Addr::new(127, 0, 0, 2), Ipv4Addr::new(127, 0, 0, 3)];
-/// Ports that are tried for it.
-const NFS_PORTS_TRIED_MAX: usize = 64;
+use super::ground::{Addresses, Ground};
+use super::process::{kill_tree, runs};
+
 /// An orderly stop of one machine may take so long; then it is killed.
 const STOP_PATIENCE: Duration = Duration::from_secs(4);
 
@@ -97,17 +94,17 @@ pub(super) struct Machines {
 
 impl Machines {
     /// Writes the configurations and starts the processes.
-    pub(super) fn start(directory: &Path) -> anyhow::Result<Self> {
+    pub(super) fn start(directory: &Path, ground: &Ground) -> anyhow::Result<Self> {
         let program = std::env::current_exe().context("cannot find this program's own file")?;
-        let ports = free_ports(9).context("no free ports on loopback")?;
+        let addresses = ground.addresses().context("no free ports on loopback")?;
+        let roles = [("box-a", "node"), ("box-b", "node"), ("witness", "witness")];
         let mut machines = Machines { all: Vec::new() };
-        for (index, (name, role)) in
-            [("box-a", "node"), ("box-b", "node"), ("witness", "witness")].into_iter().enumerate()
-        {
-            let ports = &ports[index * 3..index * 3 + 3];
-            let nfs = IpAddr::V4(NFS_ADDRESSES[index]);
-            let machine = Machine::start(&program, directory, name, role, (ports, nfs))?;
-            machines.all.push(machine);
+        for (number, ((name, role), addresses)) in (0..).zip(roles.into_iter().zip(addresses)) {
+            let mut command = Command::new(&program);
+            command.arg(role);
+            machines
+                .all
+                .push(Machine::start(directory, (name, addresses), command, |command| ground.spawn(number, command))?);
         }
         Ok(machines)
     }
@@ -129,12 +126,12 @@ impl Machines {
     /// Stops one after the other in order, the witness last, so that each still finds a majority; kills what does not end.
     pub(super) fn stop(&mut self) {
         for mut machine in self.all.drain(..) {
-            if machine.runs() {
+            if runs(&mut machine.child) {
                 // A process that has just ended needs no signal.
                 let _ = kill(Pid::from_raw(machine.child.id() as i32), Signal::SIGTERM);
             }
             let deadline = Instant::now() + STOP_PATIENCE;
-            while machine.runs() && Instant::now() < deadline {
+            while runs(&mut machine.child) && Instant::now() < deadline {
                 std::thread::sleep(Duration::from_millis(20));
             }
             machine.kill();
@@ -150,57 +147,34 @@ impl Drop for Machines {
 
 impl Machine {
     fn start(
-        program: &Path,
         directory: &Path,
-        name: &'static str,
-        role: &str,
-        (ports, nfs): (&[u16], IpAddr),
+        (name, addresses): (&'static str, Addresses),
+        mut command: Command,
+        spawn: impl FnOnce(&mut Command) -> anyhow::Result<Child>,
     ) -> anyhow::Result<Self> {
         let home = directory.join(name);
         fs::create_dir(&home).with_context(|| format!("cannot make {}", home.display()))?;
         let config = home.join("tandem.toml");
-        fs::write(&config, configuration(name, ports, nfs))?;
+        fs::write(&config, configuration(name, &addresses))?;
         let log = home.join("log");
         let output = File::create(&log)?;
-        let child = Command::new(program)
-            .arg(role)
+        command
             .arg("--config")
             .arg(&config)
             .stdin(Stdio::null())
             .stdout(output.try_clone()?)
             .stderr(output)
             // Its own group: Ctrl-C reaches the demo only, which then stops its machines.
-            .process_group(0)
-            .spawn()
-            .with_context(|| format!("cannot start {name}"))?;
-        let address = |port: u16| format!("127.0.0.1:{port}");
-        Ok(Machine { name, admin: address(ports[1]), nbd: address(ports[2]), nfs, log, child })
+            .process_group(0);
+        let child = spawn(&mut command).with_context(|| format!("cannot start {name}"))?;
+        let Addresses { admin, nbd, nfs, .. } = addresses;
+        Ok(Machine { name, admin, nbd, nfs, log, child })
     }
 
-    /// True until its supervisor has ended.
-    fn runs(&mut self) -> bool {
-        matches!(self.child.try_wait(), Ok(None))
-    }
-
-    /// Kills the supervisor and its worker, and reaps. What has ended by itself makes no difference.
+    /// Kills the supervisor and its worker, and reaps.
     fn kill(mut self) {
-        if self.runs() {
-            let supervisor = Pid::from_raw(self.child.id() as i32);
-            // Stopped first: it must not start another worker while we look for the one it has.
-            let _ = kill(supervisor, Signal::SIGSTOP);
-            for worker in children(supervisor) {
-                let _ = kill(worker, Signal::SIGKILL);
-            }
-            let _ = kill(supervisor, Signal::SIGKILL);
-        }
-        let _ = self.child.wait();
+        kill_tree(&mut self.child);
     }
-}
-
-/// The processes that `parent`, which runs one thread, has started.
-fn children(parent: Pid) -> Vec<Pid> {
-    let listed = fs::read_to_string(format!("/proc/{parent}/task/{parent}/children")).unwrap_or_default();
-    listed.split_whitespace().filter_map(|pid| pid.parse().ok().map(Pid::from_raw)).collect()
 }
 
 /// Kills one process at once, as a crash would.
@@ -209,30 +183,14 @@ pub(super) fn kill_process(pid: u32) -> anyhow::Result<()> {
     kill(Pid::from_raw(pid), Signal::SIGKILL).context("cannot kill the worker")
 }
 
-fn configuration(name: &str, ports: &[u16], nfs: IpAddr) -> String {
+fn configuration(name: &str, at: &Addresses) -> String {
+    let Addresses { peer, admin, nbd, nfs } = at;
+    // A network of namespaces leaves the machine as little as loopback does.
+    let plaintext = !nfs.is_loopback();
     format!(
-        "name = \"{name}\"\ndata_dir = \"data\"\n\n[listen]\npeer = \"127.0.0.1:{}\"\nadmin = \"127.0.0.1:{}\"\nnbd = \
-         \"127.0.0.1:{}\"\nnfs = \"{nfs}\"\n",
-        ports[0], ports[1], ports[2]
+        "name = \"{name}\"\ndata_dir = \"data\"\ninsecure_plaintext = {plaintext}\n\n[listen]\npeer = \"{peer}\"\nadmin = \
+         \"{admin}\"\nnbd = \"{nbd}\"\nnfs = \"{nfs}\"\n"
     )
-}
-
-/// Ports that were free a moment ago; held together, so that none is told twice.
-fn free_ports(count: usize) -> io::Result<Vec<u16>> {
-    let held: Vec<TcpListener> = (0..count).map(|_| TcpListener::bind("127.0.0.1:0")).collect::<io::Result<_>>()?;
-    held.iter().map(|listener| Ok(listener.local_addr()?.port())).collect()
-}
-
-/// A port that was free a moment ago on every address where the service may be.
-pub(super) fn free_nfs_port() -> anyhow::Result<u16> {
-    for _ in 0..NFS_PORTS_TRIED_MAX {
-        let first = TcpListener::bind((NFS_ADDRESSES[0], 0))?;
-        let port = first.local_addr()?.port();
-        if NFS_ADDRESSES[1..].iter().all(|address| TcpListener::bind((*address, port)).is_ok()) {
-            return Ok(port);
-        }
-    }
-    bail!("no port is free on 127.0.0.1 and on 127.0.0.2")
 }
 
 fn allows_direct_io(directory: &Path) -> bool {
@@ -247,14 +205,6 @@ fn allows_direct_io(directory: &Path) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn ports_are_distinct() {
-        let mut ports = free_ports(9).unwrap();
-        ports.sort_unstable();
-        ports.dedup();
-        assert_eq!(ports.len(), 9);
-    }
 
     #[test]
     fn a_directory_to_keep_must_be_empty_and_stays() {
@@ -276,23 +226,14 @@ mod tests {
     }
 
     #[test]
-    fn the_children_of_a_process_are_found() {
-        let mut child = Command::new("sleep").arg("60").spawn().unwrap();
-        let id = child.id() as i32;
-        // Spawned by this thread, which may not be the process's first one.
-        let me = nix::unistd::gettid();
-        let listed = fs::read_to_string(format!("/proc/self/task/{me}/children")).unwrap();
-        assert!(listed.split_whitespace().any(|pid| pid == id.to_string()));
-        child.kill().unwrap();
-        child.wait().unwrap();
-    }
-
-    #[test]
     fn the_configuration_of_a_machine_is_valid() {
-        let text = configuration("box-a", &[7400, 7401, 10809], IpAddr::V4(NFS_ADDRESSES[1]));
+        let at = |port| format!("10.215.0.2:{port}");
+        let (peer, admin, nbd, nfs) = (at(7400), at(7401), at(10809), IpAddr::from([10, 215, 0, 2]));
+        let text = configuration("box-a", &Addresses { peer, admin, nbd, nfs });
         let value: toml::Table = text.parse().unwrap();
         assert_eq!(value["name"].as_str(), Some("box-a"));
-        assert_eq!(value["listen"]["nbd"].as_str(), Some("127.0.0.1:10809"));
-        assert_eq!(value["listen"]["nfs"].as_str(), Some("127.0.0.2"));
+        assert_eq!(value["listen"]["nbd"].as_str(), Some("10.215.0.2:10809"));
+        assert_eq!(value["listen"]["nfs"].as_str(), Some("10.215.0.2"));
+        assert_eq!(value["insecure_plaintext"].as_bool(), Some(true));
     }
 }

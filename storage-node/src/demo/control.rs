@@ -13,6 +13,7 @@ use proto::admin::volume_client::VolumeClient;
 use tokio::sync::Mutex;
 use tonic::transport::Channel;
 
+use super::ground::Service;
 use crate::admin::client::{connect, follow};
 use crate::net::transport::Transport;
 
@@ -41,9 +42,9 @@ impl Control {
     pub(super) async fn await_nodes(&self, patience: Duration) -> anyhow::Result<()> {
         let deadline = Instant::now() + patience;
         for address in &self.addresses {
-            while self.node_status(address).await.is_err() {
+            while let Err(why) = self.node_status(address).await {
                 if Instant::now() > deadline {
-                    bail!("the node at {address} does not answer");
+                    return Err(why.context(format!("the node at {address} does not answer")));
                 }
                 tokio::time::sleep(LOOK_INTERVAL).await;
             }
@@ -106,13 +107,13 @@ impl Control {
         bail!("fs make: the node ended while it made the filesystem")
     }
 
-    /// Serves the volume's files on this port of whichever box is primary, to clients of this machine.
-    pub(super) async fn serve_nfs(&self, port: u16) -> anyhow::Result<()> {
+    /// Serves the volume's files.
+    pub(super) async fn serve_nfs(&self, service: &Service) -> anyhow::Result<()> {
         let request = pb::ServeNfsRequest {
             volume: self.volume.clone(),
-            own_address: true,
-            port: port.into(),
-            ..Default::default()
+            addresses: service.floating.iter().cloned().collect(),
+            own_address: service.floating.is_none(),
+            port: service.port.into(),
         };
         self.any(|channel| {
             let request = request.clone();
@@ -121,7 +122,7 @@ impl Control {
         .await
         .context("nfs serve")?;
         let rule = pb::ExportRule {
-            client: "127.0.0.0/8".to_owned(),
+            client: service.clients.clone(),
             access: pb::ExportAccess::ReadWrite.into(),
             squash: pb::ExportSquash::None.into(),
             ..Default::default()

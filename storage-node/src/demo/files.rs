@@ -1,7 +1,7 @@
 //! The demo's files: clients of NFS that make, rename, link and remove files, each of which would fail if it were done twice,
 //! what they were promised, and a lock that one of them holds all the time.
 //!
-//! There is no floating address on loopback, which would take root: the clients know both boxes' addresses and look for the
+//! On loopback there is no floating address, which would take root: the clients know both boxes' addresses and look for the
 //! service at one after the other.
 
 use std::collections::BTreeMap;
@@ -86,7 +86,7 @@ impl Ledger {
 /// Where the service may be found.
 #[derive(Clone, Debug)]
 pub(super) struct Place {
-    /// One address a box.
+    /// One address a box, or one that floats.
     pub(super) addresses: Vec<SocketAddr>,
     /// The volume.
     pub(super) volume: String,
@@ -110,6 +110,16 @@ impl Place {
 
     fn path(&self, rest: &str) -> String {
         format!("{}/{rest}", self.volume)
+    }
+
+    /// Whether some client holds a lock on this file.
+    pub(super) async fn is_locked(&self, name: &str) -> anyhow::Result<bool> {
+        let other = self.connect("other").await?;
+        let same = other.open_or_create(&self.path(name), 0o644).await?;
+        let found = same.find_lock(WHOLE).await?;
+        same.close().await?;
+        other.client().clone().close().await?;
+        Ok(found.is_some())
     }
 }
 
@@ -186,17 +196,15 @@ impl FileLoad {
                 bail!("a box forgot a client of NFS: {statistics:?}");
             }
         }
-        let other = self.place.connect("other").await?;
-        let same = other.open_or_create(&self.place.path(LOCKED), 0o644).await?;
-        if same.find_lock(WHOLE).await?.is_none() {
+        if !self.place.is_locked(LOCKED).await? {
             bail!("the lock that a client of NFS held was lost");
         }
-        same.close().await?;
         self.holder.write_durably(0, Bytes::from_static(b"held")).await?;
         self.holder.unlock(WHOLE).await?;
         self.holder.close().await?;
         let files = std::mem::take(&mut self.ledger.lock().files);
-        Ok(Promised { place: self.place, files })
+        let directories = (0..CLIENTS).map(|client| self.place.path(&format!("client-{client}"))).collect();
+        Ok(Promised { place: self.place, directories, files })
     }
 }
 
@@ -204,10 +212,19 @@ impl FileLoad {
 #[derive(Debug)]
 pub(super) struct Promised {
     place: Place,
+    /// Paths of the directories where nothing else is.
+    directories: Vec<String>,
     files: BTreeMap<String, u64>,
 }
 
 impl Promised {
+    /// The files of these names in a directory of the volume, with what their bytes were made of.
+    pub(super) fn in_directory(place: Place, directory: &str, files: &BTreeMap<String, u64>) -> Self {
+        let directory = place.path(directory);
+        let files = files.iter().map(|(name, seed)| (format!("{directory}/{name}"), *seed)).collect();
+        Self { place, directories: vec![directory], files }
+    }
+
     /// How many files.
     pub(super) fn files(&self) -> u64 {
         self.files.len() as u64
@@ -217,9 +234,8 @@ impl Promised {
     pub(super) async fn verify(&self, at: &str) -> anyhow::Result<Verified> {
         let files = self.place.connect("judge").await?;
         let mut found = BTreeMap::new();
-        for client in 0..CLIENTS {
-            let directory = self.place.path(&format!("client-{client}"));
-            for (name, _) in files.read_directory(&directory).await? {
+        for directory in &self.directories {
+            for (name, _) in files.read_directory(directory).await? {
                 let path = format!("{directory}/{}", String::from_utf8_lossy(&name));
                 let content = files.read_file(&path).await?;
                 found.insert(path, content);
@@ -231,7 +247,7 @@ impl Promised {
 }
 
 /// Compares what was promised with what is there.
-fn judge(promised: &BTreeMap<String, u64>, found: &BTreeMap<String, Bytes>, at: &str) -> Verified {
+pub(super) fn judge(promised: &BTreeMap<String, u64>, found: &BTreeMap<String, Bytes>, at: &str) -> Verified {
     let mut verified = Verified::default();
     let mut lose = |what: String| {
         verified.lost += 1;
@@ -286,7 +302,7 @@ async fn work(files: &Files, at: &str, ledger: &Ledger, stop: &AtomicBool) -> an
 }
 
 /// The bytes of a file: as many as the seed says, and no two alike.
-fn content_of(seed: u64) -> Bytes {
+pub(super) fn content_of(seed: u64) -> Bytes {
     let length = (seed % FILE_BYTES_MAX + 1) as usize;
     let mut state = seed | 1;
     let words = std::iter::repeat_with(|| {

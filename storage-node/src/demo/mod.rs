@@ -1,14 +1,20 @@
 //! `tandem demo`: a proof on one machine that acknowledged writes survive a switchover and a crash.
 //!
 //! Two storage nodes and a witness run as real processes on loopback; clients write over NBD, others make files over NFS, and
-//! both keep a ledger of what was acknowledged; at the end every acknowledged block and file is read back from both copies.
+//! both keep a ledger of what was acknowledged; at the end every acknowledged block and file is read back from both copies. With
+//! `--mount` the machines are in network namespaces, and a Linux kernel is one of the clients.
 
 mod boxes;
 mod control;
 mod files;
+mod findings;
+mod ground;
+mod guest;
+mod kernel;
 mod ledger;
 mod load;
 mod nbd;
+mod process;
 mod scenario;
 mod timeline;
 
@@ -16,24 +22,44 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context, bail};
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::runtime::Runtime;
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use boxes::{Machines, WorkDirectory};
-use scenario::{Findings, play};
+use findings::Findings;
+use ground::Ground;
+pub use guest::main as guest_main;
+use kernel::{Guest, KernelClient};
+use scenario::play;
 use timeline::Timeline;
 
-/// Runs the demo: about `seconds` of load, in `keep` (which stays) or in a temporary directory. The exit code is 0 only
-/// if every acknowledged block and file is on both copies. Processes and temporary files are gone afterwards; after a failure the
-/// directory stays, and its path is told.
-pub fn main(seconds: u64, keep: Option<PathBuf>) -> ExitCode {
-    let directory = match WorkDirectory::new(keep) {
-        Ok(directory) => directory,
+/// What the demo is to do.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// About so many seconds of load.
+    pub seconds: u64,
+    /// Work there, and keep it; otherwise in a temporary directory.
+    pub keep: Option<PathBuf>,
+    /// Have a Linux kernel mount the files.
+    pub mount: bool,
+    /// Where that kernel is; otherwise where it is built, or on the path.
+    pub kernel_client: Option<PathBuf>,
+}
+
+/// Runs the demo. The exit code is 0 only if every acknowledged block and file is on both copies. Processes, network namespaces and
+/// temporary files are gone afterwards; after a failure the directory stays, and its path is told.
+pub fn main(options: Options) -> ExitCode {
+    // First: where something is missing, nothing is made.
+    let prepared = options.mount.then(|| KernelClient::find(options.kernel_client.as_deref())).transpose();
+    let prepared = prepared.and_then(|kernel| Ok((kernel, WorkDirectory::new(options.keep)?)));
+    let (kernel, directory) = match prepared {
+        Ok(prepared) => prepared,
         Err(error) => {
             eprintln!("tandem: {error:#}");
             return ExitCode::FAILURE;
         }
     };
-    let result = run(directory.path(), seconds);
+    let result = run(directory.path(), options.seconds, kernel.as_ref());
     let good = result.as_ref().is_ok_and(Findings::good);
     let interrupted = result.as_ref().is_err_and(|error| error.is::<Interrupted>());
     if let Some(path) = directory.finish(!good && !interrupted) {
@@ -54,23 +80,53 @@ pub fn main(seconds: u64, keep: Option<PathBuf>) -> ExitCode {
 #[error("interrupted")]
 struct Interrupted;
 
-fn run(directory: &Path, seconds: u64) -> anyhow::Result<Findings> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    // Before the first process starts: a signal must never leave one behind.
-    let (mut terminated, mut interrupted, mut hung_up) = {
-        let _context = runtime.enter();
-        (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?, signal(SignalKind::hangup())?)
-    };
+/// What has to be waited for, and can be interrupted.
+struct Waiting {
+    runtime: Runtime,
+    signals: [Signal; 3],
+}
+
+impl Waiting {
+    fn new() -> anyhow::Result<Self> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let signals = {
+            let _context = runtime.enter();
+            [signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?, signal(SignalKind::hangup())?]
+        };
+        Ok(Self { runtime, signals })
+    }
+
+    /// Errors: those of `work`, or [`Interrupted`].
+    fn wait<T>(&mut self, work: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
+        let [terminated, interrupted, hung_up] = &mut self.signals;
+        self.runtime.block_on(async {
+            tokio::select! {
+                result = work => result,
+                _ = terminated.recv() => bail!(Interrupted),
+                _ = interrupted.recv() => bail!(Interrupted),
+                _ = hung_up.recv() => bail!(Interrupted),
+            }
+        })
+    }
+}
+
+fn run(directory: &Path, seconds: u64, kernel: Option<&KernelClient>) -> anyhow::Result<Findings> {
+    // Before the first process or namespace: a signal must never leave one behind.
+    let mut waiting = Waiting::new()?;
     let timeline = Timeline::begin();
-    let mut machines = Machines::start(directory)?;
-    let result = runtime.block_on(async {
-        tokio::select! {
-            findings = play(&machines, directory, seconds, &timeline) => findings,
-            _ = terminated.recv() => bail!(Interrupted),
-            _ = interrupted.recv() => bail!(Interrupted),
-            _ = hung_up.recv() => bail!(Interrupted),
+    let ground = if kernel.is_some() { Ground::namespaces()? } else { Ground::Loopback };
+    // A kernel that does not boot here is told of before anything else is begun.
+    let guest = match kernel {
+        None => None,
+        Some(kernel) => {
+            let mut guest = Guest::boot(kernel, directory)?;
+            let release = waiting.wait(guest.await_up())?;
+            timeline.step(&format!("a client boots: Linux {release}, as a program, on a network with three machines"));
+            Some(guest)
         }
-    });
+    };
+    let mut machines = Machines::start(directory, &ground)?;
+    let result = waiting.wait(play(&ground, &machines, guest, (directory, seconds), &timeline));
     let dead = machines.first_dead();
     machines.stop();
     match dead {

@@ -1,7 +1,7 @@
 //! The demo's steps: a cluster, a volume, load, a switchover, a crash, a resync, and the proof.
 
 use std::collections::BTreeSet;
-use std::net::SocketAddr;
+use std::net::IpAddr;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -10,14 +10,17 @@ use anyhow::{Context, bail};
 use proto::admin as pb;
 use proto::{BLOCK_BYTES, BlockRange};
 
-use super::boxes::{Machines, free_nfs_port, kill_process};
+use super::boxes::{Machines, kill_process};
 use super::control::{Control, Locator};
 use super::files::{self, FileLoad, Place, Promised};
+use super::findings::{FileFindings, Findings, KernelFindings, Waits};
+use super::ground::Ground;
+use super::guest;
+use super::kernel::{Guest, KernelJudge, KernelLoad};
 use super::ledger::{BLOCK, Ledger};
 use super::load::{CLIENTS, Load, Session};
 use super::timeline::Timeline;
 use crate::files::mke2fs;
-use crate::net::transport::Transport;
 
 /// Name of the volume whose blocks are used.
 const VOLUME: &str = "demo";
@@ -38,86 +41,41 @@ const RESYNC_LOOK: Duration = Duration::from_millis(200);
 /// Blocks read at once while verifying (1 MiB).
 const VERIFY_BLOCKS: u64 = 256;
 
-/// What the demo found.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Findings {
-    /// Blocks that hold an acknowledged write.
-    pub(super) acknowledged: u64,
-    /// Of these, blocks that were read back intact from both copies.
-    pub(super) verified: u64,
-    /// Blocks found wrong, under load or on a copy.
-    pub(super) lost: u64,
-    /// The longest that a write waited around the planned switchover.
-    pub(super) switchover_ms: u128,
-    /// The longest that a write waited around the crash.
-    pub(super) failover_ms: u128,
-    /// Blocks sent to bring the crashed node up to date.
-    pub(super) resync_blocks: u64,
-    /// The first losses, in words.
-    pub(super) losses: Vec<String>,
-    /// Of files over NFS; none where no filesystem could be made.
-    pub(super) files: Option<FileFindings>,
-}
-
-/// What the demo found of files; those that are lost count with the blocks.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct FileFindings {
-    /// Files that clients were promised, at the end.
-    pub(super) acknowledged: u64,
-    /// Of these, files that were read back intact from both copies.
-    pub(super) verified: u64,
-    /// The longest that an operation waited around the planned switchover.
-    pub(super) switchover_ms: u128,
-    /// And around the crash.
-    pub(super) failover_ms: u128,
-}
-
-impl Findings {
-    /// The demo's last line.
-    pub(super) fn line(&self) -> String {
-        let Self { acknowledged, verified, lost, switchover_ms, failover_ms, resync_blocks, .. } = self;
-        let mut line = format!(
-            "demo: acknowledged={acknowledged} verified={verified} lost={lost} switchover_ms={switchover_ms} \
-             failover_ms={failover_ms} resync_blocks={resync_blocks}"
-        );
-        if let Some(FileFindings { acknowledged, verified, switchover_ms, failover_ms }) = &self.files {
-            line += &format!(
-                " files={acknowledged} files_verified={verified} nfs_switchover_ms={switchover_ms} nfs_failover_ms={failover_ms}"
-            );
-        }
-        line
-    }
-
-    /// Nothing was lost, and everything was looked at.
-    pub(super) fn good(&self) -> bool {
-        let files_are_good =
-            self.files.as_ref().is_none_or(|files| files.verified == files.acknowledged && files.acknowledged > 0);
-        self.lost == 0 && self.verified == self.acknowledged && self.acknowledged > 0 && files_are_good
-    }
-}
-
 /// All clients.
 struct Loads {
     blocks: Load,
     files: Option<FileLoad>,
+    kernel: Option<KernelLoad>,
+}
+
+/// What clients of files were promised, when they have ended.
+#[derive(Default)]
+struct Ended {
+    files: Option<Promised>,
+    kernel: Option<(KernelJudge, Promised)>,
 }
 
 impl Loads {
     /// Lets time pass. Ends early, with the reason, when a client gives up.
     async fn run_for(&mut self, time: Duration) -> anyhow::Result<()> {
         self.blocks.run_for(time).await?;
-        self.files.as_mut().map_or(Ok(()), FileLoad::first_failure)
+        self.files.as_mut().map_or(Ok(()), FileLoad::first_failure)?;
+        self.kernel.as_mut().map_or(Ok(()), KernelLoad::first_failure)
     }
 
-    /// The longest waits since this was asked last, in milliseconds.
-    fn take_longest_waits(&self, ledger: &Ledger) -> (u128, Option<u128>) {
-        let files = self.files.as_ref().map(|files| files.take_longest_wait().as_millis());
-        (ledger.take_longest_wait().as_millis(), files)
+    /// The longest waits since this was asked last.
+    fn take_longest_waits(&mut self, ledger: &Ledger) -> anyhow::Result<Waits> {
+        Ok(Waits {
+            blocks: ledger.take_longest_wait(),
+            files: self.files.as_ref().map(FileLoad::take_longest_wait),
+            kernel: self.kernel.as_mut().map(KernelLoad::take_longest_wait).transpose()?,
+        })
     }
 }
 
 /// Everything that the steps share.
 struct Stage<'a> {
+    ground: &'a Ground,
     machines: &'a Machines,
     control: Control,
     /// Of the volume with files; none where no filesystem can be made.
@@ -127,15 +85,16 @@ struct Stage<'a> {
     timeline: Timeline,
 }
 
-/// Plays the demo with machines that were started in `directory`.
+/// Plays the demo, about so many seconds, with machines that were started in `directory`, and a Linux kernel that is up.
 pub(super) async fn play(
+    ground: &Ground,
     machines: &Machines,
-    directory: &Path,
-    seconds: u64,
+    guest: Option<Guest>,
+    (directory, seconds): (&Path, u64),
     timeline: &Timeline,
 ) -> anyhow::Result<Findings> {
     let control = Control {
-        transport: Transport::default(),
+        transport: ground.transport(),
         addresses: machines.all.iter().map(|machine| machine.admin.clone()).collect(),
         volume: VOLUME.to_owned(),
     };
@@ -151,6 +110,7 @@ pub(super) async fn play(
     let boxes = machines.boxes().iter().map(|machine| (machine.admin.clone(), machine.nbd.clone())).collect();
     let volume_id = control.show().await?.summary.unwrap_or_default().id;
     let mut stage = Stage {
+        ground,
         machines,
         files: None,
         locator: Arc::new(Locator::new(control.clone(), volume_id, boxes)),
@@ -164,7 +124,7 @@ pub(super) async fn play(
     }
     stage.timeline.step("volume \"demo\" (256 MiB) is there, one copy on each box; every write goes to both");
     let place = stage.serve_files().await?;
-    stage.under_load(Duration::from_secs(seconds), place).await
+    stage.under_load(Duration::from_secs(seconds), place, guest).await
 }
 
 impl Stage<'_> {
@@ -181,66 +141,94 @@ impl Stage<'_> {
         let control = Control { volume: FILES_VOLUME.to_owned(), ..self.control.clone() };
         control.create_volume(FILES_VOLUME_BYTES, START_PATIENCE).await?;
         control.make_filesystem().await?;
-        let port = free_nfs_port()?;
-        control.serve_nfs(port).await?;
-        let addresses = self.machines.boxes().iter().map(|machine| SocketAddr::new(machine.nfs, port)).collect();
-        self.timeline.step("volume \"files\" (256 MiB) is there, with an ext4 filesystem, and served over NFS");
+        let boxes: Vec<IpAddr> = self.machines.boxes().iter().map(|machine| machine.nfs).collect();
+        let service = self.ground.service(&boxes)?;
+        control.serve_nfs(&service).await?;
+        let at = service.floating.map(|floating| format!(" at {}, an address that floats", floating.address));
+        self.timeline.step(&format!(
+            "volume \"files\" (256 MiB) is there, with an ext4 filesystem, and served over NFS{}",
+            at.unwrap_or_default()
+        ));
         self.files = Some(control);
-        Ok(Some(Place { addresses, volume: FILES_VOLUME.to_owned() }))
+        Ok(Some(Place { addresses: service.found_at, volume: FILES_VOLUME.to_owned() }))
     }
 
-    async fn under_load(&self, time: Duration, place: Option<Place>) -> anyhow::Result<Findings> {
+    async fn under_load(&self, time: Duration, place: Option<Place>, guest: Option<Guest>) -> anyhow::Result<Findings> {
         let begun = Instant::now();
         let mut findings = Findings::default();
-        let blocks = Load::start(&self.control.transport, &self.locator, VOLUME, &self.ledger);
-        self.timeline.step(&format!("{CLIENTS} NBD clients write and check random blocks, 4 to 64 KiB at a time"));
-        let files = match place {
-            None => None,
-            Some(place) => Some(FileLoad::start(place).await?),
-        };
-        if files.is_some() {
-            findings.files = Some(FileFindings::default());
-            let clients = files::CLIENTS;
-            self.timeline
-                .step(&format!("{clients} NFS clients make, rename, link and remove files, and one holds a lock"));
-        }
-        let mut load = Loads { blocks, files };
+        let mut load = self.begin_load(place.clone(), guest).await?;
         load.run_for(time / 4).await?;
-        let (blocks, files) = self.switchover(&mut load, time / 4).await?;
-        findings.switchover_ms = blocks;
-        findings.files.iter_mut().for_each(|found| found.switchover_ms = files.unwrap_or_default());
-        let (blocks, files) = self.crash(&mut load, time / 4).await?;
-        findings.failover_ms = blocks;
-        findings.files.iter_mut().for_each(|found| found.failover_ms = files.unwrap_or_default());
+        let planned = self.switchover(&mut load, time / 4).await?;
+        let unplanned = self.crash(&mut load, time / 4).await?;
+        (findings.switchover_ms, findings.failover_ms) = (planned.blocks.as_millis(), unplanned.blocks.as_millis());
+        if let (Some(planned), Some(unplanned)) = (planned.files, unplanned.files) {
+            let (switchover_ms, failover_ms) = (planned.as_millis(), unplanned.as_millis());
+            findings.files = Some(FileFindings { switchover_ms, failover_ms, ..FileFindings::default() });
+        }
         self.await_resync(&mut load).await?;
         findings.resync_blocks = self.timeline.resync_blocks();
         load.run_for(time.saturating_sub(begun.elapsed()).max(Duration::from_secs(1))).await?;
-        let Loads { blocks, files } = load;
-        blocks.stop().await?;
-        self.timeline.step(&format!("load ends: {} writes were acknowledged", self.ledger.writes()));
-        let promised = match files {
-            None => None,
-            Some(files) => {
-                let operations = files.operations();
-                let promised = files.stop().await?;
-                self.timeline.step(&format!(
-                    "{operations} operations on files were answered, none with an error, and the lock was held all the time"
-                ));
-                Some(promised)
-            }
-        };
-        self.verify_all(&mut findings, promised).await?;
+        let ended = self.end_load(load, place).await?;
+        self.verify_all(&mut findings, ended).await?;
         Ok(findings)
     }
 
-    async fn switchover(&self, load: &mut Loads, then: Duration) -> anyhow::Result<(u128, Option<u128>)> {
+    async fn begin_load(&self, place: Option<Place>, guest: Option<Guest>) -> anyhow::Result<Loads> {
+        let blocks = Load::start(&self.control.transport, &self.locator, VOLUME, &self.ledger);
+        self.timeline.step(&format!("{CLIENTS} NBD clients write and check random blocks, 4 to 64 KiB at a time"));
+        let mut loads = Loads { blocks, files: None, kernel: None };
+        let Some(place) = place else { return Ok(loads) };
+        let server = place.addresses.first().map(|address| format!("{}:/{}", address.ip(), place.volume));
+        loads.files = Some(FileLoad::start(place).await?);
+        let clients = files::CLIENTS;
+        self.timeline.step(&format!("{clients} NFS clients make, rename, link and remove files, and one holds a lock"));
+        if let (Some(guest), Some(server)) = (guest, server) {
+            let kernel = KernelLoad::start(guest, &server).await?;
+            let version = kernel.version();
+            self.timeline.step(&format!(
+                "the Linux kernel has mounted {server} with NFS {version}; its program makes, syncs, renames, links and \
+                 removes files, and holds a lock (flock)"
+            ));
+            loads.kernel = Some(kernel);
+        }
+        Ok(loads)
+    }
+
+    async fn end_load(&self, load: Loads, place: Option<Place>) -> anyhow::Result<Ended> {
+        let Loads { blocks, files, kernel } = load;
+        let mut ended = Ended::default();
+        blocks.stop().await?;
+        self.timeline.step(&format!("load ends: {} writes were acknowledged", self.ledger.writes()));
+        if let Some(files) = files {
+            let operations = files.operations();
+            ended.files = Some(files.stop().await?);
+            self.timeline.step(&format!(
+                "{operations} operations on files were answered, none with an error, and the lock was held all the time"
+            ));
+        }
+        if let (Some(kernel), Some(place)) = (kernel, place) {
+            if !place.is_locked(guest::LOCKED).await? {
+                bail!("the lock that the Linux kernel's program held was lost");
+            }
+            let judge = kernel.stop().await?;
+            let promised = Promised::in_directory(place, guest::DIRECTORY, &judge.files);
+            self.timeline.step(&format!(
+                "no error reached the program on the kernel's mount, it waited {} ms at most, and its lock was held all the time",
+                judge.longest_wait.as_millis()
+            ));
+            ended.kernel = Some((judge, promised));
+        }
+        Ok(ended)
+    }
+
+    async fn switchover(&self, load: &mut Loads, then: Duration) -> anyhow::Result<Waits> {
         let before = self.primary().await?;
         self.timeline.step(&format!("planned switchover, as for maintenance of {}:", before.node_name));
-        load.take_longest_waits(&self.ledger);
+        load.take_longest_waits(&self.ledger)?;
         let name = self.switch_volumes().await?;
         load.run_for(then.max(SETTLE)).await?;
-        let waited = load.take_longest_waits(&self.ledger);
-        self.timeline.step(&format!("{name} is primary now; {}", waits(waited)));
+        let waited = load.take_longest_waits(&self.ledger)?;
+        self.timeline.step(&format!("{name} is primary now; {waited}"));
         Ok(waited)
     }
 
@@ -256,7 +244,7 @@ impl Stage<'_> {
     }
 
     /// Kills the primary's worker without warning.
-    async fn crash(&self, load: &mut Loads, then: Duration) -> anyhow::Result<(u128, Option<u128>)> {
+    async fn crash(&self, load: &mut Loads, then: Duration) -> anyhow::Result<Waits> {
         let primary = self.primary().await?;
         let machine = self
             .machines
@@ -266,13 +254,13 @@ impl Stage<'_> {
             .context("the primary is none of the boxes")?;
         let pid = self.control.node_status(&machine.admin).await?.worker_pid;
         self.timeline.expect_resync();
-        load.take_longest_waits(&self.ledger);
+        load.take_longest_waits(&self.ledger)?;
         kill_process(pid)?;
         self.timeline.step(&format!("kill -9 of {}, the primary, under load (process {pid}):", machine.name));
         load.run_for(then.max(SETTLE)).await?;
-        let waited = load.take_longest_waits(&self.ledger);
+        let waited = load.take_longest_waits(&self.ledger)?;
         let now = self.primary().await?;
-        self.timeline.step(&format!("{} serves; {}", now.node_name, waits(waited)));
+        self.timeline.step(&format!("{} serves; {waited}", now.node_name));
         Ok(waited)
     }
 
@@ -305,10 +293,10 @@ impl Stage<'_> {
     }
 
     /// Reads everything from one box, switches over, reads everything from the other.
-    async fn verify_all(&self, findings: &mut Findings, promised: Option<Promised>) -> anyhow::Result<()> {
+    async fn verify_all(&self, findings: &mut Findings, mut ended: Ended) -> anyhow::Result<()> {
         let first = self.primary().await?.node_name;
         let on_first = self.verify(&first).await?;
-        let files_on_first = self.verify_files(findings, promised.as_ref(), &first).await?;
+        let files_on_first = self.verify_files(findings, &mut ended, &first).await?;
         let second = self.switch_volumes().await?;
         if second == first {
             bail!("the switchover went nowhere");
@@ -318,12 +306,21 @@ impl Stage<'_> {
         };
         self.control.await_volume("the other box serves", START_PATIENCE, serving).await?;
         let on_second = self.verify(&second).await?;
-        let files_on_second = self.verify_files(findings, promised.as_ref(), &second).await?;
+        let files_on_second = self.verify_files(findings, &mut ended, &second).await?;
         findings.verified = on_first.intersection(&on_second).count() as u64;
         findings.acknowledged = self.ledger.acknowledged_blocks();
-        if let (Some(found), Some(promised)) = (&mut findings.files, promised) {
+        if let (Some(found), Some(promised)) = (&mut findings.files, &ended.files) {
             found.acknowledged = promised.files();
-            found.verified = files_on_first.min(files_on_second);
+            found.verified = files_on_first.0.min(files_on_second.0);
+        }
+        if let Some((judge, promised)) = ended.kernel {
+            findings.kernel = Some(KernelFindings {
+                version: judge.version.clone(),
+                acknowledged: promised.files(),
+                verified: files_on_first.1.min(files_on_second.1),
+                stall_ms: judge.longest_wait.as_millis(),
+            });
+            judge.end().await?;
         }
         let (lost, losses) = self.ledger.losses();
         findings.lost += lost;
@@ -331,19 +328,33 @@ impl Stage<'_> {
         Ok(())
     }
 
-    /// Reads every file. Gives how many are as they were promised.
+    /// Reads every file. Gives how many are as they were promised: of our clients, and of the Linux kernel's program.
     async fn verify_files(
         &self,
         findings: &mut Findings,
-        promised: Option<&Promised>,
+        ended: &mut Ended,
         place: &str,
-    ) -> anyhow::Result<u64> {
-        let Some(promised) = promised else { return Ok(0) };
-        let verified = promised.verify(place).await?;
-        self.timeline.step(&format!("{place}: {} of {} files are intact", verified.intact, promised.files()));
-        findings.lost += verified.lost;
-        findings.losses.extend(verified.losses);
-        Ok(verified.intact)
+    ) -> anyhow::Result<(u64, u64)> {
+        let mut intact = (0, 0);
+        if let Some(promised) = &ended.files {
+            let verified = promised.verify(place).await?;
+            self.timeline.step(&format!("{place}: {} of {} files are intact", verified.intact, promised.files()));
+            findings.lose(&verified);
+            intact.0 = verified.intact;
+        }
+        if let Some((judge, promised)) = &mut ended.kernel {
+            let (ours, its_own) = (promised.verify(place).await?, judge.verify().await?);
+            self.timeline.step(&format!(
+                "{place}: {} of the kernel's {} files are intact, and it reads {} of them so",
+                ours.intact,
+                promised.files(),
+                its_own.intact
+            ));
+            findings.lose(&ours);
+            findings.lose(&its_own);
+            intact.1 = ours.intact.min(its_own.intact);
+        }
+        Ok(intact)
     }
 
     /// Reads the whole volume; the blocks that hold an acknowledged write, intact.
@@ -372,54 +383,5 @@ impl Stage<'_> {
         let serving = |volume: &pb::ShowVolumeReply| volume.replicas.iter().any(|replica| replica.serving);
         let volume = self.control.await_volume("a box serves", START_PATIENCE, serving).await?;
         volume.replicas.into_iter().find(|replica| replica.serving).context("nobody serves")
-    }
-}
-
-/// The longest waits, in words.
-fn waits((blocks, files): (u128, Option<u128>)) -> String {
-    let of_files = files.map(|files| format!(", and none of NFS longer than {files} ms")).unwrap_or_default();
-    format!("no client waited longer than {blocks} ms{of_files}")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_last_line_is_exact() {
-        let findings = Findings {
-            acknowledged: 10,
-            verified: 10,
-            lost: 0,
-            switchover_ms: 31,
-            failover_ms: 250,
-            resync_blocks: 99,
-            ..Findings::default()
-        };
-        assert_eq!(
-            findings.line(),
-            "demo: acknowledged=10 verified=10 lost=0 switchover_ms=31 failover_ms=250 resync_blocks=99"
-        );
-        assert!(findings.good());
-        let files = FileFindings { acknowledged: 5, verified: 5, switchover_ms: 41, failover_ms: 260 };
-        let findings = Findings { files: Some(files), ..findings };
-        assert_eq!(
-            findings.line(),
-            "demo: acknowledged=10 verified=10 lost=0 switchover_ms=31 failover_ms=250 resync_blocks=99 files=5 \
-             files_verified=5 nfs_switchover_ms=41 nfs_failover_ms=260"
-        );
-        assert!(findings.good());
-    }
-
-    #[test]
-    fn a_loss_or_an_unread_block_or_nothing_at_all_is_not_good() {
-        let good = Findings { acknowledged: 10, verified: 10, ..Findings::default() };
-        assert!(good.good());
-        assert!(!Findings { lost: 1, ..good.clone() }.good());
-        assert!(!Findings { verified: 9, ..good.clone() }.good());
-        let files = FileFindings { acknowledged: 5, verified: 4, ..FileFindings::default() };
-        assert!(!Findings { files: Some(files), ..good.clone() }.good());
-        assert!(!Findings { files: Some(FileFindings::default()), ..good }.good());
-        assert!(!Findings::default().good());
     }
 }

@@ -1,48 +1,29 @@
-//! A network for tests: two boxes and a client in network namespaces of their own, joined by a bridge at the client.
+//! A network for tests: two boxes and a client in network namespaces, in both families of addresses.
 
-use std::fs::{File, OpenOptions};
+use std::fs::OpenOptions;
 use std::io::{self, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
-use std::process::Command;
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-use nix::sched::{CloneFlags, setns};
-
 use super::address::FloatingAddress;
+pub(crate) use super::namespaces::{At, BOX_INTERFACE};
+use super::namespaces::{CLIENT_INTERFACE, NamespaceNetwork, NetworkError, bridge_port, host_number, interface};
 
 /// Where tests write the names of what they skip (see `tests/src/e2e/skip.rs`).
 const SKIP_LOG: &str = "TANDEM_SKIP_LOG";
 /// Nothing that a test waits for takes longer.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
-/// The interface of each box.
-pub(crate) const BOX_INTERFACE: &str = "eth0";
-/// The client's interface, which is the bridge.
-pub(crate) const CLIENT_INTERFACE: &str = "br0";
 /// The two floating addresses of the tests, with the prefix length of their networks.
 pub(crate) const FLOATING: [(&str, u8); 2] = [("10.215.0.100", 24), ("fd00:215::100", 64)];
 
-static NUMBER: AtomicU32 = AtomicU32::new(0);
-
-/// Boxes 0 and 1 and a client. Everything is removed when this is dropped.
-pub(crate) struct TestNetwork {
-    prefix: String,
-}
-
-/// A place in it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum At {
-    Client,
-    Box(usize),
-}
+/// Boxes 0 and 1 and a client, with addresses of both families. Everything is removed when this is dropped.
+pub(crate) struct TestNetwork(NamespaceNetwork);
 
 impl TestNetwork {
     /// Makes one for the test of that name; says why it cannot, by name, where it cannot.
     pub(crate) fn new(test: &str) -> Option<Self> {
-        let prefix = format!("tandem-net-{}-{}", std::process::id(), NUMBER.fetch_add(1, Ordering::Relaxed));
-        let network = Self { prefix };
-        match network.build() {
-            Ok(()) => Some(network),
+        match Self::build() {
+            Ok(network) => Some(network),
             Err(why) => {
                 skipped(test, &format!("no network namespaces with bridge and veth: {why}"));
                 None
@@ -50,53 +31,27 @@ impl TestNetwork {
         }
     }
 
-    fn build(&self) -> Result<(), String> {
-        if !nix::unistd::geteuid().is_root() {
-            return Err("they need root".to_owned());
+    fn build() -> Result<Self, NetworkError> {
+        let network = NamespaceNetwork::new(2)?;
+        for at in [At::Client, At::Box(0), At::Box(1)] {
+            let address = format!("fd00:215::{}/64", host_number(at));
+            network.ip(at, &["addr", "add", &address, "dev", interface(at), "nodad"])?;
         }
-        let client = self.name(At::Client);
-        ip(&["netns", "add", &client])?;
-        ip(&["-n", &client, "link", "add", CLIENT_INTERFACE, "type", "bridge"])?;
-        self.settle(At::Client, CLIENT_INTERFACE, 254)?;
-        for number in 0..2_usize {
-            let (name, port) = (self.name(At::Box(number)), format!("port{number}"));
-            ip(&["netns", "add", &name])?;
-            let pair = ["type", "veth", "peer", "name", BOX_INTERFACE, "netns", &name];
-            ip(&[&["-n", &client, "link", "add", &port][..], &pair].concat())?;
-            ip(&["-n", &client, "link", "set", &port, "master", CLIENT_INTERFACE, "up"])?;
-            self.settle(At::Box(number), BOX_INTERFACE, number + 1)?;
-        }
-        Ok(())
-    }
-
-    /// Gives an interface the host number in both families, and brings it up.
-    fn settle(&self, at: At, interface: &str, host: usize) -> Result<(), String> {
-        let name = self.name(at);
-        ip(&["-n", &name, "link", "set", "lo", "up"])?;
-        ip(&["-n", &name, "addr", "add", &format!("10.215.0.{host}/24"), "dev", interface])?;
-        ip(&["-n", &name, "link", "set", interface, "up"])?;
-        ip(&["-n", &name, "addr", "add", &format!("fd00:215::{host}/64"), "dev", interface, "nodad"])
+        Ok(Self(network))
     }
 
     /// Runs `work` on a thread there. Sockets that it makes stay there.
     pub(crate) fn run<T: Send>(&self, at: At, work: impl FnOnce() -> T + Send) -> T {
-        let namespace = File::open(format!("/run/netns/{}", self.name(at))).unwrap();
-        std::thread::scope(|scope| {
-            let thread = scope.spawn(move || {
-                setns(namespace, CloneFlags::CLONE_NEWNET).unwrap();
-                work()
-            });
-            thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-        })
+        self.0.run(at, work).unwrap()
     }
 
     /// The output of `ip` there.
     pub(crate) fn ip(&self, at: At, arguments: &[&str]) -> String {
-        ip_output(&[&["-n", &self.name(at)], arguments].concat()).unwrap()
+        self.0.ip(at, arguments).unwrap()
     }
 
     /// The hardware address of a box.
-    pub(crate) fn mac(&self, number: usize) -> String {
+    pub(crate) fn mac(&self, number: u8) -> String {
         let link = self.ip(At::Box(number), &["link", "show", "dev", BOX_INTERFACE]);
         let mut words = link.split_whitespace().skip_while(|word| *word != "link/ether");
         words.nth(1).unwrap().to_owned()
@@ -110,29 +65,13 @@ impl TestNetwork {
     }
 
     /// Cuts a box off: it hears nobody and nobody hears it.
-    pub(crate) fn unplug(&self, number: usize) {
-        self.ip(At::Client, &["link", "set", &format!("port{number}"), "nomaster"]);
+    pub(crate) fn unplug(&self, number: u8) {
+        self.ip(At::Client, &["link", "set", &bridge_port(number), "nomaster"]);
     }
 
     /// Connects from the client.
     pub(crate) fn connect(&self, address: SocketAddr) -> io::Result<TcpStream> {
         self.run(At::Client, || TcpStream::connect_timeout(&address, PATIENCE))
-    }
-
-    fn name(&self, at: At) -> String {
-        match at {
-            At::Client => format!("{}-client", self.prefix),
-            At::Box(number) => format!("{}-{number}", self.prefix),
-        }
-    }
-}
-
-impl Drop for TestNetwork {
-    fn drop(&mut self) {
-        for at in [At::Box(0), At::Box(1), At::Client] {
-            // Fails for those that were never made.
-            let _ = ip(&["netns", "del", &self.name(at)]);
-        }
     }
 }
 
@@ -163,16 +102,4 @@ fn skipped(test: &str, why: &str) {
     let Some(path) = std::env::var_os(SKIP_LOG) else { return };
     let mut log = OpenOptions::new().append(true).create(true).open(path).unwrap();
     log.write_all(format!("{test}: {why}\n").as_bytes()).unwrap();
-}
-
-fn ip(arguments: &[&str]) -> Result<(), String> {
-    ip_output(arguments).map(drop)
-}
-
-fn ip_output(arguments: &[&str]) -> Result<String, String> {
-    let output = Command::new("ip").args(arguments).output().map_err(|error| format!("ip: {error}"))?;
-    match output.status.success() {
-        true => Ok(String::from_utf8_lossy(&output.stdout).into_owned()),
-        false => Err(format!("ip {}: {}", arguments.join(" "), String::from_utf8_lossy(&output.stderr).trim())),
-    }
 }

@@ -15,13 +15,13 @@ fn neighbours_send_to_the_box_that_announced_last() {
         // Nobody listens: it is refused by the box that has the address.
         assert!(network.connect(SocketAddr::new(floating.address(), 2049)).is_err());
         assert_eq!(network.neighbour(floating.address()), macs[0]);
-        for (from, to) in [(0, 1), (1, 0)] {
+        for (from, to) in [(0_u8, 1_u8), (1, 0)] {
             network.run(At::Box(from), || remove(&floating)).unwrap();
             network.run(At::Box(to), || add(&floating)).unwrap();
             // This is why it must be announced.
-            assert_eq!(network.neighbour(floating.address()), macs[from]);
+            assert_eq!(network.neighbour(floating.address()), macs[usize::from(from)]);
             network.run(At::Box(to), || Announcer::open(&floating).unwrap().unwrap().announce()).unwrap();
-            eventually("the neighbour has moved", || network.neighbour(floating.address()) == macs[to]);
+            eventually("the neighbour has moved", || network.neighbour(floating.address()) == macs[usize::from(to)]);
         }
     }
 }

@@ -15,6 +15,7 @@ mod room;
 use std::any::Any;
 use std::cell::RefCell;
 use std::io;
+use std::net::SocketAddr;
 use std::rc::Rc;
 
 use block_device::BlockDevice;
@@ -22,6 +23,7 @@ use futures_util::future::select_all;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep_until};
 use tracing::{debug, warn};
 
 use self::room::{Room, Share};
@@ -40,6 +42,8 @@ pub const REQUEST_BYTES_TOTAL_MAX: usize = 64 << 20;
 pub const REPLY_BYTES_TOTAL_MAX: usize = 256 << 20;
 /// How long nothing is taken after taking has failed, as when there are no descriptors left.
 const ACCEPT_PAUSE: std::time::Duration = std::time::Duration::from_millis(100);
+/// How long connections that were taken are gathered before they are recorded.
+const RECORD_PAUSE: std::time::Duration = std::time::Duration::from_millis(2);
 /// How often is looked at what time brings.
 const TEND_INTERVAL: std::time::Duration = std::time::Duration::from_secs(5);
 
@@ -75,27 +79,29 @@ pub async fn serve<D: BlockDevice + 'static>(
     let scratch = connection::Scratch::new();
     let requests = Rc::new(RefCell::new(JoinSet::new()));
     let mut next = 1;
+    // When those that were taken last are to be recorded: until then nobody nudges their clients.
+    let mut record_at = None;
     let mut tend = tokio::time::interval(TEND_INTERVAL);
     let mut callbacks = std::pin::pin!(service.deliver());
     loop {
         tokio::select! {
             _ = &mut callbacks => return Ended::Gone,
             _ = tend.tick() => if service.tend().await.is_err() { return Ended::Gone },
+            _ = sleep_until(record_at.unwrap_or_else(Instant::now)), if record_at.is_some() => {
+                record_at = None;
+                if service.note_connections().await.is_err() {
+                    return Ended::Gone;
+                }
+            }
             _ = stop.wait_for(|stop| *stop) => return Ended::Stopped,
             _ = is_gone.wait_for(|gone| *gone) => return Ended::Gone,
             Some(_) = connections.join_next(), if !connections.is_empty() => {}
             (accepted, ..) = select_all(listeners.iter().map(|listener| Box::pin(listener.accept()))) => match accepted {
                 Ok((stream, peer)) if connections.len() < CONNECTIONS_MAX => {
-                    let held = match hold(&stream) {
-                        Ok(held) => held,
-                        Err(error) => {
-                            warn!(%peer, "a connection is not kept: {error}");
-                            continue;
-                        }
-                    };
-                    let Ok(local) = stream.local_addr() else { continue };
+                    let Some((held, local)) = kept(&stream, peer, &hold) else { continue };
                     debug!(%peer, connection = next, "connected");
                     service.record_connection(ConnectionId(next), Endpoints { client: peer, service: local });
+                    record_at.get_or_insert_with(|| Instant::now() + RECORD_PAUSE);
                     service.connection_taken(ConnectionId(next));
                     let connection = connection::Connection {
                         service: Rc::clone(&service),
@@ -124,6 +130,13 @@ pub async fn serve<D: BlockDevice + 'static>(
             },
         }
     }
+}
+
+/// Keeps a connection; gives what it is kept by, and our end of it.
+fn kept(stream: &TcpStream, peer: SocketAddr, hold: &Hold) -> Option<(Box<dyn Any>, SocketAddr)> {
+    let local = stream.local_addr().ok()?;
+    let held = hold(stream).inspect_err(|error| warn!(%peer, "a connection is not kept: {error}"));
+    Some((held.ok()?, local))
 }
 
 async fn pause_after(error: io::Error) {

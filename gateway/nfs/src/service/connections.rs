@@ -1,8 +1,9 @@
 //! The connections of clients, recorded so that the next primary can nudge their clients: these notice then that their server
 //! is elsewhere, and do not wait for their own retransmission.
 //!
-//! Nothing waits for these records, and no operation of a client carries them: one that is missing costs its client a second.
-//! So they are written by themselves, some at a time, now and then.
+//! Nothing waits for these records, and no operation of a client carries them: one that is missing costs its client the time until
+//! it sends again, which is a minute where a Linux kernel waits for a reply.
+//! So they are written by themselves, some at a time, soon after they were taken; those that are gone now and then.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
@@ -116,7 +117,7 @@ impl<D: BlockDevice + 'static> Service<D> {
     }
 
     /// Writes what was not written yet. Errors: there will be no answers any more.
-    pub(super) async fn note_connections(&self) -> Result<(), Gone> {
+    pub async fn note_connections(&self) -> Result<(), Gone> {
         loop {
             let some: Vec<(u32, Option<Endpoints>)> = {
                 let connections = self.connections.borrow();

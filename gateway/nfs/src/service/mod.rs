@@ -60,6 +60,7 @@ use crate::state::back_channel::ConnectionId;
 use crate::state::holder::Host;
 use crate::state::service::ServiceState;
 use crate::state::waiters::Wanted;
+use crate::statistics::Work;
 use crate::statistics::program::Program;
 use crate::v4::attributes::facts::ServiceFacts;
 use crate::v4::context::OtherVolume;
@@ -226,21 +227,26 @@ impl<D: BlockDevice + 'static> Service<D> {
             (crate::port_mapper::PROGRAM, _) => return Ok(self.port_mapper(origin, &call, &mut decoder)),
             (crate::nlm::PROGRAM, _) => {
                 let reply = self.nlm(origin, &call, &mut decoder).await;
-                self.record_call(ticket, (Program::Nlm, call.version, call.procedure), None);
+                self.record_call(ticket, (Program::Nlm, call.version, call.procedure), None, Work::default());
                 return reply;
             }
             (crate::nsm::PROGRAM, _) => return self.nsm(origin, &call, &mut decoder).await,
             _ if matches!(call.credential, Credential::Other(_)) => Answer::Denied(AuthError::TooWeak),
             (NFS_PROGRAM, v4::VERSION) => self.call_v4((origin, ticket), &call, decoder).await?,
             (NFS_PROGRAM, v3::VERSION) => {
-                let answer = self.call_v3(origin, &call, decoder).await?;
-                self.record_call(ticket, (Program::V3, call.version, call.procedure), Some(&answer));
+                let (answer, work) = self.call_v3(origin, &call, decoder).await?;
+                self.record_call(ticket, (Program::V3, call.version, call.procedure), Some(&answer), work);
                 answer
             }
             (NFS_PROGRAM, _) => Answer::Unaccepted(Unaccepted::VersionMismatch(v3::VERSION, v4::VERSION)),
             (MOUNT_PROGRAM, MOUNT_VERSION) => {
                 let answer = self.call_mount(origin, &call, decoder).await?;
-                self.record_call(ticket, (Program::Mount, call.version, call.procedure), Some(&answer));
+                self.record_call(
+                    ticket,
+                    (Program::Mount, call.version, call.procedure),
+                    Some(&answer),
+                    Work::default(),
+                );
                 answer
             }
             (MOUNT_PROGRAM, _) => Answer::Unaccepted(Unaccepted::VersionMismatch(MOUNT_VERSION, MOUNT_VERSION)),

@@ -204,6 +204,7 @@ impl<D: BlockDevice + 'static> Service<D> {
         ticket: &Ticket<'_>,
         (program, version, procedure): (Program, u32, u32),
         answer: Option<&Answer>,
+        work: Work,
     ) {
         // Results of these begin with a status.
         let has_status = match program {
@@ -222,7 +223,7 @@ impl<D: BlockDevice + 'static> Service<D> {
             counters.operation(program, procedure, status);
             counters.took(program, procedure, time);
             counters.totals.slow += u64::from(time > SLOW_REQUEST);
-            counters.request(asker, Work::default(), (self.world.moment)());
+            counters.request(asker, work, (self.world.moment)());
         });
         debug!(?program, procedure, status, micros = time.as_micros() as u64, "call");
     }

@@ -4,6 +4,7 @@
 //! reply to what changes something is recorded in the transaction that holds the change; a failure has no effect, and needs no
 //! record. If the ring is full, replies that were given long ago make room.
 
+use std::cell::Cell;
 use std::net::IpAddr;
 
 use block_device::BlockDevice;
@@ -23,6 +24,7 @@ use crate::state::service::ServiceState;
 use crate::state::session::MESSAGE_BYTES_MAX;
 use crate::state::slot;
 use crate::state::v3_replies::{Address, REPLY_BYTES_MAX, V3Outcome, V3Request};
+use crate::statistics::Work;
 use crate::v3::dispatch;
 use crate::v3::procedure::{BadCall, Procedure};
 use crate::v3::procedures::{commit, read, write};
@@ -43,6 +45,8 @@ struct Run<'a> {
     request: Request<'a>,
     /// What tells it from others, if it must not be done twice.
     once: Option<V3Request>,
+    /// Data that it has read or written; none while it is under way, and none if somebody else's answer is told once more.
+    work: Cell<Work>,
 }
 
 /// What an operation of the filesystem came to.
@@ -78,34 +82,49 @@ impl From<Halt> for Failed {
 }
 
 impl<D: BlockDevice + 'static> Service<D> {
-    /// Answers a call of NFSv3, whose arguments are next in the decoder.
-    pub(super) async fn call_v3(&self, origin: Origin, call: &Call, mut decoder: Decoder) -> Result<Answer, Gone> {
+    /// Answers a call of NFSv3, whose arguments are next in the decoder, and says what it came to.
+    pub(super) async fn call_v3(
+        &self,
+        origin: Origin,
+        call: &Call,
+        mut decoder: Decoder,
+    ) -> Result<(Answer, Work), Gone> {
         let arguments = decoder.between(decoder.position(), usize::MAX);
-        let procedure = match Procedure::decode(call.procedure, &mut decoder) {
-            Ok(Procedure::Null) => return Ok(Answer::Result(Encoder::new())),
-            Ok(procedure) => procedure,
-            Err(BadCall::Unavailable) => return Ok(Answer::Unaccepted(Unaccepted::ProcedureUnavailable)),
-            Err(BadCall::Garbage) => return Ok(Answer::Unaccepted(Unaccepted::GarbageArguments)),
+        let answer = match Procedure::decode(call.procedure, &mut decoder) {
+            Ok(Procedure::Null) => Answer::Result(Encoder::new()),
+            Ok(procedure) => return self.procedure_v3(origin, call, (&procedure, &arguments)).await,
+            Err(BadCall::Unavailable) => Answer::Unaccepted(Unaccepted::ProcedureUnavailable),
+            Err(BadCall::Garbage) => Answer::Unaccepted(Unaccepted::GarbageArguments),
         };
+        Ok((answer, Work::default()))
+    }
+
+    /// The same, with the arguments both as they are and as they came.
+    async fn procedure_v3(
+        &self,
+        origin: Origin,
+        call: &Call,
+        (procedure, arguments): (&Procedure, &[u8]),
+    ) -> Result<(Answer, Work), Gone> {
         let caller = (self.world.caller)(origin.address, &call.credential);
         if caller.refused {
-            return Ok(Answer::Denied(AuthError::TooWeak));
+            return Ok((Answer::Denied(AuthError::TooWeak), Work::default()));
         }
         let once = procedure.is_changing().then(|| {
             let mut user = Encoder::new();
             call.credential.encode(&mut user);
-            let checksum = slot::digest(&arguments, &user.to_bytes());
+            let checksum = slot::digest(arguments, &user.to_bytes());
             V3Request { address: address(origin.address), xid: call.xid, procedure: call.procedure, checksum }
         });
         let (statistics, none) = (self.files.statistics(), Vec::<OtherVolume>::new);
         let others = Others::new(&none);
         let request = self.request_of_nobody(&caller, (&others, &statistics));
-        let run = Run { procedure: &procedure, request, once };
-        match once {
+        let run = Run { procedure, request, once, work: Cell::default() };
+        let result = match once {
             None => self.do_v3(&run).await,
             Some(once) => self.do_once(&run, once).await,
-        }
-        .map(Answer::Result)
+        };
+        Ok((Answer::Result(result?), run.work.get()))
     }
 
     /// What a call has in common with a compound, where no client of NFSv4 asks.
@@ -295,7 +314,9 @@ impl<D: BlockDevice + 'static> Service<D> {
         };
         let told = self.attempt(run, out, told).await?;
         if let Some(size) = told.value {
-            let at_end = arguments.offset.saturating_add(done.value.len() as u64) >= size;
+            let read_bytes = done.value.len() as u64;
+            run.work.set(Work { read_bytes, written_bytes: 0 });
+            let at_end = arguments.offset.saturating_add(read_bytes) >= size;
             read::put_data(out, at_end, done.value);
         }
         Ok(begun.observed.and(done.pending).and(told.observed))
@@ -315,8 +336,13 @@ impl<D: BlockDevice + 'static> Service<D> {
             }
             Ok(written)
         };
+        let done = Work { read_bytes: 0, written_bytes: arguments.data.len() as u64 };
         let begun = self.attempt(run, out, write).await?;
-        let (Some(written), Some(file)) = (begun.value, begun.effects.sync) else { return Ok(begun.observed) };
+        let Some(written) = begun.value else { return Ok(begun.observed) };
+        let Some(file) = begun.effects.sync else {
+            run.work.set(done);
+            return Ok(begun.observed);
+        };
         self.files.fsync(file.inode).await?;
         let tell = |context: &mut Context<'_, '_>, out: &mut Encoder| {
             context.effects.changing = true;
@@ -324,6 +350,9 @@ impl<D: BlockDevice + 'static> Service<D> {
             write::put(context, arguments, written, out)
         };
         let told = self.attempt(run, out, tell).await?;
+        if told.value.is_some() {
+            run.work.set(done);
+        }
         Ok(begun.observed.and(told.observed))
     }
 

@@ -8,3 +8,4 @@ mod hostile;
 mod limits;
 mod mount;
 mod once;
+mod statistics;

@@ -20,6 +20,9 @@ use tandem_tests::e2e::{Cluster, ClusterOptions, Need, eventually, require};
 const PORT: u16 = 2049;
 /// For programs of an emulated kernel on a busy machine.
 const KERNEL_LIMIT: Duration = Duration::from_secs(300);
+/// How long a kernel's program may stand still: less than the minute after which a kernel sends again what was not answered on a
+/// connection that seems to be there.
+const STANDSTILL_LIMIT: Duration = Duration::from_secs(45);
 const PROGRESS_LIMIT: Duration = Duration::from_secs(60);
 /// How long a client waits without any answer before it gives up.
 const PATIENCE: Duration = Duration::from_secs(45);
@@ -328,7 +331,7 @@ echo "rounds: $i"
     let mut seen = 0;
     let mut progress = |client: &KernelClient| {
         let target = seen + 5;
-        eventually(KERNEL_LIMIT, "the kernel's program gets on", || {
+        eventually(STANDSTILL_LIMIT, "the kernel's program gets on", || {
             let output = client.output(running);
             assert!(!output.contains("rror"), "{output}");
             seen = output.lines().filter(|line| line.starts_with("round ")).count();
@@ -385,7 +388,7 @@ umount /mnt/nfs
     let mut seen = 0;
     let mut progress = |client: &KernelClient| {
         let target = seen + 5;
-        eventually(KERNEL_LIMIT, "the kernel's program gets on", || {
+        eventually(STANDSTILL_LIMIT, "the kernel's program gets on", || {
             let output = client.output(running);
             assert!(!output.contains("rror"), "{output}");
             seen = output.lines().filter(|line| line.starts_with("round ")).count();

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
-use proto::{DiskId, Timestamp, VolumeId};
+use proto::{DiskId, Epoch, Incarnation, NodeId, Timestamp, VolumeId};
 use replication::config::VolumeConfig;
 use replication::event::{Attachment, Control, DiskReport, Event, IoResult, PayloadId};
 use replication::{Action, Replica, Window};
@@ -69,6 +69,8 @@ pub(crate) struct Actor {
     pub(super) disk: DiskState,
     /// Counts stores opened, so that the end of an older one is not taken for that of the newest.
     pub(super) generation: u64,
+    /// Of the newest configuration.
+    epoch: Option<Epoch>,
     /// The newest error of the local disk, for people.
     pub(super) disk_error: Option<String>,
     pub(super) ending: Ending,
@@ -116,6 +118,7 @@ impl Actor {
             merges: FxHashMap::default(),
             disk: DiskState::Absent("not looked for yet".into()),
             generation: 0,
+            epoch: None,
             disk_error: None,
             ending: Ending::No,
             copy_failed: false,
@@ -203,8 +206,9 @@ impl Actor {
     fn on_config(&mut self, config: &Arc<VolumeConfig>) {
         let me = self.env.identity;
         self.handle(Event::Config(Box::new(VolumeConfig::clone(config))));
-        // Served elsewhere, or by another run of this node: whoever is connected here must look for the primary anew.
-        if config.primary != me.node || config.primary_incarnation != me.incarnation {
+        let before = self.epoch.replace(config.epoch);
+        let primary = (config.primary, config.primary_incarnation);
+        if must_look_anew((me.node, me.incarnation), before, (primary, config.epoch)) {
             self.shared.serving.replace(CancellationToken::new()).cancel();
         }
     }
@@ -498,9 +502,31 @@ async fn feed_remotes(mut remotes: mpsc::Receiver<Remote>, inbox: Rc<Inbox>) {
 }
 
 /// Tells of each new configuration; of several in a row maybe once.
+/// True when whoever is connected here must look for the primary anew, and remember nothing of the volume: it is served elsewhere, or by
+/// another run of this node; or was in between, though that configuration was never seen here, since only the newest is.
+fn must_look_anew(me: (NodeId, Incarnation), before: Option<Epoch>, now: ((NodeId, Incarnation), Epoch)) -> bool {
+    let (primary, epoch) = now;
+    primary != me || before.is_some_and(|before| before != epoch)
+}
+
 async fn feed_configs(mut configs: watch::Receiver<Arc<VolumeConfig>>, inbox: Rc<Inbox>) {
     while configs.changed().await.is_ok() {
         inbox.push(Input::Config);
     }
     inbox.push(Input::Orphaned);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_time_as_secondary_that_was_never_seen_ends_sessions_too() {
+        let (me, other) = ((NodeId(1), Incarnation(7)), (NodeId(2), Incarnation(3)));
+        let looks =
+            |before: Option<u64>, primary, epoch| must_look_anew(me, before.map(Epoch), (primary, Epoch(epoch)));
+        assert!(!looks(None, me, 5) && !looks(Some(5), me, 5));
+        assert!(looks(Some(5), other, 6) && looks(Some(5), (me.0, Incarnation(8)), 6));
+        assert!(looks(Some(5), me, 7), "under epoch 6 it was somebody else's");
+    }
 }

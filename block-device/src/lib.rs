@@ -72,6 +72,10 @@ pub trait BlockDevice {
     /// media when this returns. Writes within one group may land in any order. On an error the batch stops at that group.
     async fn write_batch(&self, groups: Vec<Vec<BatchWrite>>) -> Result<(), BlockError>;
 
+    /// Done when a read that began now could be answered: until then nobody else was able to change the device. Whoever has kept
+    /// content in memory may tell of it then, as it was when this was called. Errors: those of [`Self::read`].
+    async fn confirm(&self) -> Result<(), BlockError>;
+
     /// Describes which parts of `range` are allocated, in order, covering it without gaps.
     async fn allocation(&self, range: ByteRange) -> Result<Vec<Allocation>, BlockError>;
 }

@@ -147,6 +147,10 @@ impl BlockDevice for RamDevice {
         Ok(())
     }
 
+    async fn confirm(&self) -> Result<(), BlockError> {
+        Ok(())
+    }
+
     async fn discard(&self, range: ByteRange, _fua: bool) -> Result<(), BlockError> {
         self.check(range.offset, range.length)?;
         self.clear(range.offset, range.length, false);

@@ -219,6 +219,10 @@ impl BlockDevice for RecordingDevice {
         self.record(Event::Flush)
     }
 
+    async fn confirm(&self) -> Result<(), BlockError> {
+        Ok(())
+    }
+
     async fn discard(&self, range: ByteRange, fua: bool) -> Result<(), BlockError> {
         self.write_zeroes(range, false, fua).await
     }

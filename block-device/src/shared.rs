@@ -23,6 +23,10 @@ impl<D: BlockDevice + ?Sized> BlockDevice for Rc<D> {
         (**self).flush().await
     }
 
+    async fn confirm(&self) -> Result<(), BlockError> {
+        (**self).confirm().await
+    }
+
     async fn discard(&self, range: ByteRange, fua: bool) -> Result<(), BlockError> {
         (**self).discard(range, fua).await
     }

@@ -67,6 +67,9 @@ pub enum Request {
     },
     /// Flush everything completed so far.
     Flush,
+    /// Nothing is read or written: done where and when a read could be answered. Whoever keeps content of the volume may tell of it
+    /// then, as it was when the request came.
+    Confirm,
 }
 
 /// How a local operation ended.

@@ -293,6 +293,7 @@ impl Primary {
         match request {
             Request::Read { range } => self.on_client_read(core, op, range),
             Request::Flush => self.on_client_flush(core, op),
+            Request::Confirm => self.on_client_confirm(core, op),
             write => self.on_client_write(core, op, write),
         }
     }
@@ -427,7 +428,7 @@ pub(crate) fn refuse(core: &mut Core, op: OpId, request: &Request, why: Refusal)
     let has_payload = match request {
         Request::Write { kind, .. } => *kind == proto::peer::message::WriteKind::Data,
         Request::WriteBatch { .. } => true,
-        Request::Read { .. } | Request::Flush => false,
+        Request::Read { .. } | Request::Flush | Request::Confirm => false,
     };
     core.release(has_payload.then_some(PayloadId::Client(op)));
     core.act(Action::Refuse { op, why });

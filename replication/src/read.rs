@@ -1,11 +1,12 @@
-//! A client's read: holds its range, reads the local copy, and only then checks the lease.
+//! A client's read: holds its range, reads the local copy, and only then checks the lease. One that confirms what others keep of
+//! the volume has no range, and only checks the lease.
 
 use proto::{BlockRange, NodeId, SessionId, Timestamp};
 use smallvec::{SmallVec, smallvec};
 
 use crate::action::{Action, Refusal};
 use crate::core::{Core, Purpose};
-use crate::event::{IoId, OpId, PayloadId};
+use crate::event::{IoId, OpId, PayloadId, Request};
 use crate::fetch::{Asker, Fetch, REPAIRS_MAX};
 use crate::link::Sync;
 use crate::local_copy::ReadCheck;
@@ -23,6 +24,8 @@ enum Stage {
     Fetching,
     /// The data is at hand; waits for the lease.
     Loaded(PayloadId),
+    /// There is none; waits for the lease.
+    Nothing,
 }
 
 /// One read.
@@ -42,7 +45,20 @@ impl Read {
     pub(crate) fn loaded(&self) -> Option<PayloadId> {
         match self.stage {
             Stage::Loaded(payload) => Some(payload),
-            Stage::Held | Stage::Reading | Stage::Fetching => None,
+            Stage::Held | Stage::Reading | Stage::Fetching | Stage::Nothing => None,
+        }
+    }
+
+    /// Nothing but the lease is waited for.
+    fn is_at_hand(&self) -> bool {
+        matches!(self.stage, Stage::Loaded(_) | Stage::Nothing)
+    }
+
+    /// What the client has asked for.
+    pub(crate) fn request(&self) -> Request {
+        match self.stage {
+            Stage::Nothing => Request::Confirm,
+            Stage::Held | Stage::Reading | Stage::Fetching | Stage::Loaded(_) => Request::Read { range: self.range },
         }
     }
 }
@@ -58,6 +74,14 @@ impl Primary {
             self.confirm_read(core, number);
             self.send_wanted_beacons(core);
         }
+    }
+
+    pub(crate) fn on_client_confirm(&mut self, core: &mut Core, op: OpId) {
+        let number = self.number();
+        let range = BlockRange::new(0, 0);
+        self.reads.insert(number, Read { op, range, stage: Stage::Nothing, repairs: 0, needs: SmallVec::new() });
+        self.complete_read_if_leased(core, number);
+        self.send_wanted_beacons(core);
     }
 
     pub(crate) fn start_read(&mut self, core: &mut Core, number: u64) {
@@ -111,7 +135,7 @@ impl Primary {
             return;
         }
         let ready: SmallVec<[u64; 16]> =
-            self.reads.iter().filter(|(_, read)| read.loaded().is_some()).map(|(number, _)| *number).collect();
+            self.reads.iter().filter(|(_, read)| read.is_at_hand()).map(|(number, _)| *number).collect();
         ready.into_iter().for_each(|number| self.complete_read_if_leased(core, number));
     }
 
@@ -119,8 +143,8 @@ impl Primary {
         if !self.holds_lease(core.now) || !self.confirm_read(core, number) {
             return;
         }
-        let Some(Read { op, stage: Stage::Loaded(payload), .. }) = self.reads.get(&number) else { return };
-        core.act(Action::Complete { op: *op, data: Some(*payload) });
+        let Some(read) = self.reads.get(&number).filter(|read| read.is_at_hand()) else { return };
+        core.act(Action::Complete { op: read.op, data: read.loaded() });
         self.reads.remove(&number);
         let started = self.overlap.release(Holder::Read(number));
         self.start_holders(core, &started);

@@ -41,6 +41,8 @@ pub struct OpenOp {
     pub node: usize,
     /// Its entries in the history.
     pub records: Vec<usize>,
+    /// When it was asked for.
+    pub asked: SimTime,
 }
 
 /// An operation to ask for, and what it means for the history.
@@ -59,6 +61,11 @@ impl Wish {
     pub fn read(range: BlockRange) -> Self {
         let kinds = vec![OpKind::Read { range, data: Vec::new() }];
         Self { request: Request::Read { range }, payload: None, kinds }
+    }
+
+    /// Asks whether what is known of the volume can be told.
+    pub fn confirm() -> Self {
+        Self { request: Request::Confirm, payload: None, kinds: Vec::new() }
     }
 
     /// Flushes.
@@ -185,7 +192,7 @@ impl World {
         let now = self.now;
         let history = &mut self.volumes[volume].history;
         let records = wish.kinds.into_iter().map(|kind| history.begin(kind, now, epoch)).collect();
-        self.ops.insert(number, OpenOp { client, volume, node, records });
+        self.ops.insert(number, OpenOp { client, volume, node, records, asked: now });
         let at = self.now + self.rng.skewed(10, 500);
         let request = Box::new(wish.request);
         self.queue.push(at, Ev::Request { node, run, volume, op: OpId(number), request, payload: wish.payload });
@@ -234,6 +241,7 @@ impl World {
             82..86 => Wish::zero(range, WriteKind::Zeroes, fua),
             86..90 => Wish::zero(range, WriteKind::Discard, fua),
             90..93 => self.invent_batch(volume),
+            93..96 => Wish::confirm(),
             _ => Wish::flush(),
         }
     }
@@ -287,6 +295,7 @@ impl World {
                 format!("nodes (from 0) and runs {server:?} and {:?} both answered under epoch {epoch}", (node, run));
             return self.violate(Some(volume), "I2_two_primaries_in_an_epoch", detail);
         }
+        self.check_nobody_served_since(volume, op, epoch, open.asked);
         self.volumes[volume].last_completion = self.now;
         for &record in &open.records {
             let kind = self.volumes[volume].history.op(record).kind.clone();
@@ -310,6 +319,17 @@ impl World {
             self.clients[client].waits_for = None;
             let think = self.rng.between(self.setup.think.0, self.setup.think.1);
             self.next_turn(client, think);
+        }
+    }
+
+    /// Whatever a node has answered, no later primary had answered anything when it was asked.
+    fn check_nobody_served_since(&mut self, volume: usize, op: OpId, epoch: Epoch, asked: SimTime) {
+        let firsts = &mut self.volumes[volume].first_answers;
+        firsts.entry(epoch).or_insert(self.now);
+        let later = firsts.range(epoch.next()..).find(|(_, first)| **first < asked).map(|(later, _)| *later);
+        if let Some(later) = later {
+            let detail = format!("{op:?} under epoch {epoch}, asked for after an answer under epoch {later}");
+            self.violate(Some(volume), "answered_by_a_former_primary", detail);
         }
     }
 

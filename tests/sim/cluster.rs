@@ -124,6 +124,8 @@ pub struct VolumeSim {
     pub newest_index: u64,
     /// Who completed an operation first under an epoch.
     pub server_of: BTreeMap<Epoch, (usize, u32)>,
+    /// When the first operation was answered under each epoch.
+    pub first_answers: BTreeMap<Epoch, SimTime>,
     /// Last answer to a client.
     pub last_completion: SimTime,
     /// What resyncs have cost.
@@ -199,6 +201,7 @@ impl World {
             newest: None,
             newest_index: 0,
             server_of: BTreeMap::new(),
+            first_answers: BTreeMap::new(),
             last_completion: 0,
             resynced: Resynced::default(),
             struck_before: BTreeSet::new(),

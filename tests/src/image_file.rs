@@ -95,6 +95,10 @@ impl BlockDevice for ImageFile {
         flushed.map_err(|_| BlockError::Closed)?.map_err(failed)
     }
 
+    async fn confirm(&self) -> Result<(), BlockError> {
+        Ok(())
+    }
+
     async fn discard(&self, range: ByteRange, fua: bool) -> Result<(), BlockError> {
         self.write_zeroes(range, false, fua).await
     }

@@ -19,6 +19,7 @@ use super::handle::{Handle, View};
 use super::notes::Pending;
 use super::open::Options;
 use super::profile::Profile;
+use super::proven::{Begun, Proven};
 use super::state_ring::Ring;
 use super::system_zone::SystemZone;
 use super::transaction::{Closed, Edits, Transaction};
@@ -92,7 +93,7 @@ pub(super) struct Reached {
 
 /// The blocks and transactions of one filesystem over its volume.
 pub struct Filesystem<D> {
-    pub(super) device: D,
+    pub(super) device: Proven<D>,
     pub(super) geometry: Geometry,
     profile: Profile,
     pub(super) state: RefCell<State>,
@@ -233,7 +234,7 @@ impl<D: BlockDevice> Filesystem<D> {
             superblock,
         };
         Self {
-            device,
+            device: Proven::new(device),
             geometry: state.superblock.geometry().clone(),
             profile: Profile::of(&state.superblock),
             state: RefCell::new(state),
@@ -249,12 +250,12 @@ impl<D: BlockDevice> Filesystem<D> {
 
     /// The volume.
     pub fn device(&self) -> &D {
-        &self.device
+        &self.device.device
     }
 
     /// Gives back the volume.
     pub fn into_device(self) -> D {
-        self.device
+        self.device.device
     }
 
     /// Runs an operation to its end. It may be run several times, and must not have effects but through its handle.
@@ -294,6 +295,20 @@ impl<D: BlockDevice> Filesystem<D> {
             }
         }
         Err(Failure::TooLarge("the operation"))
+    }
+
+    /// To be asked when a request comes, for [`Self::confirmed`].
+    pub fn begun(&self) -> Begun {
+        self.device.begun()
+    }
+
+    /// Waits until it is known that nobody else had the volume when `since` was asked: what is in memory may be told of then.
+    /// Errors: the volume's, when somebody else may have it.
+    pub async fn confirmed(&self, since: Begun) -> Result<(), Failure> {
+        match self.device.is_proven_since(since) {
+            true => Ok(()),
+            false => Ok(self.device.confirm().await?),
+        }
     }
 
     /// Waits until a transaction is durable. Errors: it will never be.

@@ -77,6 +77,10 @@ impl BlockDevice for SlowDevice {
         self.inner.flush().await
     }
 
+    async fn confirm(&self) -> Result<(), BlockError> {
+        Ok(())
+    }
+
     async fn discard(&self, range: ByteRange, fua: bool) -> Result<(), BlockError> {
         self.turns().await;
         self.inner.discard(range, fua).await

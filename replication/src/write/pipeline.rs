@@ -101,7 +101,7 @@ impl Primary {
                 let ranges = groups.iter().flatten().copied().collect();
                 (Work::Batch { groups }, ranges, Coverage::Whole, true)
             }
-            Request::Read { .. } | Request::Flush => return,
+            Request::Read { .. } | Request::Flush | Request::Confirm => return,
         };
         let number = self.number();
         let payload = has_data.then_some(PayloadId::Client(op));
@@ -329,7 +329,7 @@ impl Primary {
             self.overlap.release(Holder::Read(number));
             core.release(read.loaded());
             self.forget_fetch(core, Asker::Read(number));
-            requests.push((number, read.op, Request::Read { range: read.range }));
+            requests.push((number, read.op, read.request()));
         }
         requests.sort_by_key(|(number, ..)| *number);
         for (_, op, request) in requests.into_iter().rev() {

@@ -241,6 +241,10 @@ impl BlockDevice for VolumeDevice {
         self.shared.submit(Request::Flush, None, 1).await.map(drop)
     }
 
+    async fn confirm(&self) -> Result<(), BlockError> {
+        self.shared.submit(Request::Confirm, None, 1).await.map(drop)
+    }
+
     async fn discard(&self, range: ByteRange, fua: bool) -> Result<(), BlockError> {
         self.clear(range, WriteKind::Discard, fua).await
     }
@@ -276,7 +280,7 @@ impl BlockDevice for VolumeDevice {
         };
         // "It is a hole" tells a client what it would read, so it takes the same check of the lease as a read does: the
         // local store may be that of a primary that was replaced.
-        self.read_blocks(BlockRange::new(covering.start, 1)).await?;
+        self.confirm().await?;
         Ok(cut_allocation(range, &described))
     }
 }

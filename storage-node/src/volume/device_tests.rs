@@ -62,7 +62,7 @@ impl Blocks {
                 assert_eq!(at, data.len(), "a batch's data is exactly its ranges");
                 self.batches.push(groups);
             }
-            Request::Flush => {}
+            Request::Flush | Request::Confirm => {}
         }
         self.payloads.release(id);
         Ok(None)

@@ -143,6 +143,7 @@ impl Acknowledged {
                 Self { writes: 1, written_bytes: bytes.sum(), ..Self::default() }
             }
             Request::Flush => Self { flushes: 1, ..Self::default() },
+            Request::Confirm => Self::default(),
         }
     }
 

@@ -120,6 +120,10 @@ impl<D: BlockDevice> BlockDevice for LateDevice<D> {
         done
     }
 
+    async fn confirm(&self) -> Result<(), BlockError> {
+        self.device.confirm().await
+    }
+
     async fn discard(&self, range: ByteRange, fua: bool) -> Result<(), BlockError> {
         self.late().await;
         self.device.discard(range, fua).await

@@ -108,6 +108,10 @@ impl BlockDevice for ImageFile {
         Err(BlockError::Io)
     }
 
+    async fn confirm(&self) -> Result<(), BlockError> {
+        Ok(())
+    }
+
     async fn discard(&self, _: ByteRange, _: bool) -> Result<(), BlockError> {
         Err(BlockError::Io)
     }

@@ -64,6 +64,10 @@ impl BlockDevice for FileDevice {
         Ok(())
     }
 
+    async fn confirm(&self) -> Result<(), BlockError> {
+        Ok(())
+    }
+
     async fn discard(&self, range: ByteRange, fua: bool) -> Result<(), BlockError> {
         self.write_zeroes(range, false, fua).await
     }

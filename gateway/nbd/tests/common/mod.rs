@@ -140,6 +140,10 @@ impl BlockDevice for RamDevice {
         Ok(())
     }
 
+    async fn confirm(&self) -> Result<(), BlockError> {
+        Ok(())
+    }
+
     async fn discard(&self, range: ByteRange, _fua: bool) -> Result<(), BlockError> {
         self.check(range)?;
         self.fill_zero(range);

@@ -7,6 +7,7 @@ use std::time::Duration;
 use block_device::BlockDevice;
 use bytes::Bytes;
 use filesystem::engine::{Failure, Pending, Statistics};
+use futures_util::future::join;
 use tokio::time::Instant;
 use tracing::error;
 
@@ -194,7 +195,15 @@ impl<D: BlockDevice + 'static> Service<D> {
             read_bytes: 0,
             phases: Phases::default(),
         };
-        let ended = self.run(&mut run).await;
+        let ended = match only_tells(compound) {
+            true => {
+                // Meanwhile it is found out whether it may be told.
+                let begun = self.files.begun();
+                let (ended, confirmed) = join(self.run(&mut run), self.files.confirmed(begun)).await;
+                ended.and(confirmed.map_err(Gone))
+            }
+            false => self.run(&mut run).await,
+        };
         self.finish(run, first, granted, ended).await
     }
 
@@ -372,6 +381,15 @@ impl<D: BlockDevice + 'static> Service<D> {
         out.append(run.out);
         Ok(out)
     }
+}
+
+/// Nothing in it changes anything or waits for the device.
+fn only_tells(compound: &Compound) -> bool {
+    let tells = |step: &Step| match step {
+        Step::Do(operation) => !dispatch::may_change(operation) && dispatch::kind(operation) == Kind::Inside,
+        Step::Refuse(..) => true,
+    };
+    compound.steps.iter().all(tells)
 }
 
 /// Data did not reach the device: the operation that wrote it is answered so.

@@ -200,7 +200,14 @@ impl<D: BlockDevice + 'static> Service<D> {
         }
         let ticket = self.recorder.begin(origin, &message);
         let span = ticket.span(&self.facts.name);
-        let answered = self.answer((origin, &ticket), message).instrument(span).await;
+        let begun = self.files.begun();
+        let mut answered = self.answer((origin, &ticket), message).instrument(span).await;
+        // Nobody is told anything once somebody else may serve the volume, also not of what is in memory.
+        if let Ok(Some(_)) = &answered
+            && let Err(failure) = self.files.confirmed(begun).await
+        {
+            answered = Err(Gone(failure));
+        }
         ticket.replied(answered.as_ref().ok().and_then(Option::as_deref));
         answered
     }

@@ -128,9 +128,13 @@ impl World {
         struck.chain(&self.volumes[volume].struck_before).copied().collect()
     }
 
-    /// Splits ranges so that blocks that a silent fault has struck stand alone.
+    /// Splits ranges so that blocks that a silent fault has struck stand alone. An image of the past may have kept a block
+    /// and forgotten its sum, or the other way round: any of its blocks may be refused.
     fn around_struck(&self, volume: usize, ranges: Vec<BlockRange>) -> Vec<(BlockRange, bool)> {
-        let struck = self.struck(volume);
+        let mut struck = self.struck(volume);
+        if self.boxes.iter().filter_map(|b| b.stores[volume].as_ref()).any(|store| store.raw.harm.doubtful) {
+            struck.extend(ranges.iter().flat_map(|range| range.blocks()));
+        }
         let mut parts: Vec<(BlockRange, bool)> = Vec::new();
         for range in ranges {
             let mut apart = true;
@@ -283,7 +287,7 @@ impl World {
         let detail = match bad {
             Err(failed) => format!("node {}: {failed}", node + 1),
             Ok(bad) => {
-                let alarm = bad.iter().find(|block| !struck.contains(block));
+                let alarm = bad.iter().find(|block| !struck.contains(block) && !harm.doubtful);
                 let missed = harm.damaged.iter().find(|block| !bad.contains(block) && !harm.sealed.contains(block));
                 match (alarm, missed) {
                     (Some(block), _) => format!("node {}: good block {block} does not match its sum", node + 1),

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use block_device::{BlockDevice, RamDevice};
 use filesystem::attributes::acl::Kind;
 use filesystem::engine::{
-    AttributeChanges, Created, Failure, Filesystem, Handle, NewFile, Options, Place, Rename, change_attribute,
+    AttributeChanges, Created, Failure, Filesystem, Handle, NewFile, Options, Pending, Place, Rename, change_attribute,
 };
 use filesystem::journal::CommitTime;
 use filesystem::layout::acl::Acl;
@@ -406,17 +406,17 @@ fn a_reply_tells_which_transaction_it_has_seen() {
     mounted.stop();
     wait(mounted.drive());
     let stat = |file| wait(mounted.run(|handle| handle.stat(file))).expect("in use");
-    assert_eq!((stat(quiet).transaction, stat(quiet).observed), (None, None), "it is durable");
+    assert_eq!((stat(quiet).transaction, stat(quiet).pending), (None, Pending::default()), "it is durable");
     assert_eq!(mounted.newest_change(), None);
     let lookup = |name: &[u8]| wait(mounted.run(|handle| handle.lookup(ROOT_INODE, name))).expect("it is there");
     let new = NewFile { mode: Mode::new(FileKind::Fifo, 0o644), user: 0, group: 0, device: None, target: &[] };
     let made = wait(mounted.run(|handle| handle.create(in_root("new"), &new, at(1)))).expect("there is room");
-    assert!(made.transaction.is_some() && made.observed == made.transaction);
-    assert_eq!(lookup(b"new").observed, made.transaction);
+    assert!(made.transaction.is_some() && made.pending == made.transaction.into());
+    assert_eq!(lookup(b"new").pending, made.transaction.into());
     assert_eq!(mounted.newest_change(), made.transaction);
     let inside = wait(mounted.run(|handle| handle.read_directory(quiet, Default::default(), 10))).expect("readable");
     // Its inode shares a block with the new one's; its names do not.
     assert_eq!((inside.value.entries.len(), inside.transaction), (2, None));
     wait(mounted.drive());
-    assert_eq!(lookup(b"new").observed, None, "it has become durable");
+    assert_eq!(lookup(b"new").pending, Pending::default(), "it has become durable");
 }

@@ -151,10 +151,7 @@ async fn record(image: &Image, seed: u64, groups: usize, ring_bytes: u64) -> Run
         let done: Result<Done<()>, Failure> = match (rng.random_range(0..10), existing) {
             (0..=4, _) | (_, None) => {
                 let made = mounted.run(|handle| make(handle, number, bytes)).await;
-                made.map(|done| {
-                    tree.insert(number, done.value);
-                    Done { value: (), transaction: done.transaction, observed: done.observed, pending: done.pending }
-                })
+                made.map(|done| done.map(|file| drop(tree.insert(number, file))))
             }
             // Of a group that is refused in the end nothing is there, its records included.
             (5, Some(key)) => {

@@ -13,16 +13,12 @@ use gateway_nfs::client::files::{Files, FilesError};
 use gateway_nfs::client::statistics::Statistics;
 use gateway_nfs::rpc::auth::SysCredential;
 use tandem_tests::e2e::cluster::{ALPHA, BETA};
+use tandem_tests::e2e::kernel_client::rounds::{KERNEL_LIMIT, Rounds};
 use tandem_tests::e2e::kernel_client::{Kernel, KernelClient};
 use tandem_tests::e2e::network::Network;
-use tandem_tests::e2e::{Cluster, ClusterOptions, Need, eventually, require};
+use tandem_tests::e2e::{Cluster, Need, eventually, require};
 
 const PORT: u16 = 2049;
-/// For programs of an emulated kernel on a busy machine.
-const KERNEL_LIMIT: Duration = Duration::from_secs(300);
-/// How long a kernel's program may stand still: less than the minute after which a kernel sends again what was not answered on a
-/// connection that seems to be there.
-const STANDSTILL_LIMIT: Duration = Duration::from_secs(45);
 const PROGRESS_LIMIT: Duration = Duration::from_secs(60);
 /// How long a client waits without any answer before it gives up.
 const PATIENCE: Duration = Duration::from_secs(45);
@@ -106,20 +102,6 @@ async fn connect(network: &Network, name: &'static str) -> Result<Files, String>
     Ok(Files::new(client, name))
 }
 
-/// A healthy volume behind a floating address.
-fn served() -> Cluster {
-    let cluster = Cluster::start(&ClusterOptions { namespaces: true, ..ClusterOptions::default() });
-    cluster.must(
-        ALPHA,
-        &["volume", "create", "vol", "--size", "256M", "--node", "alpha", "--node", "beta", "--fs", "ext4"],
-    );
-    cluster.wait_healthy("vol");
-    let address = format!("{}/24@eth0", cluster.network.floating_ip());
-    cluster.must(ALPHA, &["nfs", "serve", "vol", "--address", &address]);
-    cluster.must(ALPHA, &["export", "add", "vol", "10.213.0.0/24", "--rw", "--squash", "none"]);
-    cluster
-}
-
 /// All that was acknowledged is there, as it was written, and nothing else.
 fn verify(cluster: &Cluster, name: &'static str, rounds: u64) {
     let network = cluster.network.clone();
@@ -153,7 +135,7 @@ fn clients_behind_a_floating_address_notice_neither_switchovers_nor_dead_boxes()
     if !require(name, &[Need::Namespaces, Need::Program("mke2fs"), Need::Program("e2fsck")]) {
         return;
     }
-    let mut cluster = served();
+    let mut cluster = Cluster::with_files();
     let load = Load::start(&cluster.network, "one");
     load.progress(20);
     cluster.switchover("vol", BETA);
@@ -188,7 +170,7 @@ fn a_lock_outlives_the_box_that_gave_it() {
     if !require("a_lock_outlives_the_box_that_gave_it", &[Need::Namespaces, Need::Program("mke2fs")]) {
         return;
     }
-    let mut cluster = served();
+    let mut cluster = Cluster::with_files();
     let network = cluster.network.clone();
     let (told, heard) = std::sync::mpsc::channel();
     let (go_on, waits) = std::sync::mpsc::channel();
@@ -284,7 +266,7 @@ fn a_linux_kernel_mounts_a_volume_and_works_on_it() {
     if !require(name, &[Need::Namespaces, Need::KernelClient, Need::Program("mke2fs")]) {
         return;
     }
-    let cluster = served();
+    let cluster = Cluster::with_files();
     let kernel = Kernel::choose().expect("it was asked for");
     let mut client = KernelClient::boot(kernel, cluster.network.namespaces(), cluster.home()).expect("a kernel");
     for vers in ["4.2", "4.1"] {
@@ -300,7 +282,7 @@ fn a_linux_kernel_notices_no_switchover_and_no_dead_box() {
     if !require(name, &[Need::Namespaces, Need::KernelClient, Need::Program("mke2fs")]) {
         return;
     }
-    let mut cluster = served();
+    let mut cluster = Cluster::with_files();
     let kernel = Kernel::choose().expect("it was asked for");
     let mut client = KernelClient::boot(kernel, cluster.network.namespaces(), cluster.home()).expect("a kernel");
     let script = format!(
@@ -327,29 +309,17 @@ echo "rounds: $i"
 "#,
         cluster.network.floating_ip()
     );
-    let running = client.start(&script);
-    let mut seen = 0;
-    let mut progress = |client: &KernelClient| {
-        let target = seen + 5;
-        eventually(STANDSTILL_LIMIT, "the kernel's program gets on", || {
-            let output = client.output(running);
-            assert!(!output.contains("rror"), "{output}");
-            seen = output.lines().filter(|line| line.starts_with("round ")).count();
-            seen >= target
-        });
-    };
-    progress(&client);
+    let mut rounds = Rounds::start(&mut client, &script);
+    rounds.get_on();
     cluster.switchover("vol", BETA);
-    progress(&client);
+    rounds.get_on();
     cluster.nodes[BETA].kill_worker();
-    progress(&client);
+    rounds.get_on();
     let serving = if cluster.wait_healthy("vol").primary == "alpha" { ALPHA } else { BETA };
     cluster.network.namespaces().unplug(serving);
     cluster.nodes[serving].kill();
-    progress(&client);
-    std::fs::write(client.share().join("enough"), "").expect("the shared directory");
-    let outcome = client.finish(running, KERNEL_LIMIT);
-    assert_eq!(outcome.status, 0, "{}\n{}", outcome.output, client.console());
+    rounds.get_on();
+    rounds.end();
 }
 
 #[test]
@@ -358,7 +328,7 @@ fn a_linux_kernel_reclaims_what_it_had_after_all_boxes_lost_power() {
     if !require(name, &[Need::Namespaces, Need::KernelClient, Need::Program("mke2fs"), Need::Program("unshare")]) {
         return;
     }
-    let mut cluster = served();
+    let mut cluster = Cluster::with_files();
     let kernel = Kernel::choose().expect("it was asked for");
     let mut client = KernelClient::boot(kernel, cluster.network.namespaces(), cluster.home()).expect("a kernel");
     let script = format!(
@@ -384,18 +354,8 @@ umount /mnt/nfs
 "#,
         cluster.network.floating_ip()
     );
-    let running = client.start(&script);
-    let mut seen = 0;
-    let mut progress = |client: &KernelClient| {
-        let target = seen + 5;
-        eventually(STANDSTILL_LIMIT, "the kernel's program gets on", || {
-            let output = client.output(running);
-            assert!(!output.contains("rror"), "{output}");
-            seen = output.lines().filter(|line| line.starts_with("round ")).count();
-            seen >= target
-        });
-    };
-    progress(&client);
+    let mut rounds = Rounds::start(&mut client, &script);
+    rounds.get_on();
     for node in [ALPHA, BETA] {
         cluster.nodes[node].kill();
         cluster.nodes[node].boot_id = Some(format!("00000000-0000-4000-8000-00000000000{}", node + 1));
@@ -403,10 +363,8 @@ umount /mnt/nfs
     for node in [ALPHA, BETA] {
         cluster.nodes[node].start();
     }
-    progress(&client);
-    std::fs::write(client.share().join("enough"), "").expect("the shared directory");
-    let outcome = client.finish(running, KERNEL_LIMIT);
-    assert_eq!(outcome.status, 0, "{}\n{}", outcome.output, client.console());
+    rounds.get_on();
+    rounds.end();
     let logs = [ALPHA, BETA].map(|node| cluster.nodes[node].log());
     assert!(logs.iter().any(|log| log.contains("all copies lost power at once")), "nobody was in doubt");
 }

@@ -10,7 +10,7 @@ use gateway_nfs::client::files::Files;
 use gateway_nfs::rpc::auth::SysCredential;
 use tandem_tests::e2e::cluster::{ALPHA, BETA};
 use tandem_tests::e2e::network::Network;
-use tandem_tests::e2e::{Cluster, ClusterOptions, Need, require};
+use tandem_tests::e2e::{Cluster, Need, require};
 
 const NFS_PORT: u16 = 2049;
 const PORT_MAPPER_PORT: u16 = 111;
@@ -134,15 +134,7 @@ fn locks_of_nfsv3_are_found_through_port_111_and_outlive_the_box_that_gave_them(
     if !require(name, &[Need::Namespaces, Need::Program("mke2fs")]) {
         return;
     }
-    let mut cluster = Cluster::start(&ClusterOptions { namespaces: true, ..ClusterOptions::default() });
-    cluster.must(
-        ALPHA,
-        &["volume", "create", "vol", "--size", "256M", "--node", "alpha", "--node", "beta", "--fs", "ext4"],
-    );
-    cluster.wait_healthy("vol");
-    let address = format!("{}/24@eth0", cluster.network.floating_ip());
-    cluster.must(ALPHA, &["nfs", "serve", "vol", "--address", &address]);
-    cluster.must(ALPHA, &["export", "add", "vol", "10.213.0.0/24", "--rw", "--squash", "none"]);
+    let mut cluster = Cluster::with_files();
     let network = cluster.network.clone();
     let (told, heard) = std::sync::mpsc::channel();
     let (go_on, waits) = std::sync::mpsc::channel();

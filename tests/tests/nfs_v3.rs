@@ -2,14 +2,12 @@
 
 use std::fs;
 use std::process::{Command, Output, Stdio};
-use std::time::Duration;
 
 use tandem_tests::e2e::cluster::{ALPHA, BETA};
+use tandem_tests::e2e::kernel_client::rounds::{KERNEL_LIMIT, Rounds};
 use tandem_tests::e2e::kernel_client::{Kernel, KernelClient};
-use tandem_tests::e2e::{Cluster, ClusterOptions, Need, eventually, require};
+use tandem_tests::e2e::{Cluster, Need, require};
 
-/// For programs of an emulated kernel on a busy machine.
-const KERNEL_LIMIT: Duration = Duration::from_secs(300);
 const LIBNFS: &[Need] = &[
     Need::Namespaces,
     Need::Program("mke2fs"),
@@ -17,20 +15,6 @@ const LIBNFS: &[Need] = &[
     Need::Program("nfs-cp"),
     Need::Program("nfs-cat"),
 ];
-
-/// A healthy volume behind a floating address.
-fn served() -> Cluster {
-    let cluster = Cluster::start(&ClusterOptions { namespaces: true, ..ClusterOptions::default() });
-    cluster.must(
-        ALPHA,
-        &["volume", "create", "vol", "--size", "256M", "--node", "alpha", "--node", "beta", "--fs", "ext4"],
-    );
-    cluster.wait_healthy("vol");
-    let address = format!("{}/24@eth0", cluster.network.floating_ip());
-    cluster.must(ALPHA, &["nfs", "serve", "vol", "--address", &address]);
-    cluster.must(ALPHA, &["export", "add", "vol", "10.213.0.0/24", "--rw", "--squash", "none"]);
-    cluster
-}
 
 /// Where libnfs finds a file: MOUNT and NFS are on one port, and nobody is asked which.
 fn url(cluster: &Cluster, path: &str) -> String {
@@ -69,7 +53,7 @@ fn the_tools_of_libnfs_copy_list_and_read_before_and_after_a_switchover() {
     if !require("the_tools_of_libnfs_copy_list_and_read_before_and_after_a_switchover", LIBNFS) {
         return;
     }
-    let cluster = served();
+    let cluster = Cluster::with_files();
     let (local, data) = (cluster.home().join("local"), pattern(5 << 20));
     fs::write(&local, &data).expect("a local file");
     let local = local.to_str().expect("a path of this test");
@@ -148,7 +132,7 @@ fn a_linux_kernel_mounts_a_volume_by_nfsv3_and_works_on_it() {
     if !require(name, &[Need::Namespaces, Need::KernelClient, Need::Program("mke2fs")]) {
         return;
     }
-    let cluster = served();
+    let cluster = Cluster::with_files();
     let kernel = Kernel::choose().expect("it was asked for");
     let mut client = KernelClient::boot(kernel, cluster.network.namespaces(), cluster.home()).expect("a kernel");
     let script = format!("server={}\n{EXERCISE}", cluster.network.floating_ip());
@@ -184,30 +168,19 @@ fn a_linux_kernel_by_nfsv3_notices_no_switchover_and_no_dead_box() {
     if !require(name, &[Need::Namespaces, Need::KernelClient, Need::Program("mke2fs")]) {
         return;
     }
-    let mut cluster = served();
+    let mut cluster = Cluster::with_files();
     let kernel = Kernel::choose().expect("it was asked for");
     let mut client = KernelClient::boot(kernel, cluster.network.namespaces(), cluster.home()).expect("a kernel");
-    let running = client.start(&format!("server={}\n{ROUNDS}", cluster.network.floating_ip()));
-    let mut seen = 0;
-    let mut progress = |client: &KernelClient| {
-        let target = seen + 5;
-        eventually(KERNEL_LIMIT, "the kernel's program gets on", || {
-            let output = client.output(running);
-            assert!(!output.contains("rror"), "{output}");
-            seen = output.lines().filter(|line| line.starts_with("round ")).count();
-            seen >= target
-        });
-    };
-    progress(&client);
+    let script = format!("server={}\n{ROUNDS}", cluster.network.floating_ip());
+    let mut rounds = Rounds::start(&mut client, &script);
+    rounds.get_on();
     cluster.switchover("vol", BETA);
-    progress(&client);
+    rounds.get_on();
     cluster.nodes[BETA].kill_worker();
-    progress(&client);
+    rounds.get_on();
     let serving = if cluster.wait_healthy("vol").primary == "alpha" { ALPHA } else { BETA };
     cluster.network.namespaces().unplug(serving);
     cluster.nodes[serving].kill();
-    progress(&client);
-    fs::write(client.share().join("enough"), "").expect("the shared directory");
-    let outcome = client.finish(running, KERNEL_LIMIT);
-    assert_eq!(outcome.status, 0, "{}\n{}", outcome.output, client.console());
+    rounds.get_on();
+    rounds.end();
 }

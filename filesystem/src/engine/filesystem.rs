@@ -73,10 +73,8 @@ pub struct Done<T> {
     pub value: T,
     /// The transaction that makes its changes durable; none if it changed nothing.
     pub transaction: Option<TransactionId>,
-    /// What a reply has to wait for: the newest transaction whose changes it tells of, its own included. None when all of that
-    /// is durable already.
-    pub observed: Option<TransactionId>,
-    /// The same where a note of records will do for a reply.
+    /// What a reply has to wait for: the newest transaction whose changes it tells of, its own included, or its note. Nothing
+    /// when all of that is durable already.
     pub pending: Pending,
 }
 
@@ -181,7 +179,7 @@ pub(super) struct Journal {
 impl<T> Done<T> {
     /// The same with another value.
     pub fn map<U>(self, to: impl FnOnce(T) -> U) -> Done<U> {
-        Done { value: to(self.value), transaction: self.transaction, observed: self.observed, pending: self.pending }
+        Done { value: to(self.value), transaction: self.transaction, pending: self.pending }
     }
 }
 
@@ -348,7 +346,7 @@ impl<D: BlockDevice> Filesystem<D> {
             Ok(value) if edits.is_empty() => {
                 let durable = self.reached.borrow().durable;
                 let observed = observed.filter(|observed| durable.is_before(*observed));
-                Ok(Attempt::Done(Done { value, transaction: None, observed, pending: observed.into() }, Vec::new()))
+                Ok(Attempt::Done(Done { value, transaction: None, pending: observed.into() }, Vec::new()))
             }
             Ok(value) => Ok(match self.join(&mut state, edits, observed)? {
                 Ok(Joined { transaction, note, holds }) => {
@@ -356,7 +354,7 @@ impl<D: BlockDevice> Filesystem<D> {
                     let observed = transaction.or(observed.filter(|observed| durable.is_before(*observed)));
                     let noted = note.zip(transaction).map(|(note, transaction)| Pending::noted(note, transaction));
                     let pending = noted.unwrap_or(observed.into());
-                    Attempt::Done(Done { value, transaction, observed, pending }, holds)
+                    Attempt::Done(Done { value, transaction, pending }, holds)
                 }
                 Err(full) => Attempt::After(full),
             }),
@@ -432,7 +430,12 @@ impl<D: BlockDevice> Filesystem<D> {
         let id = state.running.id();
         let commits = edits.needs_commit() || !data.ordered.is_empty();
         let observed = observed.filter(|observed| self.reached.borrow().durable.is_before(*observed));
-        let note = self.note(state, edits.ring().take_note(), is_only_records && observed.is_none());
+        // What stays in memory hurries nothing.
+        let records = edits.ring().take_note();
+        let note = match commits {
+            true => self.note(state, records, is_only_records && observed.is_none()),
+            false => None,
+        };
         if let Some(ring) = &mut state.ring {
             ring.apply(std::mem::take(edits.ring()));
         }
@@ -442,13 +445,11 @@ impl<D: BlockDevice> Filesystem<D> {
         let ordered = data.ordered.clone();
         let (pages, holds) = state.table.apply(data, id);
         state.running.order(ordered, pages);
-        if note.is_some() {
-            self.noted.notify_one();
+        match note {
+            Some(_) => self.noted.notify_one(),
+            None => self.background.notify_one(),
         }
-        if state.running.is_urgent() {
-            self.background.notify_one();
-            self.work.notify_one();
-        }
+        self.work.notify_one();
         Ok(Ok(Joined { transaction: commits.then_some(id), note, holds }))
     }
 

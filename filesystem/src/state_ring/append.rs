@@ -6,7 +6,6 @@
 
 use super::block::{self, StoredRecord};
 use super::index::{Location, Position, RingChanges, RingIndex};
-use super::note::NotedRecord;
 use super::{RecordId, RingBlocks};
 use crate::layout::{Corrupt, Structure};
 use crate::store::{Refusal, Stop};
@@ -78,8 +77,7 @@ impl<B: RingBlocks> Appender<'_, B> {
     }
 
     fn note(&mut self, record: &StoredRecord<'_>) {
-        let payload = record.payload.map(<[u8]>::to_vec);
-        self.changes.note.push(NotedRecord { id: record.id, sequence: record.sequence, payload });
+        self.changes.note.push(record.into());
     }
 
     /// Writes a record into the newest block, or a fresh one; gives the block's number. Room is made only for what is no copy.

@@ -93,26 +93,23 @@ pub(super) fn room(block: &[u8]) -> usize {
 
 /// Puts a record behind the others. None when it does not fit.
 pub(super) fn push(block: &mut [u8], record: &StoredRecord<'_>) -> Option<()> {
-    let payload = record.payload.unwrap_or_default();
     let (header, _) = RawHeader::mut_from_prefix(block).ok()?;
     let from = header.used.get() as usize;
     let end = from + record.stored_bytes();
     header.count = header.count.get().checked_add(1)?.into();
     header.used = u32::try_from(end).ok()?.into();
     header.checksum = header.sum().into();
-    let mut raw = RawRecord {
-        checksum: 0.into(),
-        length: u16::try_from(payload.len()).ok()?.into(),
-        kind: record.id.kind.into(),
-        sequence: record.sequence.into(),
-        key: record.id.key.into(),
-        flags: if record.payload.is_none() { DELETION } else { 0 }.into(),
-        reserved: 0.into(),
-    };
-    raw.checksum = raw.sum(payload).into();
+    let raw = RawRecord::of(record)?;
     let place = block.get_mut(from..end)?;
-    let bytes = raw.as_bytes().iter().chain(payload);
+    let bytes = raw.as_bytes().iter().chain(record.payload.unwrap_or_default());
     place.iter_mut().zip(bytes).for_each(|(to, from)| *to = *from);
+    Some(())
+}
+
+/// Puts a record behind other bytes. None when its payload is too long for one.
+pub(super) fn append(bytes: &mut Vec<u8>, record: &StoredRecord<'_>) -> Option<()> {
+    bytes.extend(RawRecord::of(record)?.as_bytes());
+    bytes.extend(record.payload.unwrap_or_default());
     Some(())
 }
 
@@ -141,7 +138,8 @@ pub fn read(block: &[u8], at: u32) -> Result<Option<RingBlock<'_>>, Corrupt> {
     Ok(Some(RingBlock { number: header.number.get(), next_record: header.next_record.get(), records }))
 }
 
-fn read_record(bytes: &[u8]) -> Option<(StoredRecord<'_>, &[u8])> {
+/// The record that begins here, and what is behind it. None when it is cut short, or its checksum is wrong.
+pub(super) fn read_record(bytes: &[u8]) -> Option<(StoredRecord<'_>, &[u8])> {
     let (raw, rest) = RawRecord::ref_from_prefix(bytes).ok()?;
     let (payload, after) = rest.split_at_checked(usize::from(raw.length.get()))?;
     let flags = raw.flags.get();
@@ -161,6 +159,22 @@ impl RawHeader {
 }
 
 impl RawRecord {
+    /// What comes before the payload. None when that is too long.
+    fn of(record: &StoredRecord<'_>) -> Option<Self> {
+        let payload = record.payload.unwrap_or_default();
+        let mut raw = Self {
+            checksum: 0.into(),
+            length: u16::try_from(payload.len()).ok()?.into(),
+            kind: record.id.kind.into(),
+            sequence: record.sequence.into(),
+            key: record.id.key.into(),
+            flags: if record.payload.is_none() { DELETION } else { 0 }.into(),
+            reserved: 0.into(),
+        };
+        raw.checksum = raw.sum(payload).into();
+        Some(raw)
+    }
+
     /// Of all behind the checksum, and the payload.
     fn sum(&self, payload: &[u8]) -> u32 {
         Seed::START.then(self.as_bytes().get(4..).unwrap_or_default()).sum(payload)

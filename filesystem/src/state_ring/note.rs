@@ -12,10 +12,11 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use zerocopy::little_endian::{U16, U32, U64, U128};
+use zerocopy::little_endian::{U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 use super::RecordId;
+use super::block::{self, StoredRecord};
 use crate::layout::checksum::Seed;
 use crate::layout::{Corrupt, Structure};
 use crate::units::TransactionId;
@@ -23,12 +24,8 @@ use crate::units::TransactionId;
 /// "TDRN".
 const MAGIC: u32 = 0x4e52_4454;
 const VERSION: u32 = 1;
-/// The flag of a record that takes away the one of its identity.
-const DELETION: u16 = 1;
 /// Bytes of a batch before its notes.
 const BATCH_HEADER_BYTES: usize = size_of::<RawBatch>();
-/// Bytes of a record before its payload.
-const RECORD_HEADER_BYTES: usize = size_of::<RawRecord>();
 /// Bytes of a note before its records.
 const NOTE_HEADER_BYTES: usize = size_of::<U32>();
 /// Bytes of the largest batch.
@@ -71,16 +68,6 @@ struct RawBatch {
     reserved: U32,
 }
 
-#[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
-#[repr(C)]
-struct RawRecord {
-    kind: U16,
-    flags: U16,
-    length: U32,
-    sequence: U64,
-    key: U128,
-}
-
 /// What is written at once.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Batch {
@@ -93,8 +80,19 @@ struct Batch {
 
 /// Bytes that a note takes in a batch.
 pub fn note_bytes(note: &[NotedRecord]) -> usize {
-    let record = |record: &NotedRecord| RECORD_HEADER_BYTES + record.payload.as_ref().map_or(0, Vec::len);
-    NOTE_HEADER_BYTES + note.iter().map(record).sum::<usize>()
+    NOTE_HEADER_BYTES + note.iter().map(|record| record.stored().stored_bytes()).sum::<usize>()
+}
+
+impl NotedRecord {
+    fn stored(&self) -> StoredRecord<'_> {
+        StoredRecord { id: self.id, sequence: self.sequence, payload: self.payload.as_deref() }
+    }
+}
+
+impl From<&StoredRecord<'_>> for NotedRecord {
+    fn from(record: &StoredRecord<'_>) -> Self {
+        Self { id: record.id, sequence: record.sequence, payload: record.payload.map(<[u8]>::to_vec) }
+    }
 }
 
 impl Batch {
@@ -104,16 +102,7 @@ impl Batch {
         for note in &self.notes {
             bytes.extend(U32::new(note.len() as u32).as_bytes());
             for record in note {
-                let payload = record.payload.as_deref().unwrap_or_default();
-                let raw = RawRecord {
-                    kind: record.id.kind.into(),
-                    flags: if record.payload.is_none() { DELETION } else { 0 }.into(),
-                    length: (payload.len() as u32).into(),
-                    sequence: record.sequence.into(),
-                    key: record.id.key.into(),
-                };
-                bytes.extend(raw.as_bytes());
-                bytes.extend(payload);
+                block::append(&mut bytes, &record.stored()).expect("a note is shorter than the longest record");
             }
         }
         let raw = RawBatch {
@@ -153,8 +142,8 @@ impl Batch {
             rest = after;
             let mut note = Note::new();
             for _ in 0..count.get() {
-                let (record, after) = decode_record(rest)?;
-                note.push(record);
+                let (record, after) = block::read_record(rest)?;
+                note.push(NotedRecord::from(&record));
                 rest = after;
             }
             notes.push(note);
@@ -163,19 +152,6 @@ impl Batch {
         let batch = Self { starts, number, oldest_needed: raw.oldest_needed.get(), notes };
         rest.is_empty().then_some((batch, length))
     }
-}
-
-fn decode_record(bytes: &[u8]) -> Option<(NotedRecord, &[u8])> {
-    let (raw, rest) = RawRecord::ref_from_prefix(bytes).ok()?;
-    let (payload, after) = rest.split_at_checked(raw.length.get() as usize)?;
-    let is_deletion = match raw.flags.get() {
-        0 => false,
-        DELETION if payload.is_empty() => true,
-        _ => return None,
-    };
-    let payload = (!is_deletion).then(|| payload.to_vec());
-    let id = RecordId { kind: raw.kind.get(), key: raw.key.get() };
-    Some((NotedRecord { id, sequence: raw.sequence.get(), payload }, after))
 }
 
 /// Of all behind the checksum.
@@ -304,10 +280,7 @@ impl NoteCircle {
         let start = if self.next + blocks <= self.blocks { self.next } else { 0 };
         let end = start + blocks;
         let meets = |batch: &Placed| batch.start < end && start < batch.start + batch.blocks;
-        // What is left over at the circle's end is passed only together with the batches that lie there.
-        let passes = |batch: &Placed| start < self.next && batch.start >= self.next;
-        let is_free = end <= self.blocks && !self.needed.iter().any(|batch| meets(batch) || passes(batch));
-        is_free.then_some(start)
+        (end <= self.blocks && !self.needed.iter().any(meets)).then_some(start)
     }
 
     /// There are notes that were not taken.

@@ -168,7 +168,7 @@ fn random_bytes_are_no_notes() {
         let mut bytes = vec![0; 2 * BLOCK];
         random.fill_bytes(&mut bytes);
         let whole = Batch { starts: 1, number: 1, oldest_needed: 1, notes: vec![vec![put(1, 8)]] }.encode(BLOCK);
-        let kept = random.random_range(0..RECORD_HEADER_BYTES + BATCH_HEADER_BYTES);
+        let kept = random.random_range(0..block::RECORD_HEADER_BYTES + BATCH_HEADER_BYTES);
         bytes[..kept].copy_from_slice(&whole[..kept]);
         assert_eq!(scan(&bytes, BLOCK, 1, 0), Ok(Vec::new()));
     }

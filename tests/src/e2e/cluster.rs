@@ -72,6 +72,26 @@ impl Cluster {
         cluster
     }
 
+    /// Starts a cluster in namespaces with one healthy volume `vol` of 256 MiB, which is exported to all of the network behind
+    /// the floating address.
+    pub fn with_files() -> Self {
+        let cluster = Self::start(&ClusterOptions { namespaces: true, ..ClusterOptions::default() });
+        cluster.must(
+            ALPHA,
+            &["volume", "create", "vol", "--size", "256M", "--node", "alpha", "--node", "beta", "--fs", "ext4"],
+        );
+        cluster.wait_healthy("vol");
+        cluster.serve_files("vol");
+        cluster
+    }
+
+    /// Serves a volume's files behind the floating address, to all of the network.
+    pub fn serve_files(&self, volume: &str) {
+        let address = format!("{}/24@eth0", self.network.floating_ip());
+        self.must(ALPHA, &["nfs", "serve", volume, "--address", &address]);
+        self.must(ALPHA, &["export", "add", volume, "10.213.0.0/24", "--rw", "--squash", "none"]);
+    }
+
     /// Writes all configurations and starts nothing.
     pub fn configure(options: &ClusterOptions) -> Self {
         let turn = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);

@@ -64,9 +64,7 @@ impl Rig {
 
     /// Serves the volume behind the floating address, to everyone on the network.
     pub fn serve(&self) {
-        let address = format!("{}/24@eth0", self.cluster.network.floating_ip());
-        self.cluster.must(ALPHA, &["nfs", "serve", VOLUME, "--address", &address]);
-        self.cluster.must(ALPHA, &["export", "add", VOLUME, "10.213.0.0/24", "--rw", "--squash", "none"]);
+        self.cluster.serve_files(VOLUME);
     }
 
     /// Mounts it on every guest.

@@ -328,7 +328,7 @@ impl<D: BlockDevice> Filesystem<D> {
         data: Bytes,
         now: Timestamp,
     ) -> Result<Done<usize>, Failure> {
-        let mut done = Done { value: 0, transaction: None, observed: None, pending: Pending::default() };
+        let mut done = Done { value: 0, transaction: None, pending: Pending::default() };
         loop {
             let part = data.slice(done.value..data.len().min(done.value + WRITE_BYTES_MAX));
             let at = offset.saturating_add(done.value as u64);

@@ -9,6 +9,7 @@
 //! packaged one cannot run programs. Nothing is downloaded here.
 
 mod emulated;
+pub mod rounds;
 pub mod user_mode;
 
 use std::fs;

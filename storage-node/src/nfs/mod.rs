@@ -4,6 +4,7 @@
 //! request, so a changed rule holds at once. Which volumes are served, and when, is decided in `node/nfs`.
 
 mod companions;
+mod kept;
 mod owners;
 pub mod report;
 #[cfg(test)]
@@ -38,6 +39,7 @@ use tokio::task::JoinSet;
 use tracing::info;
 
 use self::companions::Companions;
+use self::kept::Kept;
 use crate::files::{now, real_time};
 use crate::net::address::ClientConnection;
 use crate::net::address_text::{client_text, from_std, host_of, to_std};
@@ -181,12 +183,7 @@ pub async fn start<D: BlockDevice + 'static>(
     let _ = former.send(connections);
     let mut companions = Companions::new(Rc::clone(&service), &name, (&floating, port), sockets.clone());
     companions.open().await;
-    let hold: Hold = Rc::new(move |stream| {
-        Ok(match &sockets {
-            Some(sockets) => Box::new(sockets.hold(stream).map_err(io::Error::other)?),
-            None => Box::new(()),
-        })
-    });
+    let hold: Hold = Rc::new(move |stream| Ok(Box::new(Kept::new(stream, &floating, sockets.as_ref())?)));
     let (stop, stopped) = watch::channel(false);
     let listeners = listeners.into_iter().map(tokio::net::TcpListener::from_std).collect::<Result<Vec<_>, _>>()?;
     let mut serving = JoinSet::new();

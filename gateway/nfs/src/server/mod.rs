@@ -12,8 +12,8 @@ mod hosts;
 mod port_mapper;
 mod room;
 
-use std::any::Any;
 use std::cell::RefCell;
+use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -48,7 +48,25 @@ const RECORD_PAUSE: std::time::Duration = std::time::Duration::from_millis(2);
 const TEND_INTERVAL: std::time::Duration = std::time::Duration::from_secs(5);
 
 /// Called for each connection that is taken; what it gives is kept as long as the connection. Errors: the connection is closed.
-pub type Hold = Rc<dyn Fn(&TcpStream) -> io::Result<Box<dyn Any>>>;
+pub type Hold = Rc<dyn Fn(&TcpStream) -> io::Result<Box<dyn Held>>>;
+
+/// What is kept with a connection. It is dropped before a connection that ends because its service does, and told of all others.
+pub trait Held {
+    /// The connection is closed: its client has left, or has sent what cannot be understood.
+    fn closed(self: Box<Self>) {}
+}
+
+impl Held for () {}
+
+/// What is kept, of all connections.
+#[derive(Default)]
+struct Holding(Rc<RefCell<BTreeMap<ConnectionId, Box<dyn Held>>>>);
+
+impl Drop for Holding {
+    fn drop(&mut self) {
+        self.0.borrow_mut().clear();
+    }
+}
 
 /// Why serving has ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -76,6 +94,8 @@ pub async fn serve<D: BlockDevice + 'static>(
     let (gone, mut is_gone) = watch::channel(false);
     let gone = Rc::new(gone);
     let mut connections = JoinSet::new();
+    // Behind the connections: what is behind is dropped before.
+    let holding = Holding::default();
     let scratch = connection::Scratch::new();
     let requests = Rc::new(RefCell::new(JoinSet::new()));
     let mut next = 1;
@@ -99,13 +119,15 @@ pub async fn serve<D: BlockDevice + 'static>(
             (accepted, ..) = select_all(listeners.iter().map(|listener| Box::pin(listener.accept()))) => match accepted {
                 Ok((stream, peer)) if connections.len() < CONNECTIONS_MAX => {
                     let Some((held, local)) = kept(&stream, peer, &hold) else { continue };
+                    let (id, holding) = (ConnectionId(next), Rc::clone(&holding.0));
+                    holding.borrow_mut().insert(id, held);
                     debug!(%peer, connection = next, "connected");
-                    service.record_connection(ConnectionId(next), Endpoints { client: peer, service: local });
+                    service.record_connection(id, Endpoints { client: peer, service: local });
                     record_at.get_or_insert_with(|| Instant::now() + RECORD_PAUSE);
-                    service.connection_taken(ConnectionId(next));
+                    service.connection_taken(id);
                     let connection = connection::Connection {
                         service: Rc::clone(&service),
-                        id: ConnectionId(next),
+                        id,
                         peer: peer.ip(),
                         local: local.ip(),
                         door: Door::Service,
@@ -118,7 +140,10 @@ pub async fn serve<D: BlockDevice + 'static>(
                     };
                     connections.spawn_local(async move {
                         connection.run(stream).await;
-                        drop(held);
+                        let held = holding.borrow_mut().remove(&id);
+                        if let Some(held) = held {
+                            held.closed();
+                        }
                     });
                     next += 1;
                 }
@@ -133,7 +158,7 @@ pub async fn serve<D: BlockDevice + 'static>(
 }
 
 /// Keeps a connection; gives what it is kept by, and our end of it.
-fn kept(stream: &TcpStream, peer: SocketAddr, hold: &Hold) -> Option<(Box<dyn Any>, SocketAddr)> {
+fn kept(stream: &TcpStream, peer: SocketAddr, hold: &Hold) -> Option<(Box<dyn Held>, SocketAddr)> {
     let local = stream.local_addr().ok()?;
     let held = hold(stream).inspect_err(|error| warn!(%peer, "a connection is not kept: {error}"));
     Some((held.ok()?, local))

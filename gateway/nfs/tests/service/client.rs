@@ -1,7 +1,10 @@
 //! The product's own client against a service over a loopback socket: each was written from the protocol by itself, so each checks
 //! what the other makes of it.
 
+use std::cell::Cell;
+use std::io::Write;
 use std::net::SocketAddr;
+use std::os::fd::AsFd;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -21,7 +24,7 @@ use gateway_nfs::server;
 use gateway_nfs::v4::attributes::number as n;
 use gateway_nfs::v4::bitmap::Bitmap;
 use gateway_nfs::v4::status::Status;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::{JoinHandle, spawn_local};
 
@@ -39,12 +42,15 @@ struct Primary {
 
 impl Primary {
     async fn start(device: Rc<RamDevice>, address: &str) -> Self {
+        // Nobody keeps its connections for a successor: they break when it ends.
+        Self::keeping(device, address, Rc::new(|_| Ok(Box::new(())))).await
+    }
+
+    async fn keeping(device: Rc<RamDevice>, address: &str, hold: server::Hold) -> Self {
         let service = serve(&device).await;
         let listener = TcpListener::bind(address).await.unwrap();
         let address = listener.local_addr().unwrap();
         let (stop, stopped) = watch::channel(false);
-        // Nobody keeps its connections for a successor: they break when it ends.
-        let hold: server::Hold = Rc::new(|_| Ok(Box::new(())));
         let server = spawn_local(server::serve(service, vec![listener], hold, stopped));
         Self { device, address, stop, server }
     }
@@ -437,5 +443,49 @@ fn delegations_and_takeovers_go_together() {
             let content = all[0].read_file(&path).await.unwrap();
             assert_eq!((content.len(), &all[1].read_file(&path).await.unwrap()), (8, &content));
         }
+    });
+}
+
+/// What is kept with a connection: counts those that were closed, and those that were left while they could be written to.
+struct Counted {
+    own: std::net::TcpStream,
+    closed: Rc<Cell<u32>>,
+    left: Rc<Cell<u32>>,
+}
+
+impl server::Held for Counted {
+    fn closed(self: Box<Self>) {
+        self.closed.set(self.closed.get() + 1);
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        let is_whole = (&self.own).write(b"?").is_ok();
+        self.left.set(self.left.get() + u32::from(is_whole));
+    }
+}
+
+#[test]
+fn what_is_kept_hears_of_clients_that_leave_and_goes_before_connections_that_end_with_the_service() {
+    run(async {
+        let (closed, left) = (Rc::new(Cell::new(0)), Rc::new(Cell::new(0)));
+        let counts = (Rc::clone(&closed), Rc::clone(&left));
+        let hold: server::Hold = Rc::new(move |stream| {
+            let own = stream.as_fd().try_clone_to_owned()?.into();
+            Ok(Box::new(Counted { own, closed: Rc::clone(&counts.0), left: Rc::clone(&counts.1) }))
+        });
+        let server = Primary::keeping(volume(), "127.0.0.1:0", hold).await;
+        let stays = TcpStream::connect(server.address).await.unwrap();
+        let leaves = TcpStream::connect(server.address).await.unwrap();
+        drop(leaves);
+        while closed.get() == 0 {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        assert_eq!((closed.get(), left.get()), (1, 0));
+        server.stop.send(true).unwrap();
+        assert_eq!(server.server.await.unwrap(), server::Ended::Stopped);
+        assert_eq!((closed.get(), left.get()), (1, 1));
+        drop(stays);
     });
 }

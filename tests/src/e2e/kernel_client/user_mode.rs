@@ -35,7 +35,8 @@ fn probe() -> Option<String> {
     let Some(program) = program() else { return Some(format!("{PROGRAM} is not installed")) };
     let mut command = Command::new("timeout");
     command.arg(PROBE_SECONDS).arg(program);
-    command.args(["mem=64M", "root=/dev/root", "rootfstype=hostfs", "rootflags=/", "ro"]);
+    // With much less memory it may have too few threads, and hang.
+    command.args(["mem=256M", "root=/dev/root", "rootfstype=hostfs", "rootflags=/", "ro"]);
     // It ends with its init, whatever that did.
     command.args(["con=null", "con0=null,fd:1", "init=/bin/true"]).stdin(Stdio::null());
     let home = match tempfile::tempdir() {

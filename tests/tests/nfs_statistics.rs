@@ -64,13 +64,19 @@ fn every_node_tells_of_a_service_and_its_clients_also_after_a_switchover() {
     if !require("every_node_tells_of_a_service_and_its_clients_also_after_a_switchover", &[Need::Program("mke2fs")]) {
         return;
     }
-    let cluster = Cluster::start(&ClusterOptions::default());
+    let mut cluster = Cluster::configure(&ClusterOptions::default());
+    for node in &mut cluster.nodes {
+        let log = [("TANDEM_LOG", "info,gateway_nfs=debug"), ("TANDEM_LOG_FORMAT", "json")];
+        node.environment = log.map(|(name, value)| (name.to_owned(), value.to_owned())).into();
+    }
+    cluster.form();
     let create = ["volume", "create", "vol", "--size", "128M", "--node", "alpha", "--node", "beta", "--fs", "ext4"];
     cluster.must(ALPHA, &create);
     cluster.wait_healthy("vol");
     assert_eq!(cluster.cli(ALPHA, &["nfs", "stats", "vol"]).code, 4, "it is not served");
     cluster.must(ALPHA, &["nfs", "serve", "vol", "--port", PORT]);
     cluster.must(ALPHA, &["export", "add", "vol", "*", "--rw", "--squash", "none"]);
+    cluster.must(ALPHA, &["export", "add", "vol", "192.0.2.0/24"]);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
     let (files, open) = runtime.block_on(async {
         let files = connect(address(&cluster, ALPHA)).await;
@@ -91,9 +97,14 @@ fn every_node_tells_of_a_service_and_its_clients_also_after_a_switchover() {
         assert_eq!(lookup["errors"][0]["status"], "NOENT");
         assert_eq!((&figures["connections"], &figures["in_grace"]), (&1.into(), &false.into()));
         assert!(figures["ring_records"].as_u64() > Some(0), "{figures}");
+        let [all, few] = figures["exports"].as_array().expect("a list").as_slice() else { panic!("two: {figures}") };
+        assert_eq!((&all["client"], &all["read_bytes"]), (&"*".into(), &10_000.into()));
+        assert_eq!((&all["requests"], &few["client"]), (&client["requests"], &"192.0.2.0/24".into()));
+        assert_eq!(few["requests"], 0);
     }
     let of_alpha = metrics(&cluster, ALPHA);
     assert_eq!(sample(&of_alpha, "tandem_nfs_written_bytes_total{volume=\"vol\"}"), 10_000.0);
+    assert_eq!(sample(&of_alpha, "tandem_nfs_export_written_bytes_total{volume=\"vol\",export=\"*\"}"), 10_000.0);
     assert_eq!(sample(&of_alpha, "tandem_nfs_client_opens{volume=\"vol\""), 1.0);
     assert_eq!(sample(&of_alpha, "tandem_copy_role{volume=\"vol\",role=\"primary\"}"), 1.0);
     assert!(sample(&of_alpha, "tandem_copy_written_bytes_total{volume=\"vol\"}") >= 10_000.0);
@@ -114,4 +125,15 @@ fn every_node_tells_of_a_service_and_its_clients_also_after_a_switchover() {
     assert!(figures["clients"].as_u64() >= Some(1), "{figures}");
     eventually(LIMIT, "alpha serves no more", || !metrics(&cluster, ALPHA).contains("tandem_nfs_requests_total{"));
     assert!(sample(&metrics(&cluster, BETA), "tandem_nfs_requests_total{volume=\"vol\"}") >= 1.0);
+    check_log(&cluster.nodes[ALPHA].log());
+}
+
+/// Each line is an object, and what is said on behalf of a request names it.
+fn check_log(log: &str) {
+    let lines: Vec<Value> = log.lines().map(|line| serde_json::from_str(line).expect(line)).collect();
+    assert!(lines.iter().all(|line| line["timestamp"].is_string() && line["level"].is_string()), "{log}");
+    let compound = |line: &&Value| line["message"].as_str().is_some_and(|said| said.starts_with("compound SEQUENCE"));
+    let compound = lines.iter().find(compound).expect("there were compounds");
+    assert_eq!((&compound["span"]["name"], &compound["span"]["volume"]), (&"request".into(), &"vol".into()));
+    assert!(compound["span"]["id"].as_u64() > Some(0) && compound["slot"].is_u64(), "{compound}");
 }

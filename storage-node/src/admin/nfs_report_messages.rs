@@ -4,7 +4,7 @@ use std::net::Ipv6Addr;
 
 use gateway_nfs::statistics::histogram::Histogram;
 use gateway_nfs::statistics::report::{ClientReport, LeaseState, OperationReport, Report};
-use gateway_nfs::statistics::{Address, ClientKey};
+use gateway_nfs::statistics::{Address, ClientKey, Export, ExportCounters};
 use proto::admin as pb;
 
 /// All but the clients.
@@ -46,6 +46,16 @@ pub(crate) fn figures(report: &Report) -> pb::NfsFigures {
         ring_per_mille: report.ring.map_or(0, |ring| ring.per_mille),
         ring_blocks_written: report.ring.map_or(0, |ring| ring.blocks_written),
         operations: report.operations.iter().map(operation).collect(),
+        exports: report.exports.iter().map(export).collect(),
+    }
+}
+
+fn export((export, counters): &(Export, ExportCounters)) -> pb::NfsExportFigures {
+    pb::NfsExportFigures {
+        client: export.to_string(),
+        requests: counters.requests,
+        read_bytes: counters.work.read_bytes,
+        written_bytes: counters.work.written_bytes,
     }
 }
 

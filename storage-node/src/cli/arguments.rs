@@ -14,6 +14,7 @@ const AFTER_HELP: &str = "Environment:
   TANDEM_ADMIN                  the node to ask, when --admin does not say
   TANDEM_INSECURE_PLAINTEXT=1   allows asking a node on another machine: there is no encryption yet
   TANDEM_LOG                    what the daemon logs, e.g. debug; default: info
+  TANDEM_LOG_FORMAT             how: text, or json for an object a line; default: text
 
 Exit codes:
   0  done

@@ -174,7 +174,20 @@ fn service_stats_text(service: &pb::NfsServiceStats) -> String {
         tenths(figures.ring_per_mille.into()),
         figures.replies_recorded
     );
-    text + &operations_table(&figures.operations)
+    text + &exports_table(&figures.exports) + &operations_table(&figures.operations)
+}
+
+fn exports_table(exports: &[pb::NfsExportFigures]) -> String {
+    if exports.is_empty() {
+        return String::new();
+    }
+    let right = Align::Right;
+    let mut table = Table::new(&[("EXPORT TO", Align::Left), ("REQUESTS", right), ("READ", right), ("WRITTEN", right)]);
+    for export in exports {
+        let [read, written] = [export.read_bytes, export.written_bytes].map(text::size);
+        table.row([export.client.clone(), export.requests.to_string(), read, written]);
+    }
+    table.render()
 }
 
 fn operations_table(operations: &[pb::NfsOperationFigures]) -> String {
@@ -369,6 +382,16 @@ fn figures_json(figures: &pb::NfsFigures) -> Value {
         "ring_per_mille": figures.ring_per_mille,
         "ring_blocks_written": figures.ring_blocks_written,
         "operations": figures.operations.iter().map(operation_json).collect::<Vec<_>>(),
+        "exports": figures.exports.iter().map(export_json).collect::<Vec<_>>(),
+    })
+}
+
+fn export_json(export: &pb::NfsExportFigures) -> Value {
+    json!({
+        "client": export.client,
+        "requests": export.requests,
+        "read_bytes": export.read_bytes,
+        "written_bytes": export.written_bytes,
     })
 }
 

@@ -1,5 +1,6 @@
 //! Metrics of the NFS services that this node runs, and of the filesystems behind them.
 
+use gateway_nfs::statistics::ExportCounters;
 use gateway_nfs::statistics::report::{ClientReport, LeaseState, Report};
 
 use super::ServiceReport;
@@ -97,8 +98,26 @@ pub(super) fn put(out: &mut Exposition, services: &[ServiceReport]) {
             family.sample(&[("volume", volume), ("from", how)], count);
         }
     }
+    put_exports(out, services);
     put_operations(out, services);
     put_clients(out, services);
+}
+
+fn put_exports(out: &mut Exposition, services: &[ServiceReport]) {
+    type OfExport = (&'static str, &'static str, fn(&ExportCounters) -> u64);
+    let all: [OfExport; 3] = [
+        ("tandem_nfs_export_requests_total", "Requests by a rule of the exports.", |export| export.requests),
+        ("tandem_nfs_export_read_bytes_total", "Data that they have read.", |export| export.work.read_bytes),
+        ("tandem_nfs_export_written_bytes_total", "Data that they have written.", |export| export.work.written_bytes),
+    ];
+    for (name, help, value) in all {
+        let mut family = out.family(name, Kind::Counter, help);
+        for ServiceReport { volume, report } in services {
+            for (export, counters) in &report.exports {
+                family.sample(&[("volume", volume), ("export", &export.to_string())], value(counters));
+            }
+        }
+    }
 }
 
 fn put_operations(out: &mut Exposition, services: &[ServiceReport]) {

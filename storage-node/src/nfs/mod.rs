@@ -27,11 +27,12 @@ use gateway_nfs::server::{self, Ended, Hold};
 use gateway_nfs::service::{Beginning, Service, World};
 use gateway_nfs::state::foundation::Foundation;
 use gateway_nfs::state::lease::LEASE_MS;
+use gateway_nfs::statistics::Export;
 use gateway_nfs::v4::attributes::encode::Location;
 use gateway_nfs::v4::attributes::facts::ServiceFacts;
 use gateway_nfs::v4::context::OtherVolume;
 use proto::VolumeId;
-use replication::config::nfs::{ANONYMOUS_ID, Access, ExportRule, Squash};
+use replication::config::nfs::{ANONYMOUS_ID, Access, Client, ExportRule, Squash};
 use replication::config::{ClusterState, VolumeConfig};
 use thiserror::Error;
 use tokio::sync::{mpsc, watch};
@@ -42,7 +43,7 @@ use self::companions::Companions;
 use self::kept::Kept;
 use crate::files::{now, real_time};
 use crate::net::address::ClientConnection;
-use crate::net::address_text::{client_text, from_std, host_of, to_std};
+use crate::net::address_text::{from_std, host_of, to_std};
 use crate::supervisor::SupervisorSockets;
 pub use owners::Lookups;
 use owners::NameService;
@@ -53,6 +54,8 @@ const RECORD_BLOCK_BYTES: u32 = 4096;
 const RING_PART_OF_VOLUME: u64 = 32;
 /// And never less than this.
 const RING_BYTES_MIN: u64 = 1 << 20;
+/// Bits of an address of IPv6.
+const IPV6_BITS: u8 = 128;
 /// Bytes of one READ or WRITE.
 const IO_BYTES_MAX: u32 = 1 << 20;
 /// Bytes of the largest file: 2^32 - 1 blocks of 4 KiB.
@@ -211,7 +214,7 @@ fn foundation(state: &ClusterState, volume: VolumeId, disturbed: u64) -> Foundat
 }
 
 fn world(volume: VolumeId, cluster: watch::Receiver<Arc<ClusterState>>, began: Instant, port: u16) -> World {
-    let (for_callers, for_exports) = (cluster.clone(), cluster.clone());
+    let (for_callers, for_exports, for_export) = (cluster.clone(), cluster.clone(), cluster.clone());
     World {
         now: Box::new(now),
         moment: Box::new(move || Moment(u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX))),
@@ -223,6 +226,12 @@ fn world(volume: VolumeId, cluster: watch::Receiver<Arc<ClusterState>>, began: I
         }),
         others: Box::new(move || others(&cluster.borrow(), volume)),
         exports: Box::new(move || exports(&for_exports.borrow(), volume)),
+        export: Box::new(move |address| {
+            let state = for_export.borrow();
+            let service = state.volumes.get(&volume).and_then(|volume| volume.nfs.as_ref());
+            let rule = service.and_then(|service| service.exports.for_client(from_std(address)));
+            rule.map(|rule| export(rule.client))
+        }),
         port,
     }
 }
@@ -245,11 +254,21 @@ fn caller(rule: Option<&ExportRule>, credential: &Credential) -> Caller {
     Caller { user: rule.user(sys.user), group: rule.group(sys.group), groups, read_only, refused: false }
 }
 
-/// Whom the exports of a volume name.
-fn exports(state: &ClusterState, volume: VolumeId) -> Vec<String> {
+/// Whom the exports of a volume are about.
+fn exports(state: &ClusterState, volume: VolumeId) -> Vec<Export> {
     let service = state.volumes.get(&volume).and_then(|volume| volume.nfs.as_ref());
     let rules = service.map(|service| service.exports.as_slice().iter());
-    rules.into_iter().flatten().map(|rule| client_text(rule.client)).collect()
+    rules.into_iter().flatten().map(|rule| export(rule.client)).collect()
+}
+
+fn export(client: Client) -> Export {
+    Export(match client {
+        Client::Any => None,
+        Client::Network(network) => {
+            let in_front = IPV6_BITS - network.address().width();
+            Some((to_std(network.address()).into(), in_front + network.prefix_length()))
+        }
+    })
 }
 
 /// The cluster's other volumes that are served, and where.

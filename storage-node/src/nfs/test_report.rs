@@ -8,7 +8,7 @@ use gateway_nfs::state::sequence::Replays;
 use gateway_nfs::statistics::histogram::Histogram;
 use gateway_nfs::statistics::program::Program;
 use gateway_nfs::statistics::report::{ClientReport, LeaseState, OperationReport, Report};
-use gateway_nfs::statistics::{Address, ClientKey, Totals, Work};
+use gateway_nfs::statistics::{Address, ClientKey, Export, ExportCounters, Totals, Work};
 
 /// One client with an awkward name, one operation that was refused and took long.
 pub(crate) fn report() -> Report {
@@ -37,6 +37,7 @@ pub(crate) fn report() -> Report {
         replays: Replays { kept: 1, recorded: 2, continued: 3 },
         operations: vec![OperationReport { program: Program::V4, name: "OPEN", count: 3, errors, time }],
         clients: vec![client],
+        exports: vec![(Export(None), ExportCounters { requests: 4, work })],
         held: Held::default(),
         sessions: 1,
         lease_ms: 90_000,

@@ -42,6 +42,7 @@ pub const UP_LINE: &str = "up\n";
 
 /// Longest line a worker may say, in bytes; more is not ours.
 const LINE_BYTES_MAX: u64 = 1 << 20;
+const LOG_FORMAT: &str = "TANDEM_LOG_FORMAT";
 /// Open files asked for, in this process and the worker: the common limit of 1024 is fewer than the connections held.
 const DESCRIPTORS_WANTED: u64 = 65_536;
 const BACKOFF_FIRST: Duration = Duration::from_millis(100);
@@ -64,17 +65,24 @@ struct Ended {
     asked: bool,
 }
 
-/// Logs to standard error; `TANDEM_LOG` filters, by default `info`.
+/// Logs to standard error. `TANDEM_LOG` filters, by default `info`; `TANDEM_LOG_FORMAT=json` gives an object a line.
 pub fn start_logging() {
     let filter = tracing_subscriber::EnvFilter::try_from_env("TANDEM_LOG")
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
-    // A second call, in a test, keeps the first.
-    let _ = tracing_subscriber::fmt()
+    let format = std::env::var(LOG_FORMAT).unwrap_or_default();
+    let log = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
         .with_ansi(std::io::stderr().is_terminal())
-        .with_target(false)
-        .try_init();
+        .with_target(false);
+    // A second call, in a test, keeps the first.
+    let _ = match format.as_str() {
+        "json" => log.json().flatten_event(true).with_span_list(false).try_init(),
+        _ => log.try_init(),
+    };
+    if !["", "text", "json"].contains(&format.as_str()) {
+        warn!("{LOG_FORMAT}={format} is not known, so this is text: it takes text and json");
+    }
 }
 
 /// Runs `tandem node` or `tandem witness` with the configuration at `config` until it is told to end, or until the

@@ -20,6 +20,7 @@ use gateway_nfs::rpc::auth::Credential;
 use gateway_nfs::service::{Beginning, Door, Origin, Service, World};
 use gateway_nfs::state::back_channel::ConnectionId;
 use gateway_nfs::state::foundation::Foundation;
+use gateway_nfs::statistics::Export;
 use gateway_nfs::v4::attributes::facts::ServiceFacts;
 
 use super::messages::{self, Messages};
@@ -105,7 +106,8 @@ pub(super) async fn serve(device: &Rc<ImageDevice>) -> (Rc<Served>, Rc<Files>, V
             _ => Caller { user: 65_534, group: 65_534, ..Caller::default() },
         }),
         others: Box::new(Vec::new),
-        exports: Box::new(|| vec!["192.0.2.0/24".to_owned()]),
+        exports: Box::new(|| vec![Export(None)]),
+        export: Box::new(|_| Some(Export(None))),
         port: 2049,
     };
     let facts = ServiceFacts {

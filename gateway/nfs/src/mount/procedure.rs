@@ -3,6 +3,7 @@
 use super::FLAVORS;
 use super::list::Mounts;
 use super::path::Path;
+use crate::statistics::Export;
 use crate::v3::procedure::BadCall;
 use crate::v4::file_handle::FileHandle;
 use crate::xdr::{Decoder, Encoder};
@@ -59,12 +60,12 @@ pub fn put_mounts(out: &mut Encoder, mounts: &Mounts) {
 }
 
 /// The result of EXPORT: the volume, and whom its exports name.
-pub fn put_exports(out: &mut Encoder, volume: &[u8], clients: &[String]) {
+pub fn put_exports(out: &mut Encoder, volume: &[u8], clients: &[Export]) {
     out.bool(true);
     out.opaque(&[b"/", volume].concat());
     for client in clients {
         out.bool(true);
-        out.opaque(client.as_bytes());
+        out.opaque(client.to_string().as_bytes());
     }
     out.bool(false);
     put_no_exports(out);

@@ -60,8 +60,8 @@ use crate::state::back_channel::ConnectionId;
 use crate::state::holder::Host;
 use crate::state::service::ServiceState;
 use crate::state::waiters::Wanted;
-use crate::statistics::Work;
 use crate::statistics::program::Program;
+use crate::statistics::{Export, Work};
 use crate::v4::attributes::facts::ServiceFacts;
 use crate::v4::context::OtherVolume;
 use crate::xdr::{Decoder, Encoder};
@@ -102,8 +102,10 @@ pub struct World {
     pub caller: Callers,
     /// Volumes that are served elsewhere.
     pub others: Box<dyn Fn() -> Vec<OtherVolume>>,
-    /// The client networks that the exports of this volume name, as people write them.
-    pub exports: Box<dyn Fn() -> Vec<String>>,
+    /// Whom the exports of this volume are about.
+    pub exports: Box<dyn Fn() -> Vec<Export>>,
+    /// Which of them lets in a client at that address.
+    pub export: Box<dyn Fn(IpAddr) -> Option<Export>>,
     /// The port of the service, which the port mapper tells.
     pub port: u16,
 }

@@ -150,10 +150,6 @@ impl Ticket<'_> {
         debug!("rejected: {why}");
         self.recorder.count(|counters| counters.totals.requests_rejected += 1);
     }
-
-    fn asker(&self, client: ClientKey, version: (u32, u32)) -> Asker {
-        Asker { client, connection: self.origin.connection, address: self.origin.address.into(), version }
-    }
 }
 
 impl Display for Ticket<'_> {
@@ -177,6 +173,7 @@ impl<D: BlockDevice + 'static> Service<D> {
             request_bytes: request_bytes.unwrap_or_default(),
             ring: self.files.state_ring_usage(),
             files: self.files.statistics(),
+            exports: (self.world.exports)(),
         };
         Report::new(&recorder.counters.borrow(), &self.state(), around)
     }
@@ -195,6 +192,11 @@ impl<D: BlockDevice + 'static> Service<D> {
     /// A connection was closed, because there are too many.
     pub fn connection_refused(&self) {
         self.recorder.count(|counters| counters.totals.connections_refused += 1);
+    }
+
+    fn asker(&self, ticket: &Ticket<'_>, client: ClientKey, version: (u32, u32)) -> Asker {
+        let Origin { connection, address, .. } = ticket.origin;
+        Asker { client, connection, address: address.into(), export: (self.world.export)(address), version }
     }
 
     /// A call of another program than NFSv4 was answered: counts it, and what it came to. What is not accepted is counted
@@ -217,7 +219,7 @@ impl<D: BlockDevice + 'static> Service<D> {
             Some(Answer::Result(_)) | None => status::OK,
             Some(_) => return,
         };
-        let asker = ticket.asker(ClientKey::Address(ticket.origin.address.into()), (version, 0));
+        let asker = self.asker(ticket, ClientKey::Address(ticket.origin.address.into()), (version, 0));
         let time = ticket.began.elapsed();
         self.recorder.count(|counters| {
             counters.operation(program, procedure, status);
@@ -251,7 +253,7 @@ impl<D: BlockDevice + 'static> Service<D> {
 
     /// A compound with a session was answered, with what was recorded before a takeover or in memory.
     pub(super) fn compound_replayed(&self, ticket: &Ticket<'_>, client: crate::ids::ClientId, minor: u32) {
-        let asker = ticket.asker(ClientKey::Session(client), (4, minor));
+        let asker = self.asker(ticket, ClientKey::Session(client), (4, minor));
         self.recorder.count(|counters| {
             counters.totals.compounds += 1;
             counters.operation(Program::V4, SEQUENCE, status::OK);
@@ -264,7 +266,7 @@ impl<D: BlockDevice + 'static> Service<D> {
     pub(super) fn compound_done(&self, run: &Run<'_>) {
         let ticket = run.ticket;
         let time = ticket.began.elapsed();
-        let asker = ticket.asker(ClientKey::Session(run.request.client), (4, run.request.minor));
+        let asker = self.asker(ticket, ClientKey::Session(run.request.client), (4, run.request.minor));
         let mut work = Work { read_bytes: run.read_bytes, written_bytes: 0 };
         self.recorder.count(|counters| {
             counters.totals.compounds += 1;

@@ -9,6 +9,8 @@ pub mod program;
 pub mod report;
 
 use std::collections::BTreeMap;
+use std::fmt;
+use std::net::Ipv6Addr;
 use std::time::Duration;
 
 use crate::ids::{ClientId, Moment};
@@ -24,10 +26,30 @@ pub const CLIENTS_COUNTED_MAX: usize = crate::state::clients::CLIENTS_MAX + ADDR
 pub const OTHER_STATUS: u32 = u32::MAX;
 /// How many those are.
 pub const STATUSES_MAX: usize = 64;
+/// Rules of the exports that are counted, those that are no more included; beyond, new ones are not counted by themselves.
+pub const EXPORTS_COUNTED_MAX: usize = 256;
 
 /// Where somebody is: an IPv6 address, or an IPv4 address as one (RFC 4291 §2.5.5.2).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Address(pub [u8; 16]);
+
+/// Whom a rule of the exports is about: a network, of which the prefix of an IPv4 one counts its 96 bits in front, too; none is
+/// everybody.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Export(pub Option<(Address, u8)>);
+
+/// As people write it: `*`, `10.0.0.0/24`, or an address alone.
+impl fmt::Display for Export {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Some((Address(octets), prefix_length)) = self.0 else { return f.write_str("*") };
+        let address = Ipv6Addr::from(octets).to_canonical();
+        let (width, in_front) = if address.is_ipv4() { (32, 96) } else { (128, 0) };
+        match prefix_length.saturating_sub(in_front) {
+            length if length >= width => write!(f, "{address}"),
+            length => write!(f, "{address}/{length}"),
+        }
+    }
+}
 
 /// Who is counted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -47,6 +69,8 @@ pub struct Asker {
     pub connection: ConnectionId,
     /// From where.
     pub address: Address,
+    /// By which rule of the exports; none if none is about that address.
+    pub export: Option<Export>,
     /// Version and minor version.
     pub version: (u32, u32),
 }
@@ -86,6 +110,15 @@ pub struct ClientCounters {
     pub heard: Moment,
 }
 
+/// Of the clients that a rule of the exports is about.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ExportCounters {
+    /// Requests.
+    pub requests: u64,
+    /// What they came to.
+    pub work: Work,
+}
+
 /// Of the whole service, since it began on this node.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Totals {
@@ -120,6 +153,7 @@ pub struct Totals {
 pub struct Counters {
     operations: [Vec<OperationCounters>; Program::ALL.len()],
     clients: BTreeMap<ClientKey, ClientCounters>,
+    exports: BTreeMap<Export, ExportCounters>,
     /// Those that are there, and who came by each last.
     connections: BTreeMap<ConnectionId, Option<ClientKey>>,
     /// Of the whole service.
@@ -132,6 +166,7 @@ impl Default for Counters {
         Self {
             operations: Program::ALL.map(places),
             clients: BTreeMap::new(),
+            exports: BTreeMap::new(),
             connections: BTreeMap::new(),
             totals: Totals::default(),
         }
@@ -164,6 +199,13 @@ impl Counters {
     /// A request of a client came to so much.
     pub fn request(&mut self, asker: Asker, work: Work, now: Moment) {
         self.totals.work.add(work);
+        if let Some(export) = asker.export
+            && (self.exports.contains_key(&export) || self.exports.len() < EXPORTS_COUNTED_MAX)
+        {
+            let counters = self.exports.entry(export).or_default();
+            counters.requests += 1;
+            counters.work.add(work);
+        }
         // A request may outlive its connection.
         if let Some(client) = self.connections.get_mut(&asker.connection) {
             *client = Some(asker.client);
@@ -225,11 +267,40 @@ mod tests {
 
     fn asker(client: ClientKey, connection: u64) -> Asker {
         let address = Address([7; 16]);
-        Asker { client, connection: ConnectionId(connection), address, version: (4, 2) }
+        Asker { client, connection: ConnectionId(connection), address, export: Some(network(24)), version: (4, 2) }
     }
 
     fn by_address(last: u16) -> ClientKey {
         ClientKey::Address(Address(u128::from(last).to_be_bytes()))
+    }
+
+    /// An IPv4 network.
+    fn network(prefix_length: u8) -> Export {
+        let mut octets = [0; 16];
+        octets[10..].copy_from_slice(&[0xff, 0xff, 10, 0, 0, 0]);
+        Export(Some((Address(octets), 96 + prefix_length)))
+    }
+
+    #[test]
+    fn exports_are_counted_and_read_as_people_write_them() {
+        let mut counters = Counters::default();
+        let work = Work { read_bytes: 3, written_bytes: 4 };
+        let asker = asker(by_address(1), 1);
+        for export in [Some(network(24)), Some(network(24)), Some(Export(None)), None] {
+            counters.request(Asker { export, ..asker }, work, Moment(0));
+        }
+        let twice = ExportCounters { requests: 2, work: Work { read_bytes: 6, written_bytes: 8 } };
+        let once = ExportCounters { requests: 1, work };
+        assert_eq!(counters.exports, BTreeMap::from([(Export(None), once), (network(24), twice)]));
+        (0..=128).for_each(|prefix| {
+            let more = [Address([1; 16]), Address([2; 16])].map(|address| Export(Some((address, prefix))));
+            more.into_iter()
+                .for_each(|export| counters.request(Asker { export: Some(export), ..asker }, work, Moment(0)));
+        });
+        assert_eq!(counters.exports.len(), EXPORTS_COUNTED_MAX);
+        let one = Export(Some((Address([0xfd; 16]), 128)));
+        let texts = [network(24), network(32), Export(None), one].map(|export| export.to_string());
+        assert_eq!(texts, ["10.0.0.0/24", "10.0.0.0", "*", "fdfd:fdfd:fdfd:fdfd:fdfd:fdfd:fdfd:fdfd"]);
     }
 
     #[test]

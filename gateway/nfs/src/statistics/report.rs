@@ -7,7 +7,7 @@ use filesystem::engine::{RingUsage, Statistics as FilesStatistics};
 
 use super::histogram::Histogram;
 use super::program::{Program, UNKNOWN};
-use super::{Address, ClientKey, Counters, OTHER_STATUS, Totals, Work};
+use super::{Address, ClientKey, Counters, Export, ExportCounters, OTHER_STATUS, Totals, Work};
 use crate::ids::{ClientId, Moment};
 use crate::state::bounds::Totals as Held;
 use crate::state::sequence::Replays;
@@ -24,6 +24,8 @@ pub struct Report {
     pub operations: Vec<OperationReport>,
     /// Clients, confirmed ones and those that are known by their addresses.
     pub clients: Vec<ClientReport>,
+    /// The rules of the exports that there are or were, and what came of the clients that each is about.
+    pub exports: Vec<(Export, ExportCounters)>,
     /// What all clients have.
     pub held: Held,
     /// Their sessions.
@@ -108,13 +110,18 @@ pub(crate) struct Surroundings {
     pub(crate) request_bytes: (u64, u64),
     pub(crate) ring: Option<RingUsage>,
     pub(crate) files: FilesStatistics,
+    /// The rules that there are.
+    pub(crate) exports: Vec<Export>,
 }
 
 impl Report {
     /// Of a service with these counters and this state.
     pub(crate) fn new(counters: &Counters, state: &ServiceState, around: Surroundings) -> Self {
-        let Surroundings { now, began, request_bytes, ring, files } = around;
+        let Surroundings { now, began, request_bytes, ring, files, exports } = around;
         let clients = client_reports(counters, state, now);
+        let unused = exports.into_iter().map(|export| (export, ExportCounters::default()));
+        let counted = counters.exports.iter().map(|(export, counters)| (*export, *counters));
+        let exports: BTreeMap<_, _> = unused.chain(counted).collect();
         Self {
             totals: counters.totals,
             replays: state.clients.replays(),
@@ -122,6 +129,7 @@ impl Report {
             held: state.files.totals(),
             sessions: clients.iter().map(|client| client.sessions).sum(),
             clients,
+            exports: exports.into_iter().collect(),
             lease_ms: state.clients.leases().lease_ms(),
             in_grace: state.clients.in_grace(),
             connections: counters.connections.len() as u64,

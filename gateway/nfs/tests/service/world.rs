@@ -19,6 +19,7 @@ use gateway_nfs::rpc::auth::Credential;
 use gateway_nfs::service::{Beginning, Door, Origin, Service, World};
 use gateway_nfs::state::back_channel::ConnectionId;
 use gateway_nfs::state::foundation::Foundation;
+use gateway_nfs::statistics::Export;
 use gateway_nfs::v4::attributes::encode::Location;
 use gateway_nfs::v4::attributes::facts::ServiceFacts;
 use gateway_nfs::v4::context::OtherVolume;
@@ -92,6 +93,10 @@ async fn filesystem_of(device: &Rc<RamDevice>) -> Rc<Filesystem<Rc<RamDevice>>> 
     files
 }
 
+fn export_to(address: &str, prefix_length: u8) -> Export {
+    Export(Some((address.parse::<IpAddr>().expect("an address").into(), prefix_length)))
+}
+
 async fn start(
     device: &Rc<RamDevice>,
     foundation: Foundation,
@@ -117,7 +122,11 @@ async fn start(
             _ => Caller { user: 65_534, group: 65_534, ..Caller::default() },
         }),
         others: Box::new(|| vec![elsewhere()]),
-        exports: Box::new(|| vec!["192.0.2.0/24".to_owned(), "2001:db8::/32".to_owned()]),
+        exports: Box::new(|| {
+            let networks = [("192.0.2.0", 96 + 24), ("2001:db8::", 32)];
+            networks.map(|(address, prefix)| export_to(address, prefix)).into()
+        }),
+        export: Box::new(|_| Some(export_to("192.0.2.0", 96 + 24))),
         port: 2049,
     };
     let facts = ServiceFacts {

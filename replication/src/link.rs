@@ -335,8 +335,9 @@ impl Primary {
                 if granted {
                     session.lease.on_granted(number, core.timing.lease);
                 }
-                self.send_wanted_beacons(core);
+                // One that came before the session learns only now which beacon it needs.
                 self.complete_ready_reads(core);
+                self.send_wanted_beacons(core);
             }
             Message::Ack { seq } => self.on_ack(core, node, seq),
             Message::Digest { seq, .. } => {

@@ -3,6 +3,7 @@
 use replication::Control;
 use tandem_tests::sim::disk::DiskFaults;
 use tandem_tests::sim::scenario::{Answer, Scenario};
+use tandem_tests::sim::setup::Setup;
 
 #[test]
 fn secondary_takes_over_when_the_primary_loses_power() {
@@ -49,6 +50,26 @@ fn planned_switchover_loses_nothing() {
     s.served_by(2, 5_000);
     assert_eq!(s.in_sync(), [1, 2], "a drained hand-over keeps both copies in sync");
     assert_eq!(s.read_done(2, 3), [7, 7]);
+    s.finish();
+}
+
+/// Whoever asks the new primary before the other box has answered its first beacon waits for no further interval.
+#[test]
+fn first_read_after_a_switchover_is_confirmed_as_soon_as_the_other_box_is_there() {
+    let mut setup = Setup::scripted();
+    setup.timing.confirmed_reads = true;
+    let mut s = Scenario::with(setup);
+    s.write_done(1, 3, 7);
+    s.control(1, Control::Switchover { to: proto::NodeId(2) });
+    s.run_until("node 2 is primary, and knows it", 5_000, |s| {
+        let run = s.world.boxes[1].volume(0);
+        run.and_then(|run| run.config.as_ref()).is_some_and(|config| config.primary.0 == 2)
+    });
+    let begun = s.world.now;
+    let read = s.read(2, 3);
+    s.run_until("the read is done", 5_000, |s| s.answer(read) == Answer::Done);
+    let (took, interval) = (s.world.now - begun, s.world.setup.timing.beacon_interval.0);
+    assert!(took < interval / 2, "{took} of {interval} µs");
     s.finish();
 }
 

@@ -5,7 +5,7 @@
 
 use std::cell::{Cell, OnceCell, RefCell};
 use std::fmt::{self, Display};
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -20,7 +20,7 @@ use crate::ids::Moment;
 use crate::state::back_channel::ConnectionId;
 use crate::statistics::program::Program;
 use crate::statistics::report::{Report, Surroundings};
-use crate::statistics::{Address, Asker, ClientKey, Counters, Work};
+use crate::statistics::{Address, Asker, ClientKey, Counters, Export, Work};
 use crate::v4::compound::{Compound, Operation, SEQUENCE, Step};
 use crate::v4::dispatch::{self, Kind};
 use crate::v4::status::{self, Status};
@@ -327,6 +327,19 @@ impl<D: BlockDevice + 'static> Service<D> {
     }
 }
 
+/// As people write it: `*`, `10.0.0.0/24`, or an address alone.
+impl Display for Export {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Some((Address(octets), prefix_length)) = self.0 else { return f.write_str("*") };
+        let address = Ipv6Addr::from(octets).to_canonical();
+        let (width, in_front) = if address.is_ipv4() { (32, 96) } else { (128, 0) };
+        match prefix_length.saturating_sub(in_front) {
+            length if length >= width => write!(f, "{address}"),
+            length => write!(f, "{address}/{length}"),
+        }
+    }
+}
+
 impl From<IpAddr> for Address {
     fn from(address: IpAddr) -> Self {
         Self(match address {
@@ -387,5 +400,22 @@ impl Display for Told<'_, '_> {
             write!(f, "{} ", name_of(step.number()))?;
         }
         StatusText(run.failed).fmt(f)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn exports_read_as_people_write_them() {
+        let to = |address: &str, prefix_length| {
+            Export(Some((address.parse::<IpAddr>().expect("an address").into(), prefix_length))).to_string()
+        };
+        assert_eq!(
+            [to("10.0.0.0", 96 + 24), to("10.0.0.7", 128), Export(None).to_string()],
+            ["10.0.0.0/24", "10.0.0.7", "*"]
+        );
+        assert_eq!([to("2001:db8::", 32), to("2001:db8::1", 128)], ["2001:db8::/32", "2001:db8::1"]);
     }
 }

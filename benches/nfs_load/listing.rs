@@ -1,7 +1,7 @@
 //! `ls -l` of a large directory by the calls that a Linux client makes for it: one READDIR after the other that asks for the
-//! attributes of each entry too, with results that grow from a page on. The stats of `ls` are answered by what came with them; of some
-//! servers the kernel asks again, by one GETATTR for each file: so does this, when it is told. Names are counted and must all
-//! differ; each must come with its handle and its size.
+//! attributes of each entry too, with results that grow from a page on. The stats of `ls` are answered by what came with them; of
+//! some servers the kernel asks again, by one GETATTR for each file: so does this, when it is told. Names are counted and must
+//! all differ; each must come with its handle and its size.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;

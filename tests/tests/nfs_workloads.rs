@@ -1,5 +1,5 @@
-//! Programs work on a volume that a Linux kernel has mounted over NFS, first undisturbed and then through switchovers, dead workers and
-//! dead boxes: the short form of `cargo xtask torture --nfs N`.
+//! Programs work on a volume that a Linux kernel has mounted over NFS, first undisturbed and then through switchovers, dead
+//! workers and dead boxes: the short form of `cargo xtask torture --nfs N`.
 
 use std::time::Duration;
 

@@ -1,5 +1,5 @@
-//! `cargo xtask torture --nfs N`: builds the product and the guests' rounds, and has Linux kernels work on a volume over NFS while boxes
-//! and processes fail.
+//! `cargo xtask torture --nfs N`: builds the product and the guests' rounds, and has Linux kernels work on a volume over NFS
+//! while boxes and processes fail.
 
 use std::process::Command;
 

@@ -57,8 +57,8 @@ impl Tool {
     }
 }
 
-/// Installs the named packages that are missing (all that tests need, if `only` is empty) when it may, says so, and gives the names of
-/// those that are still missing afterwards.
+/// Installs the named packages that are missing (all that tests need, if `only` is empty) when it may, says so, and gives the
+/// names of those that are still missing afterwards.
 pub(crate) fn ensure(only: &[&str]) -> Result<Vec<&'static str>> {
     let named = |tool: &&Tool| only.contains(&tool.package);
     let wanted = || {

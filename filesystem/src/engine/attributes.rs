@@ -62,7 +62,8 @@ fn next_version(version: u64, is_wide: bool, floor: u64) -> u64 {
 }
 
 impl Handle<'_> {
-    /// The attributes of a file with all that was written into it, also of one that has lost its last name and is in use still. Errors: [`Refusal::Stale`].
+    /// The attributes of a file with all that was written into it, also of one that has lost its last name and is in use still.
+    /// Errors: [`Refusal::Stale`].
     pub fn stat(&mut self, file: InodeNumber) -> Result<Inode, Stop> {
         let mut inode = self.in_use(file)?;
         inode.size = self.visible_size(file, &inode);
@@ -93,7 +94,8 @@ impl Handle<'_> {
         Ok(inode)
     }
 
-    /// Sets attributes; nothing to set changes nothing. Errors: [`Refusal::Stale`], [`Refusal::Reserved`]; no room for an ACL that follows the mode.
+    /// Sets attributes; nothing to set changes nothing. Errors: [`Refusal::Stale`], [`Refusal::Reserved`]; no room for an ACL
+    /// that follows the mode.
     pub fn set_attributes(
         &mut self,
         file: InodeNumber,

@@ -277,9 +277,9 @@ impl<D: BlockDevice> Filesystem<D> {
         Ok(!writes.is_empty())
     }
 
-    /// Writes and commits what is left, writes everything home, and leaves an empty log and a clean superblock: the volume can be mounted
-    /// by anybody. To be called when [`Self::drive`] has ended after a [`Self::stop`]. Errors: the volume's; it is recovered at
-    /// the next start.
+    /// Writes and commits what is left, writes everything home, and leaves an empty log and a clean superblock: the volume can be
+    /// mounted by anybody. To be called when [`Self::drive`] has ended after a [`Self::stop`]. Errors: the volume's; it is
+    /// recovered at the next start.
     pub async fn close(&self) -> Result<(), Failure> {
         if let Some(why) = &self.state.borrow().read_only {
             return Err(Failure::ReadOnly(why.clone()));

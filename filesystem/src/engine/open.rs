@@ -143,8 +143,9 @@ impl<D: BlockDevice> Filesystem<D> {
         Ok((filesystem, recovered))
     }
 
-    /// Gives back what files without a name hold, all but `keep`: those that somebody has open beyond a crash, and that are
-    /// to be held then. Finishes what was being cut short. To be called before operations begin. Tells how many are gone. Errors: the list, or an inode of it, is broken; the volume's.
+    /// Gives back what files without a name hold, all but `keep`: those that somebody has open beyond a crash, and that are to be
+    /// held then. Finishes what was being cut short. To be called before operations begin. Tells how many are gone. Errors: the
+    /// list, or an inode of it, is broken; the volume's.
     pub async fn reclaim_orphans(&self, keep: &BTreeSet<InodeNumber>) -> Result<usize, Failure> {
         self.adopt_orphan_file().await?;
         let orphans = self.run(|handle| handle.orphans()).await?.value;
@@ -329,7 +330,8 @@ impl<D: BlockDevice> Filesystem<D> {
         Ok(self.write_superblock(mark).await?)
     }
 
-    /// Free blocks and inodes by all descriptors, the blocks that are the filesystem's own, and of those the tables of inodes: the superblock's counts are old after a crash of another kind of writer.
+    /// Free blocks and inodes by all descriptors, the blocks that are the filesystem's own, and of those the tables of inodes:
+    /// the superblock's counts are old after a crash of another kind of writer.
     async fn count_free(&self) -> Result<((u64, u32), Vec<BlockRun>, Vec<BlockRun>), OpenError> {
         let groups = self.geometry.group_count;
         let counted = self.run(|handle| {

@@ -333,8 +333,9 @@ impl<D: BlockDevice> Filesystem<D> {
         }
     }
 
-    /// Opens the state ring, or makes one of `bytes` bytes if there is none; one that was not whole when a crash came is
-    /// made whole. Counts this start. To be called once, before operations begin and orphans are reclaimed; [`Self::drive`] has to be polled meanwhile.
+    /// Opens the state ring, or makes one of `bytes` bytes if there is none; one that was not whole when a crash came is made
+    /// whole. Counts this start. To be called once, before operations begin and orphans are reclaimed; [`Self::drive`] has to be
+    /// polled meanwhile.
     ///
     /// Errors: no space; [`Refusal::WrongKind`] when something else is in its place; [`Refusal::Reserved`] when it is open;
     /// what is broken.
@@ -380,9 +381,9 @@ impl<D: BlockDevice> Filesystem<D> {
         Ok(OpenedRing { records: with_notes(records, lost), disturbed: header.disturbed })
     }
 
-    /// Writes the header of this start, and with it what the ring lacks of the start before; durable before a change attribute of this start is
-    /// seen. What cannot be found again, or has no room, leaves the records in doubt, as if somebody else had had the
-    /// filesystem. Gives the header, and what was written.
+    /// Writes the header of this start, and with it what the ring lacks of the start before; durable before a change attribute of
+    /// this start is seen. What cannot be found again, or has no room, leaves the records in doubt, as if somebody else had had
+    /// the filesystem. Gives the header, and what was written.
     async fn begin_start(
         &self,
         header: RingHeader,

@@ -1,5 +1,5 @@
-//! Runs inputs one after the other, and counts those that find something: with a panic, with too much of the processor's time, or with
-//! too much memory. An input that found something is written to a file.
+//! Runs inputs one after the other, and counts those that find something: with a panic, with too much of the processor's time, or
+//! with too much memory. An input that found something is written to a file.
 
 use std::fs;
 use std::panic::{self, AssertUnwindSafe};

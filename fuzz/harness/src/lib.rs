@@ -1,9 +1,9 @@
 //! Hostile images: bytes of any origin become damage to a small valid filesystem, and the engine works on what is left. And hostile
 //! messages and records for the NFS gateway ([`nfs`]).
 //!
-//! Used by the fuzzer (`fuzz/fuzz_targets`), by the programs `hostile` and `hostile-messages`, which need no fuzzer, and by the tests
-//! that replay `fuzz/regressions`. An input finds something when the code panics, does not end, or takes too much memory; what it
-//! answers is not judged here.
+//! Used by the fuzzer (`fuzz/fuzz_targets`), by the programs `hostile` and `hostile-messages`, which need no fuzzer, and by the
+//! tests that replay `fuzz/regressions`. An input finds something when the code panics, does not end, or takes too much memory;
+//! what it answers is not judged here.
 #![forbid(unsafe_code)]
 
 mod device;

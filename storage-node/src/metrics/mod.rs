@@ -1,5 +1,5 @@
-//! Metrics of a node for Prometheus: what Raft, the volumes' copies and the NFS services tell of themselves, collected when somebody
-//! asks. Holds nothing but the newest text, for a moment.
+//! Metrics of a node for Prometheus: what Raft, the volumes' copies and the NFS services tell of themselves, collected when
+//! somebody asks. Holds nothing but the newest text, for a moment.
 //!
 //! `exposition` is the text format, `server` the HTTP; `node`, `volumes` and `nfs` say what is told.
 

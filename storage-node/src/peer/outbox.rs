@@ -57,7 +57,8 @@ impl Outbox {
         self.queued_bytes
     }
 
-    /// Queues a frame; `sums` are the checksums of the blocks of its data, if it has any. Errors: the message or its payload is invalid; nothing is queued then.
+    /// Queues a frame; `sums` are the checksums of the blocks of its data, if it has any. Errors: the message or its payload is
+    /// invalid; nothing is queued then.
     pub(super) fn push(
         &mut self,
         protocol: ProtocolVersion,

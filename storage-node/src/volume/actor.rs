@@ -501,9 +501,9 @@ async fn feed_remotes(mut remotes: mpsc::Receiver<Remote>, inbox: Rc<Inbox>) {
     inbox.push(Input::Orphaned);
 }
 
-/// Tells of each new configuration; of several in a row maybe once.
-/// True when whoever is connected here must look for the primary anew, and remember nothing of the volume: it is served elsewhere, or by
-/// another run of this node; or was in between, though that configuration was never seen here, since only the newest is.
+/// Tells of each new configuration; of several in a row maybe once. True when whoever is connected here must look for the primary
+/// anew, and remember nothing of the volume: it is served elsewhere, or by another run of this node; or was in between, though
+/// that configuration was never seen here, since only the newest is.
 fn must_look_anew(me: (NodeId, Incarnation), before: Option<Epoch>, now: ((NodeId, Incarnation), Epoch)) -> bool {
     let (primary, epoch) = now;
     primary != me || before.is_some_and(|before| before != epoch)

@@ -1,4 +1,5 @@
-//! `fuse-ext4 IMAGE MOUNT_POINT [--direct] [--cache BYTES] [--data BYTES]`: mounts the ext4 filesystem in a file with the project's engine.
+//! `fuse-ext4 IMAGE MOUNT_POINT [--direct] [--cache BYTES] [--data BYTES]`: mounts the ext4 filesystem in a file with the
+//! project's engine.
 //!
 //! Says `mounted` when it is, and unmounts when its standard input ends. `cargo xtask posix` starts it.
 

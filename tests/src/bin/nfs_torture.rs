@@ -1,5 +1,5 @@
-//! `nfs_torture`: Linux kernels work on a volume over NFS while its boxes and processes fail. `cargo xtask torture --nfs N` builds what it
-//! needs and starts it.
+//! `nfs_torture`: Linux kernels work on a volume over NFS while its boxes and processes fail. `cargo xtask torture --nfs N`
+//! builds what it needs and starts it.
 
 use std::process::ExitCode;
 use std::time::Duration;

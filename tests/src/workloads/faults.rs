@@ -81,8 +81,8 @@ impl Disturber {
         self.next = Instant::now() + wait;
     }
 
-    /// Does the next fault if it is time; sometimes between two requests of our client, so that the newer box is asked first what the
-    /// older has answered.
+    /// Does the next fault if it is time; sometimes between two requests of our client, so that the newer box is asked first what
+    /// the older has answered.
     pub fn disturb(&mut self, rig: &mut Rig, replays: Option<&Replays>) {
         if self.faults == Faults::None || Instant::now() < self.next {
             return;

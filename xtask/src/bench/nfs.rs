@@ -1,6 +1,6 @@
-//! NFS: a replicated pair behind a floating address and nfs-ganesha on one local file system, under one real kernel client and under the
-//! load generator; and what a client sees of switchovers and dead boxes. `benches/nfs_peers`, `nfs_load` and `nfs_failover` do
-//! the measuring, and print the tables.
+//! NFS: a replicated pair behind a floating address and nfs-ganesha on one local file system, under one real kernel client and
+//! under the load generator; and what a client sees of switchovers and dead boxes. `benches/nfs_peers`, `nfs_load` and
+//! `nfs_failover` do the measuring, and print the tables.
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -1,5 +1,5 @@
-//! Records of the state ring as an input: kind, key, length and payload of each, one behind the other. What is cut off counts as far
-//! as it is there.
+//! Records of the state ring as an input: kind, key, length and payload of each, one behind the other. What is cut off counts as
+//! far as it is there.
 
 use filesystem::state_ring::{Record, RecordId};
 

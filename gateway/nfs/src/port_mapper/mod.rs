@@ -1,5 +1,5 @@
-//! The port mapper (RFC 1833): which programs a service offers, and where. Versions 2, 3 and 4, for Linux finds the lock manager and
-//! the status monitor through nothing else. Pure.
+//! The port mapper (RFC 1833): which programs a service offers, and where. Versions 2, 3 and 4, for Linux finds the lock manager
+//! and the status monitor through nothing else. Pure.
 //!
 //! The list is fixed. Nobody can add to it (SET, UNSET), and nothing is called for somebody (CALLIT and its kin), which would make
 //! the server an amplifier.

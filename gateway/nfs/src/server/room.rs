@@ -1,8 +1,8 @@
 //! Memory that all connections share: what is being received and worked on, and what waits to be written.
 //!
-//! Nobody can keep it from others by doing nothing: when somebody has waited for room for [`PATIENCE`], connections that are in the
-//! middle of a record, or of writing, without an end for as long as that, are told to go. Their clients come back. And one connection
-//! gets only a part of what is free for its replies, so that the slow ones together never have all.
+//! Nobody can keep it from others by doing nothing: when somebody has waited for room for [`PATIENCE`], connections that are in
+//! the middle of a record, or of writing, without an end for as long as that, are told to go. Their clients come back. And one
+//! connection gets only a part of what is free for its replies, so that the slow ones together never have all.
 
 use std::cell::Cell;
 use std::io;

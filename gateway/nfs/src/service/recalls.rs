@@ -56,8 +56,8 @@ impl Drop for Parked<'_> {
 }
 
 impl<D: BlockDevice + 'static> Service<D> {
-    /// Has delegations given back, and waits for that, but not beyond a moment. True if they are. `by` is who wants it: a client, or
-    /// somebody else.
+    /// Has delegations given back, and waits for that, but not beyond a moment. True if they are. `by` is who wants it: a client,
+    /// or somebody else.
     pub(super) async fn clear_delegations(
         &self,
         by: Option<ClientId>,

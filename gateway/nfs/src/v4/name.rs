@@ -17,8 +17,8 @@ pub fn decode(decoder: &mut Decoder) -> Result<Bytes, XdrError> {
     decoder.opaque(WIRE_BYTES_MAX)
 }
 
-/// What can be a name in a directory: neither empty nor `.` nor `..`, without a slash or a zero byte. Bytes that are no UTF-8 are taken as they are, as every Unix does. Errors:
-/// what the protocol says to each of these.
+/// What can be a name in a directory: neither empty nor `.` nor `..`, without a slash or a zero byte. Bytes that are no UTF-8 are
+/// taken as they are, as every Unix does. Errors: what the protocol says to each of these.
 pub fn check(name: &[u8]) -> Result<(), Status> {
     if name.is_empty() {
         return Err(Status::Invalid);

@@ -1,5 +1,5 @@
-//! CLOSE, OPEN_DOWNGRADE, DELEGRETURN, TEST_STATEID, FREE_STATEID (RFC 8881 §18.2, §18.18, §18.6, §18.48, §18.38): what becomes of states, and
-//! what there is of them.
+//! CLOSE, OPEN_DOWNGRADE, DELEGRETURN, TEST_STATEID, FREE_STATEID (RFC 8881 §18.2, §18.18, §18.6, §18.48, §18.38): what becomes
+//! of states, and what there is of them.
 
 use crate::ids::Stateid;
 use crate::state::share::ShareMode;
